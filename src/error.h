@@ -1,0 +1,62 @@
+/*-------------------------------------------------------------------------
+ *
+ * error.h
+ *		How a call ended, and how that is told.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_ERROR_H
+#define TEGRO_ERROR_H
+
+/* SQLSTATEs of class TG, which no standard and no other extension uses. */
+#define TEGRO_ERRCODE_REFUSED		MAKE_SQLSTATE('T', 'G', '0', '0', '1')
+#define TEGRO_ERRCODE_NOT_SENT		MAKE_SQLSTATE('T', 'G', '0', '0', '2')
+#define TEGRO_ERRCODE_UNKNOWN		MAKE_SQLSTATE('T', 'G', '0', '0', '3')
+#define TEGRO_ERRCODE_UNREADABLE	MAKE_SQLSTATE('T', 'G', '0', '0', '4')
+#define TEGRO_ERRCODE_RATE_LIMITED	MAKE_SQLSTATE('T', 'G', '0', '0', '5')
+#define TEGRO_ERRCODE_MISCONFIGURED	MAKE_SQLSTATE('T', 'G', '0', '0', '6')
+
+/* Bytes of an unreadable answer that are shown. */
+#define TEGRO_EXCERPT_LEN 200
+
+typedef enum TegroResult
+{
+	TEGRO_ANSWERED,				/* the provider did what was asked */
+	TEGRO_REFUSED,				/* it said no */
+	TEGRO_NOT_SENT,				/* nothing of the request was written */
+	TEGRO_UNKNOWN,				/* it may have taken effect */
+	TEGRO_UNREADABLE,			/* a look-up without a usable answer */
+	TEGRO_RATE_LIMITED,			/* too many requests; it did not act */
+	TEGRO_MISCONFIGURED			/* a setting must be mended first */
+} TegroResult;
+
+/* How a call ended.  The texts are palloc'd or constant, in server encoding. */
+typedef struct TegroOutcome
+{
+	TegroResult result;
+	const char *message;		/* primary message; NULL where answered */
+	const char *detail;			/* or NULL */
+	const char *hint;			/* or NULL */
+} TegroOutcome;
+
+/* What must never be shown, as the bytes of it. */
+typedef struct TegroSecrets
+{
+	const char *items[3];		/* NULL or empty ones are passed over */
+} TegroSecrets;
+
+/* The SQLSTATE of a result, packed as ereport takes it. */
+extern int	tegro_error_sqlstate(TegroResult result);
+
+/* Raises an outcome that is not TEGRO_ANSWERED as an ERROR. */
+extern void tegro_error_raise(const TegroOutcome *outcome) pg_attribute_noreturn();
+
+/*
+ * Makes foreign bytes fit to be shown: at most "max_len" of them, in server
+ * encoding, control characters and what is not text as \xNN, and secrets as
+ * "********".  Returns a palloc'd string, with "..." where it was cut.
+ */
+extern char *tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
+								 const TegroSecrets *secrets);
+
+#endif							/* TEGRO_ERROR_H */

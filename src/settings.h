@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.h
+ *		The settings, and whose shop is asked for with which key.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_SETTINGS_H
+#define TEGRO_SETTINGS_H
+
+/* The credentials of one shop; the strings live as long as the settings do. */
+typedef struct TegroCredentials
+{
+	const char *api_key;		/* signs requests; never empty */
+	const char *secret_key;		/* signs links and notifications; "" if none */
+} TegroCredentials;
+
+/* The values of the settings; read-only elsewhere. */
+extern char *tegro_api_url;			/* no slash at its end */
+extern char *tegro_ca_file;			/* "" for the system's authorities */
+extern char *tegro_proxy;			/* "" for none */
+extern char *tegro_user_agent;
+extern int	tegro_max_answer_size;	/* kB */
+extern int	tegro_connect_timeout;	/* ms */
+extern int	tegro_timeout;			/* ms */
+extern int	tegro_read_retries;
+extern int	tegro_max_concurrency;
+
+/* Defines all settings.  To be called once a process, from _PG_init. */
+extern void tegro_settings_define(void);
+
+/*
+ * The shop to act for: tegro.shop_id.  Throws TG006 if it is not set.
+ */
+extern const char *tegro_settings_shop_id(void);
+
+/*
+ * The keys with which "role" acts for a shop: the session's own tegro.api_key
+ * or else the first line of the credentials file that fits both.
+ *
+ * Throws TG006, with a hint that says how to set them, if there are none or
+ * the file can't be used.  The result is good until the next reload or SET.
+ */
+extern TegroCredentials tegro_settings_credentials(const char *shop_id, Oid role);
+
+/*
+ * Takes one line of a credentials file apart, in place.
+ *
+ * line: the line without its line break, NUL-terminated; escapes are resolved
+ * and separators become NULs.
+ * fields: receive shop_id, role, api_key and secret_key, within "line".
+ *
+ * Returns false if it doesn't have exactly these four.
+ */
+extern bool tegro_settings_parse_line(char *line, const char *fields[4]);
+
+#endif							/* TEGRO_SETTINGS_H */
