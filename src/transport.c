@@ -1,0 +1,840 @@
+/*-------------------------------------------------------------------------
+ *
+ * transport.c
+ *		Exchanges of a request for an answer, over https, on libcurl.
+ *
+ * One engine serves a single call and a thousand at once: libcurl's multi
+ * interface, driven by the sockets and the one timer that it asks for.  All
+ * exchanges of a process share it, and the connections that it keeps alive
+ * from call to call.
+ *
+ * Waiting.  PostgreSQL's WaitEventSet can't drop a socket, and libcurl's come
+ * and go.  So libcurl's sockets live in an epoll set of ours, and what
+ * PostgreSQL waits for is its latch and that set, itself a descriptor.  A
+ * cancel, a timeout or a shutdown sets the latch, and is served within
+ * tegro_transport_wait() with nothing of libcurl on the stack.
+ *
+ * Never twice.  When a connection that was kept alive dies without an answer,
+ * libcurl repeats the request on another, POST or not: the provider may have
+ * carried out the first.  Its PREREQ callback runs each time when a
+ * connection stands and the request is about to be written, and can stop it.
+ * The first time we note that from here on the request may have been sent
+ * ("handed over"); a second time is libcurl's repeat, and is stopped.  An
+ * exchange that ends before the first time was certainly not sent.  (The
+ * other cure, a body read through a callback that refuses to rewind, costs a
+ * packet a request, since libcurl then sends head and body apart.)
+ *
+ * HTTP/1.1, not 2: with one request on a connection, a connection that is lost
+ * puts one payment in doubt, not all that were in flight.  It is also no
+ * slower where it was measured: see docs/internals.md.
+ *
+ * Hazards:
+ *
+ *	- libcurl's callbacks must not throw: a longjmp through its frames leaves
+ *	  it broken.  They append within a bound, set a flag and return.  Memory
+ *	  is PostgreSQL's and grows outside: the callback pauses the exchange.
+ *	- libcurl resolves names in threads, which inherit the signal mask, and
+ *	  PostgreSQL's handlers must not run on them.  Signals are blocked around
+ *	  whatever may start one.
+ *	- A thread stuck in getaddrinfo() outlives its exchange; QUICK_EXIT keeps
+ *	  libcurl from waiting for it.
+ *	- Nothing of libcurl runs in the postmaster: the engine is made at the
+ *	  first exchange of a process.
+ *
+ * This is the only file that includes <curl/...>.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <curl/curl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/wait_event.h"
+
+#include "src/compat.h"
+#include "src/error.h"
+#include "src/settings.h"
+#include "src/transport.h"
+
+/*
+ * Seconds after which an idle connection is not used again.  Servers close
+ * theirs after a minute or so, and a request that meets such a close is one
+ * whose outcome is unknown.
+ */
+#define MAX_IDLE_S 30L
+
+/* An answer's buffer at first; most answers fit, and it doubles as needed. */
+#define FIRST_ANSWER_ROOM 4096
+
+/*
+ * Bytes of headers that an answer may have.  The provider's have about 1 kB;
+ * libcurl itself puts a limit on each header, but not every version on all.
+ */
+#define MAX_HEADER_BYTES (64 * 1024)
+
+/* Handles that are kept for the next exchanges, some 20 kB each. */
+#define MAX_IDLE_HANDLES 64
+
+/* Sockets served at one waking; more are served at the next. */
+#define MAX_EVENTS 64
+
+struct TegroExchangeState
+{
+	TegroExchange *exchange;
+	MemoryContextCallback on_reset; /* stops it when its memory goes */
+	CURL	   *easy;			/* libcurl's handle while in flight, or NULL */
+	dlist_node	node;			/* in engine.in_flight, while easy is set */
+	struct curl_slist authorization;	/* in front of engine.headers */
+	char		authorization_line[sizeof("Authorization: Bearer ") +
+								   TEGRO_SIGNATURE_LEN];
+	size_t		answer_room;	/* bytes that "answer" can hold */
+	size_t		answer_wanted;	/* room to make before going on, or 0 */
+	size_t		header_bytes;
+	bool		loopback_only;	/* plain http */
+	bool		too_large;
+	bool		repeat_stopped; /* libcurl wanted to send again */
+	bool		address_refused;
+};
+
+/* One a process; nothing in it until the first exchange. */
+static struct
+{
+	CURLM	   *multi;
+	struct curl_slist *headers; /* those that all requests share */
+	int			epoll_fd;
+	WaitEventSet *wait_set;
+	dlist_head	in_flight;
+	int			ended;			/* exchanges that ended since last told */
+	bool		paused;			/* some wait for room for their answers */
+	bool		failed;			/* a socket could not be watched */
+	int64		timer_us;		/* when libcurl wants to be called; -1: never */
+	int			nidle;
+	CURL	   *idle[MAX_IDLE_HANDLES];
+} engine;
+
+
+int64
+tegro_clock_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * INT64CONST(1000000) + now.tv_nsec / 1000;
+}
+
+/*
+ * Signals: all but those that report a fault of this very code.
+ */
+static void
+block_signals(sigset_t *saved)
+{
+	sigset_t	blocked;
+
+	sigfillset(&blocked);
+	sigdelset(&blocked, SIGSEGV);
+	sigdelset(&blocked, SIGBUS);
+	sigdelset(&blocked, SIGFPE);
+	sigdelset(&blocked, SIGILL);
+	sigdelset(&blocked, SIGABRT);
+	sigdelset(&blocked, SIGTRAP);
+	pthread_sigmask(SIG_SETMASK, &blocked, saved);
+}
+
+static void
+restore_signals(const sigset_t *saved)
+{
+	pthread_sigmask(SIG_SETMASK, saved, NULL);
+}
+
+
+/*
+ * libcurl's callbacks.  None of them throws, allocates or waits.
+ */
+
+/* The answer's body comes in. */
+static size_t
+on_body(char *bytes, size_t size, size_t count, void *arg)
+{
+	struct TegroExchangeState *state = arg;
+	TegroExchange *exchange = state->exchange;
+	size_t		len = size * count;
+
+	if (len > exchange->answer_max - exchange->answer_len)
+	{
+		state->too_large = true;
+		return 0;				/* anything but "len" ends the exchange */
+	}
+	if (exchange->answer_len + len > state->answer_room)
+	{
+		state->answer_wanted = exchange->answer_len + len;
+		engine.paused = true;
+		return CURL_WRITEFUNC_PAUSE;
+	}
+	memcpy(exchange->answer + exchange->answer_len, bytes, len);
+	exchange->answer_len += len;
+	return len;
+}
+
+/* A line of the answer's head comes in; it is counted, not kept. */
+static size_t
+on_header(char *bytes, size_t size, size_t count, void *arg)
+{
+	struct TegroExchangeState *state = arg;
+	size_t		len = size * count;
+
+	state->header_bytes += len;
+	if (state->header_bytes > MAX_HEADER_BYTES)
+	{
+		state->too_large = true;
+		return 0;
+	}
+	return len;
+}
+
+/* A connection stands, and the request is about to be written to it. */
+static int
+on_ready_to_send(void *arg, char *peer_address, char *own_address,
+				 int peer_port, int own_port)
+{
+	struct TegroExchangeState *state = arg;
+
+	if (state->exchange->handed_over)
+	{
+		state->repeat_stopped = true;
+		return CURL_PREREQFUNC_ABORT;
+	}
+	state->exchange->handed_over = true;
+	return CURL_PREREQFUNC_OK;
+}
+
+/* Is it an address that names this machine, or one of its own link? */
+static void
+classify_address(const struct sockaddr *address, bool *loopback, bool *link_local)
+{
+	uint32		v4 = 0;
+	bool		is_v4 = false;
+
+	*loopback = *link_local = false;
+	if (address->sa_family == AF_INET)
+	{
+		v4 = ntohl(((const struct sockaddr_in *) address)->sin_addr.s_addr);
+		is_v4 = true;
+	}
+	else if (address->sa_family == AF_INET6)
+	{
+		const struct in6_addr *v6 = &((const struct sockaddr_in6 *) address)->sin6_addr;
+
+		if (IN6_IS_ADDR_V4MAPPED(v6))
+		{
+			memcpy(&v4, &v6->s6_addr[12], sizeof(v4));
+			v4 = ntohl(v4);
+			is_v4 = true;
+		}
+		else
+		{
+			*loopback = IN6_IS_ADDR_LOOPBACK(v6);
+			*link_local = IN6_IS_ADDR_LINKLOCAL(v6);
+		}
+	}
+	if (is_v4)
+	{
+		*loopback = (v4 >> 24) == 127;
+		*link_local = (v4 >> 16) == 0xa9fe; /* 169.254.0.0/16 */
+	}
+}
+
+/*
+ * A connection is about to be opened.  Whatever a name resolves to, plain
+ * http stays on this machine, and nothing goes to a link-local address, where
+ * clouds keep their metadata services.
+ */
+static curl_socket_t
+on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	struct TegroExchangeState *state = arg;
+	bool		loopback;
+	bool		link_local;
+
+	classify_address(&address->addr, &loopback, &link_local);
+	if (link_local || (state->loopback_only && !loopback))
+	{
+		state->address_refused = true;
+		return CURL_SOCKET_BAD;
+	}
+	return socket(address->family, address->socktype | SOCK_CLOEXEC,
+				  address->protocol);
+}
+
+/* libcurl tells which socket it wants to be told of. */
+static int
+on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
+{
+	struct epoll_event event = {0};
+
+	if (what == CURL_POLL_REMOVE)
+	{
+		/* the kernel has dropped it already where it was closed */
+		(void) epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+		(void) curl_multi_assign(engine.multi, fd, NULL);
+		return 0;
+	}
+
+	event.data.fd = fd;
+	event.events = ((what & CURL_POLL_IN) ? EPOLLIN : 0) |
+		((what & CURL_POLL_OUT) ? EPOLLOUT : 0);
+	if (epoll_ctl(engine.epoll_fd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
+				  fd, &event) != 0)
+	{
+		engine.failed = true;
+		return -1;
+	}
+	if (!known)
+		(void) curl_multi_assign(engine.multi, fd, &engine);
+	return 0;
+}
+
+/* libcurl tells when it wants to be called, sockets or not. */
+static int
+on_timer(CURLM *multi, long timeout_ms, void *arg)
+{
+	engine.timer_us = timeout_ms < 0 ? -1 :
+		tegro_clock_us() + timeout_ms * INT64CONST(1000);
+	return 0;
+}
+
+
+/*
+ * Setting up.
+ */
+
+static void
+check_setopt(CURLcode code, const char *option)
+{
+	if (code != CURLE_OK)
+		ereport(ERROR,
+				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
+				 errmsg("could not set libcurl's option %s", option),
+				 errdetail_internal("%s", curl_easy_strerror(code)),
+				 errhint("This extension needs libcurl 7.88 or later, built with TLS.")));
+}
+
+#define SETOPT(easy, option, value) \
+	check_setopt(curl_easy_setopt((easy), (option), (value)), #option)
+
+static void
+check_multi(CURLMcode code, const char *what)
+{
+	if (code != CURLM_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("libcurl could not %s: %s", what, curl_multi_strerror(code))));
+}
+
+/*
+ * Makes the engine.  Each piece is kept as soon as it exists, so that a
+ * failure half-way is mended by the next call and leaks nothing.
+ */
+static void
+start_engine(void)
+{
+	static bool initialized = false;
+
+	if (engine.wait_set)
+		return;
+
+	if (!initialized)
+	{
+		sigset_t	saved;
+		CURLcode	code;
+
+		if ((curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS) == 0)
+			ereport(ERROR,
+					(errcode(TEGRO_ERRCODE_MISCONFIGURED),
+					 errmsg("libcurl resolves names synchronously"),
+					 errdetail("A name look-up could not be cancelled."),
+					 errhint("Install a libcurl that was built with a threaded resolver or c-ares.")));
+		block_signals(&saved);
+		code = curl_global_init(CURL_GLOBAL_ALL);
+		restore_signals(&saved);
+		check_setopt(code, "curl_global_init");
+		engine.epoll_fd = -1;
+		engine.timer_us = -1;
+		dlist_init(&engine.in_flight);
+		initialized = true;
+	}
+
+	if (engine.headers == NULL)
+	{
+		struct curl_slist *list = curl_slist_append(NULL, "Content-Type: " TEGRO_CONTENT_TYPE);
+
+		/* no "Expect: 100-continue": it would split the request in two */
+		if (list == NULL ||
+			curl_slist_append(list, "Accept: " TEGRO_CONTENT_TYPE) == NULL ||
+			curl_slist_append(list, "Expect:") == NULL)
+		{
+			curl_slist_free_all(list);
+			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+		}
+		engine.headers = list;
+	}
+
+	if (engine.multi == NULL)
+	{
+		CURLM	   *multi = curl_multi_init();
+
+		if (multi == NULL)
+			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+		if (curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
+			curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer) != CURLM_OK)
+		{
+			curl_multi_cleanup(multi);
+			ereport(ERROR,
+					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+					 errmsg("libcurl could not be told how to wait")));
+		}
+		engine.multi = multi;
+	}
+
+	if (engine.epoll_fd < 0)
+	{
+		engine.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+		if (engine.epoll_fd < 0)
+			ereport(ERROR,
+					(errcode_for_socket_access(),
+					 errmsg("could not create an epoll descriptor: %m")));
+	}
+
+	{
+		WaitEventSet *set = tegro_create_process_wait_event_set(3);
+
+		AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		AddWaitEventToSet(set, WL_SOCKET_READABLE, engine.epoll_fd, NULL, NULL);
+		engine.wait_set = set;
+	}
+}
+
+/* Stops an exchange when the memory that holds it goes away. */
+static void
+on_memory_reset(void *arg)
+{
+	tegro_exchange_stop(arg);
+}
+
+TegroExchange *
+tegro_exchange_create(void)
+{
+	TegroExchange *exchange = palloc0(sizeof(TegroExchange));
+	struct TegroExchangeState *state = palloc0(sizeof(struct TegroExchangeState));
+
+	exchange->state = state;
+	state->exchange = exchange;
+	state->answer_room = FIRST_ANSWER_ROOM;
+	exchange->answer = palloc(FIRST_ANSWER_ROOM + 1);
+	state->on_reset.func = on_memory_reset;
+	state->on_reset.arg = exchange;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &state->on_reset);
+	return exchange;
+}
+
+/* Tells libcurl all about an exchange. */
+static void
+set_options(CURL *easy, struct TegroExchangeState *state)
+{
+	TegroExchange *exchange = state->exchange;
+
+	SETOPT(easy, CURLOPT_PRIVATE, state);
+	SETOPT(easy, CURLOPT_ERRORBUFFER, exchange->problem);
+	SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
+	SETOPT(easy, CURLOPT_QUICK_EXIT, 1L);
+
+	/* where to */
+	SETOPT(easy, CURLOPT_URL, exchange->url);
+	SETOPT(easy, CURLOPT_PROTOCOLS_STR, state->loopback_only ? "http" : "https");
+	SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
+	SETOPT(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
+	/* "" turns the environment's proxies off; plain http goes to this machine */
+	SETOPT(easy, CURLOPT_PROXY, state->loopback_only ? "" : tegro_proxy);
+	SETOPT(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+	SETOPT(easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket);
+	SETOPT(easy, CURLOPT_OPENSOCKETDATA, state);
+	SETOPT(easy, CURLOPT_MAXAGE_CONN, MAX_IDLE_S);
+
+	/* to whom */
+	SETOPT(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+	SETOPT(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+	SETOPT(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	if (*tegro_ca_file)
+	{
+		/* these authorities instead of the system's, not beside them */
+		SETOPT(easy, CURLOPT_CAINFO, tegro_ca_file);
+		SETOPT(easy, CURLOPT_CAPATH, NULL);
+	}
+
+	/* what */
+	SETOPT(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
+	SETOPT(easy, CURLOPT_POST, 1L);
+	SETOPT(easy, CURLOPT_POSTFIELDS, exchange->body);
+	SETOPT(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) exchange->body_len);
+	SETOPT(easy, CURLOPT_USERAGENT, tegro_user_agent);
+	SETOPT(easy, CURLOPT_HTTPHEADER, &state->authorization);
+	SETOPT(easy, CURLOPT_PREREQFUNCTION, on_ready_to_send);
+	SETOPT(easy, CURLOPT_PREREQDATA, state);
+
+	/* what comes back */
+	SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) exchange->connect_timeout_ms);
+	SETOPT(easy, CURLOPT_TIMEOUT_MS, (long) exchange->timeout_ms);
+	SETOPT(easy, CURLOPT_WRITEFUNCTION, on_body);
+	SETOPT(easy, CURLOPT_WRITEDATA, state);
+	SETOPT(easy, CURLOPT_HEADERFUNCTION, on_header);
+	SETOPT(easy, CURLOPT_HEADERDATA, state);
+}
+
+void
+tegro_exchange_start(TegroExchange *exchange)
+{
+	struct TegroExchangeState *state = exchange->state;
+
+	Assert(state->easy == NULL);
+	start_engine();
+
+	exchange->end = TEGRO_EXCHANGE_OPEN;
+	exchange->fault = TEGRO_FAULT_NONE;
+	exchange->handed_over = exchange->kept_alive = false;
+	exchange->http_status = 0;
+	exchange->answer_len = 0;
+	exchange->answer[0] = '\0';
+	exchange->retry_after_s = 0;
+	exchange->problem[0] = '\0';
+	exchange->name_lookup_us = exchange->connect_us = exchange->tls_us = 0;
+	exchange->first_byte_us = exchange->total_us = 0;
+	state->answer_wanted = 0;
+	state->header_bytes = 0;
+	state->loopback_only = pg_strncasecmp(exchange->url, "http://", 7) == 0;
+	state->too_large = state->repeat_stopped = state->address_refused = false;
+	snprintf(state->authorization_line, sizeof(state->authorization_line),
+			 "Authorization: Bearer %s", exchange->signature);
+	state->authorization.data = state->authorization_line;
+	state->authorization.next = engine.headers;
+
+	/* A handle of another exchange is reset: its options were not ours. */
+	if (engine.nidle > 0)
+	{
+		state->easy = engine.idle[--engine.nidle];
+		curl_easy_reset(state->easy);
+	}
+	else
+		state->easy = curl_easy_init();
+	if (state->easy == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	dlist_push_tail(&engine.in_flight, &state->node);
+
+	/* From here on tegro_exchange_stop() takes back whatever was done. */
+	set_options(state->easy, state);
+	check_multi(curl_multi_add_handle(engine.multi, state->easy), "add a request");
+}
+
+void
+tegro_exchange_stop(TegroExchange *exchange)
+{
+	struct TegroExchangeState *state = exchange->state;
+	CURL	   *easy = state->easy;
+	sigset_t	saved;
+
+	if (easy == NULL)
+		return;
+	state->easy = NULL;
+	dlist_delete(&state->node);
+
+	block_signals(&saved);
+	/* harmless where it was never added */
+	(void) curl_multi_remove_handle(engine.multi, easy);
+	/* what these point to goes away, and some are used on clean-up */
+	(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
+	(void) curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
+	if (engine.nidle < MAX_IDLE_HANDLES)
+		engine.idle[engine.nidle++] = easy;
+	else
+		curl_easy_cleanup(easy);
+	restore_signals(&saved);
+}
+
+
+/*
+ * Moving.
+ */
+
+static int64
+get_time(CURL *easy, CURLINFO what)
+{
+	curl_off_t	us = 0;
+
+	return curl_easy_getinfo(easy, what, &us) == CURLE_OK ? (int64) us : 0;
+}
+
+/* Takes down how an exchange ended. */
+static void
+end_exchange(struct TegroExchangeState *state, CURLcode code)
+{
+	TegroExchange *exchange = state->exchange;
+	CURL	   *easy = state->easy;
+	long		status = 0;
+	long		connections = 0;
+	curl_off_t	retry_after = 0;
+
+	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
+		exchange->http_status = (int) status;
+	if (curl_easy_getinfo(easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK)
+		exchange->retry_after_s = (int64) retry_after;
+	if (curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connections) == CURLE_OK)
+		exchange->kept_alive = exchange->handed_over && connections == 0;
+	exchange->name_lookup_us = get_time(easy, CURLINFO_NAMELOOKUP_TIME_T);
+	exchange->connect_us = get_time(easy, CURLINFO_CONNECT_TIME_T);
+	exchange->tls_us = get_time(easy, CURLINFO_APPCONNECT_TIME_T);
+	/* libcurl counts this from the request where no byte came */
+	if (state->header_bytes > 0)
+		exchange->first_byte_us = get_time(easy, CURLINFO_STARTTRANSFER_TIME_T);
+	exchange->total_us = get_time(easy, CURLINFO_TOTAL_TIME_T);
+	exchange->answer[exchange->answer_len] = '\0';
+
+	if (code == CURLE_OK)
+		exchange->end = TEGRO_EXCHANGE_COMPLETE;
+	else
+	{
+		exchange->end = exchange->handed_over ?
+			TEGRO_EXCHANGE_BROKEN : TEGRO_EXCHANGE_NOT_SENT;
+		if (exchange->problem[0] == '\0')
+			strlcpy(exchange->problem, curl_easy_strerror(code),
+					sizeof(exchange->problem));
+
+		switch (code)
+		{
+			case CURLE_PEER_FAILED_VERIFICATION:
+			case CURLE_SSL_ISSUER_ERROR:
+			case CURLE_SSL_INVALIDCERTSTATUS:
+				exchange->fault = TEGRO_FAULT_CERTIFICATE;
+				break;
+			case CURLE_SSL_CACERT_BADFILE:
+			case CURLE_SSL_CIPHER:
+			case CURLE_UNSUPPORTED_PROTOCOL:
+			case CURLE_URL_MALFORMAT:
+			case CURLE_NOT_BUILT_IN:
+			case CURLE_COULDNT_RESOLVE_PROXY:
+				exchange->fault = TEGRO_FAULT_SETTING;
+				break;
+			default:
+				exchange->fault = TEGRO_FAULT_NETWORK;
+				break;
+		}
+		if (state->repeat_stopped)
+			strlcpy(exchange->problem,
+					"The connection was lost before an answer came",
+					sizeof(exchange->problem));
+		else if (state->too_large)
+		{
+			exchange->fault = TEGRO_FAULT_TOO_LARGE;
+			strlcpy(exchange->problem, "The answer is too large",
+					sizeof(exchange->problem));
+		}
+		else if (state->address_refused && !exchange->handed_over)
+		{
+			exchange->fault = TEGRO_FAULT_SETTING;
+			strlcpy(exchange->problem, state->loopback_only ?
+					"The name of the API's host leads away from this machine, where plain http is not allowed" :
+					"The name of the API's host leads to a link-local address",
+					sizeof(exchange->problem));
+		}
+	}
+
+	engine.ended++;
+	tegro_exchange_stop(exchange);
+}
+
+/* Makes room for the answers that wait for it. */
+static void
+make_room(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &engine.in_flight)
+	{
+		struct TegroExchangeState *state =
+			dlist_container(struct TegroExchangeState, node, iter.cur);
+		TegroExchange *exchange = state->exchange;
+
+		while (state->answer_wanted > 0)
+		{
+			size_t		room = Min(Max(state->answer_wanted, 2 * state->answer_room),
+								   exchange->answer_max);
+			sigset_t	saved;
+
+			exchange->answer = repalloc_huge(exchange->answer, room + 1);
+			state->answer_room = room;
+			state->answer_wanted = 0;
+			block_signals(&saved);
+			/* calls on_body() again with what was held back */
+			(void) curl_easy_pause(state->easy, CURLPAUSE_CONT);
+			restore_signals(&saved);
+		}
+	}
+	engine.paused = false;
+}
+
+/* Serves what libcurl's callbacks left to do, and takes down what ended. */
+static void
+serve_exchanges(void)
+{
+	CURLMsg    *message;
+	int			remaining;
+
+	if (engine.paused)
+		make_room();
+
+	while ((message = curl_multi_info_read(engine.multi, &remaining)) != NULL)
+	{
+		struct TegroExchangeState *state = NULL;
+		CURLcode	code = message->data.result;
+
+		if (message->msg == CURLMSG_DONE &&
+			curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **) &state) == CURLE_OK &&
+			state != NULL)
+			end_exchange(state, code);
+	}
+}
+
+/* Lets libcurl move: on a socket's event, or on its timer. */
+static void
+move_exchanges(curl_socket_t fd, int events)
+{
+	sigset_t	saved;
+	CURLMcode	code;
+	int			running;
+
+	block_signals(&saved);
+	code = curl_multi_socket_action(engine.multi, fd, events, &running);
+	restore_signals(&saved);
+
+	if (engine.failed)
+	{
+		engine.failed = false;
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not wait for another socket"),
+				 errhint("Lower tegro.max_concurrency, or raise the limits of the server's user.")));
+	}
+	check_multi(code, "go on with its requests");
+}
+
+/* Milliseconds until libcurl's timer is due; -1 if it is not set. */
+static long
+timer_remaining_ms(void)
+{
+	int64		left_us;
+
+	if (engine.timer_us < 0)
+		return -1;
+	/* rounded up, so as not to wake just before the time */
+	left_us = engine.timer_us - tegro_clock_us();
+	return left_us <= 0 ? 0 : (long) ((left_us + 999) / 1000);
+}
+
+bool
+tegro_transport_wait(long timeout_ms)
+{
+	int64		start_us;
+
+	start_engine();
+	start_us = tegro_clock_us();
+
+	for (;;)
+	{
+		WaitEvent	events[2];
+		int			nevents;
+		long		wait_ms;
+		bool		latch_set = false;
+
+		CHECK_FOR_INTERRUPTS();
+
+		wait_ms = timer_remaining_ms();
+		if (wait_ms == 0)
+		{
+			engine.timer_us = -1;
+			move_exchanges(CURL_SOCKET_TIMEOUT, 0);
+			serve_exchanges();
+			wait_ms = timer_remaining_ms();
+		}
+		if (engine.ended > 0)
+		{
+			engine.ended = 0;
+			return true;
+		}
+
+		if (timeout_ms >= 0)
+		{
+			long		left_ms = timeout_ms - (long) ((tegro_clock_us() - start_us) / 1000);
+
+			if (left_ms <= 0)
+				return false;
+			if (wait_ms < 0 || wait_ms > left_ms)
+				wait_ms = left_ms;
+		}
+
+		nevents = WaitEventSetWait(engine.wait_set, wait_ms, events,
+								   lengthof(events), PG_WAIT_EXTENSION);
+		for (int i = 0; i < nevents; i++)
+		{
+			if (events[i].events & WL_LATCH_SET)
+			{
+				ResetLatch(MyLatch);
+				latch_set = true;
+			}
+			if (events[i].events & WL_SOCKET_READABLE)
+			{
+				struct epoll_event ready[MAX_EVENTS];
+				int			nready = epoll_wait(engine.epoll_fd, ready, MAX_EVENTS, 0);
+
+				for (int j = 0; j < nready; j++)
+					move_exchanges(ready[j].data.fd,
+								   ((ready[j].events & EPOLLIN) ? CURL_CSELECT_IN : 0) |
+								   ((ready[j].events & EPOLLOUT) ? CURL_CSELECT_OUT : 0) |
+								   ((ready[j].events & (EPOLLERR | EPOLLHUP)) ? CURL_CSELECT_ERR : 0));
+				serve_exchanges();
+			}
+		}
+
+		if (engine.ended > 0)
+		{
+			engine.ended = 0;
+			return true;
+		}
+		if (latch_set)
+		{
+			CHECK_FOR_INTERRUPTS();
+			return false;
+		}
+	}
+}
+
+const char *
+tegro_exchange_phase(const TegroExchange *exchange)
+{
+	if (exchange->first_byte_us > 0)
+		return "while receiving the answer";
+	if (exchange->handed_over)
+		return "while waiting for the answer";
+	if (exchange->connect_us > 0)
+		return "during the TLS handshake";
+	if (exchange->name_lookup_us > 0)
+		return "while connecting";
+	return "during name look-up";
+}
