@@ -1,0 +1,64 @@
+# tegro: builds, installs and tests the extension with PGXS.
+#
+#   make                 build tegro.so
+#   make install         install into the server that PG_CONFIG names
+#   make installcheck    run the regression tests against your running server
+#   make sandbox         build the stand-in provider, which installcheck starts
+#
+# PG_CONFIG chooses the PostgreSQL version:  make PG_CONFIG=/path/to/pg_config
+
+EXTENSION = tegro
+MODULE_big = tegro
+DATA = tegro--1.0.sql
+PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
+
+# In the order of src/: see "How the house is built" in docs/internals.md.
+OBJS = tegro.o \
+	src/calls.o src/api.o src/answer.o src/transport.o src/error.o \
+	src/settings.o src/nonce.o src/body.o src/signature.o
+
+REGRESS = install calls errors rights batch trigger
+
+PG_CONFIG ?= pg_config
+PKG_CONFIG ?= pkg-config
+
+# Say what is missing in words, before the compiler says it in its own.
+# "clean" and the like need none of it.
+ifeq ($(filter clean distclean,$(MAKECMDGOALS)),)
+ifeq ($(shell command -v $(PG_CONFIG) 2>/dev/null),)
+$(error $(PG_CONFIG) was not found: install the PostgreSQL server headers (Debian: postgresql-server-dev-all) or pass PG_CONFIG=/path/to/pg_config)
+endif
+ifeq ($(wildcard $(shell $(PG_CONFIG) --includedir-server)/postgres.h),)
+$(error the PostgreSQL server headers are missing: install postgresql-server-dev-NN (Debian) or postgresqlNN-devel (Red Hat))
+endif
+ifneq ($(shell $(PKG_CONFIG) --exists 'libcurl >= 7.88' 2>/dev/null && echo yes),yes)
+$(error libcurl 7.88 or later is missing: install libcurl4-openssl-dev (Debian) or libcurl-devel (Red Hat), and pkg-config)
+endif
+ifneq ($(shell $(PKG_CONFIG) --exists 'libcrypto >= 3' 2>/dev/null && echo yes),yes)
+$(error OpenSSL 3 is missing: install libssl-dev (Debian) or openssl-devel (Red Hat), and pkg-config)
+endif
+endif
+
+PG_CPPFLAGS = -I$(CURDIR) $(shell $(PKG_CONFIG) --cflags libcurl libcrypto 2>/dev/null)
+SHLIB_LINK = $(shell $(PKG_CONFIG) --libs libcurl libcrypto 2>/dev/null)
+
+# -Wno-unused-parameter and -Wno-sign-compare: PostgreSQL's own headers and
+# callbacks are full of both.
+PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wno-unused-parameter \
+	-Wno-sign-compare -Wno-missing-field-initializers
+
+EXTRA_CLEAN = results regression.diffs regression.out
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# The regression tests need a provider; it lives only as long as they run.
+pg_regress_installcheck := $(patsubst %/pg_regress,script/with-sandbox %/pg_regress,$(pg_regress_installcheck))
+
+$(OBJS): $(wildcard $(CURDIR)/src/*.h)
+
+.PHONY: sandbox
+sandbox:
+	$(MAKE) -C sandbox
+
+installcheck: sandbox

@@ -1,0 +1,127 @@
+-- Each way for a call to go wrong, told apart by SQLSTATE.
+
+-- Runs a statement and says how it ended, without what differs from run to
+-- run: times and numbers of bytes.
+CREATE FUNCTION try(statement text, OUT state text, OUT message text, OUT detail text, OUT hint text)
+LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	state := 'ok';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
+		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	detail := regexp_replace(detail, '(connection kept alive, |name look-up [0-9.]+ ms, |connection [0-9.]+ ms, |first byte [0-9.]+ ms, )*total [0-9.]+ ms', 'TIMES', 'g');
+	detail := regexp_replace(detail, 'port \d+ after \d+ ms', 'port N after N ms');
+	detail := regexp_replace(detail, 'after \d+ milliseconds', 'after N milliseconds');
+	detail := regexp_replace(detail, '\d+ (out of \d+ )?bytes', 'N bytes');
+END $$;
+\! curl -sS -o /dev/null -X POST "$TEGRO_SANDBOX_URL/_sandbox/reset"
+\x on
+
+-- Wrong from the start: nothing is sent.
+SELECT * FROM try($$SELECT tegro_call('balance', '[]')$$);
+SELECT * FROM try($$SELECT tegro_call('balance', '"x"')$$);
+SELECT * FROM try($$SELECT tegro_call('balance', NULL)$$);
+SELECT * FROM try($$SELECT tegro_call(NULL)$$);
+SELECT * FROM try($$SELECT tegro_call('balance/')$$);
+SELECT * FROM try($$SELECT tegro_call('../balance')$$);
+SELECT * FROM try($$SELECT tegro_call('')$$);
+SELECT * FROM try($$SELECT tegro_call('Balance')$$);
+SELECT * FROM try($$SELECT tegro_call('balance', '{"nonce": "1"}')$$);
+SELECT * FROM try($$SELECT tegro_call('balance', '{"nonce": 1.5}')$$);
+SELECT * FROM try($$SELECT tegro_call('balance', '{"nonce": 9223372036854775808}')$$);
+SELECT * FROM try($$SELECT tegro_call('balance', '{"shop_id": 7}')$$);
+SELECT * FROM try($$SELECT tegro_orders(0)$$);
+SELECT * FROM try($$SELECT tegro_orders(NULL)$$);
+SELECT * FROM try($$SELECT tegro_withdrawals(-1)$$);
+SELECT * FROM try($$SELECT tegro_order()$$);
+SELECT * FROM try($$SELECT tegro_order(NULL::text)$$);
+SELECT * FROM try($$SELECT tegro_order(1, '1')$$);
+SELECT * FROM try($$SELECT tegro_create_order(NULL)$$);
+SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 1}')$$);
+SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 1, "order_id": ""}')$$);
+SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 0.12345678901234567891, "order_id": "1"}')$$);
+SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 12345678901234567890, "order_id": "1"}')$$);
+SELECT * FROM try($$SELECT tegro_call('x', ('{"a":' || repeat('[', 512) || repeat(']', 512) || '}')::jsonb)$$);
+SELECT * FROM try($$SELECT tegro_call('createWithdrawal', '{"payment_id": "1", "amount": 1, "currency": "RUB", "account": "2"}')$$);
+SELECT * FROM try($$SELECT tegro_call('CREATEWITHDRAWAL', '{"payment_id": "1"}')$$);
+
+-- Refused.
+SELECT * FROM try($$SELECT tegro_order('no such order')$$);
+SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "1", "amount": 1}')$$);
+SET tegro.api_key = 'another key';
+SELECT * FROM try($$SELECT tegro_balance()$$);
+RESET tegro.api_key;
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "{\"type\":\"error\",\"desc\":\"\\u001b[31mred\\u0007 \\u202e\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+
+-- Not sent.
+SET tegro.api_url = 'http://127.0.0.1:1/api';
+SET tegro.read_retries = 1;
+SELECT * FROM try($$SELECT tegro_balance()$$);
+SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "1", "amount": 1, "currency": "RUB"}')$$);
+RESET tegro.api_url;
+
+-- Outcome unknown: an order whose answer was lost, executed once.
+\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "execute_then_close"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "it''s lost", "amount": 1, "currency": "RUB"}')$$);
+SELECT count(*) FROM jsonb_array_elements(tegro_orders() -> 'data');
+\! curl -sS -o /dev/null -d '{"method": "*", "times": 1, "action": "answer", "status": 500, "body": "{\"type\":\"success\",\"data\":{}}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "500", "amount": 1, "currency": "RUB"}')$$);
+\! curl -sS -o /dev/null -d '{"method": "*", "times": 1, "action": "answer", "status": 403, "body": "<html>error 1010</html>"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_call('newMethod')$$);
+SET tegro.timeout = '200ms';
+\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "hold", "ms": 2000}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "late", "amount": 1, "currency": "RUB"}')$$);
+RESET tegro.timeout;
+
+-- Unreadable: the same of what only reads.
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "<html>maintenance</html>"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 403, "body": "<html>error 1010</html>"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "{\"type\":\"success\",\"data\":null}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "{\"type\":\"success\",\"data\":\"\\u0000\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": ""}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "[1]"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+SET tegro.max_answer_size = '1kB';
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "0123456789abcdef", "repeat": 1000}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+RESET tegro.max_answer_size;
+-- and repeated where that may help: one gateway error is not seen at all
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 502, "body": "<html>bad gateway</html>"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+\! curl -sS -o /dev/null -d '{"method": "balance", "times": 2, "action": "answer", "status": 502, "body": "<html>bad gateway</html>"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_balance()$$);
+
+-- Too many requests.
+\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "answer", "status": 429, "headers": {"Retry-After": "30"}, "body": "slow down"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "429", "amount": 1, "currency": "RUB"}')$$);
+
+-- Misconfigured.  (What else is said about a missing key depends on whether the
+-- server has a credentials file.)
+SET tegro.api_key = '';
+SELECT state FROM try($$SELECT tegro_call('balance', '{"shop_id": "nobody''s"}')$$);
+SET tegro.shop_id = '';
+SELECT * FROM try($$SELECT tegro_balance()$$);
+RESET tegro.shop_id;
+RESET tegro.api_key;
+SELECT * FROM try($$SET tegro.api_key = E'two\nlines'$$);
+SELECT * FROM try($$SET tegro.api_url = 'http://example.com/api'$$);
+SELECT * FROM try($$SET tegro.api_url = 'ftp://example.com/api'$$);
+SELECT * FROM try($$SET tegro.api_url = 'https://user@example.com/api'$$);
+SELECT * FROM try($$SET tegro.proxy = 'file:///etc/passwd'$$);
+SELECT * FROM try($$SET tegro.no_such_setting = 1$$);
+\x off
+
+-- Keys don't show.
+SET tegro.api_key = 'canary';
+SHOW tegro.api_key;
+SELECT current_setting('tegro.api_key');
+SELECT count(*) FROM pg_settings WHERE name IN ('tegro.api_key', 'tegro.secret_key');
+RESET ALL;
+DROP FUNCTION try;

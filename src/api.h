@@ -1,0 +1,99 @@
+/*-------------------------------------------------------------------------
+ *
+ * api.h
+ *		Calls of the API's methods.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_API_H
+#define TEGRO_API_H
+
+#include "utils/jsonb.h"
+
+#include "src/error.h"
+#include "src/transport.h"
+
+/* What a method does, which decides when it may be sent again. */
+typedef enum TegroEffect
+{
+	TEGRO_READS,				/* nothing: may be repeated */
+	TEGRO_ORDERS,				/* makes a payment order */
+	TEGRO_PAYS_OUT,				/* sends money away */
+	TEGRO_UNKNOWN_EFFECT		/* unknown to this version: as if it did */
+} TegroEffect;
+
+typedef struct TegroMethod
+{
+	const char *name;			/* as in the URL */
+	TegroEffect effect;
+	const char *reference;		/* parameter that names what is asked for in
+								 * the shop's own terms; NULL if none */
+	const char *look_up;		/* SQL function that finds it; NULL if none */
+} TegroMethod;
+
+/*
+ * A call of a method: prepared once, built and sent once or more often.
+ */
+typedef struct TegroCall
+{
+	const TegroMethod *method;
+	const char *shop_id;		/* whom it acts for, in server encoding */
+	const char *reference;		/* the shop's own number, or NULL */
+	int			position;		/* the caller's, among several */
+
+	/* while it runs */
+	bool		done;
+	int			attempts;		/* exchanges begun */
+
+	/* once it is done */
+	TegroOutcome outcome;
+	Jsonb	   *envelope;		/* the answer, where answered; else NULL */
+
+	struct TegroCallState *state;	/* api.c's own */
+} TegroCall;
+
+/* The request that a call would send, for showing. */
+typedef struct TegroRequest
+{
+	const char *url;
+	const char *body;			/* pure ASCII, NUL-terminated */
+	size_t		body_len;
+	const char *signature;		/* NULL if it was not asked for */
+} TegroRequest;
+
+/*
+ * Prepares a call, and throws on all that is wrong with it before anything is
+ * sent: 22023 (invalid_parameter_value) or 22004 for the method and its
+ * parameters, TG006 for settings and keys.
+ *
+ * method: the method's name.
+ * params: the method's parameters, an object; "shop_id" and "nonce" in it
+ * replace those that are added otherwise.
+ * role: whose keys are used; InvalidOid for a request that is not signed.
+ *
+ * The call lives in the current memory context, which must outlive it; it
+ * keeps nothing of "params".
+ */
+extern TegroCall *tegro_api_prepare(const char *method, Jsonb *params, Oid role);
+
+/*
+ * Builds the request of a prepared call, with a nonce of its own, and signs
+ * it if the call was prepared with a role.  In the current memory context.
+ */
+extern TegroRequest tegro_api_build(TegroCall *call);
+
+/* What tegro_api_run() calls when a call is done; it may throw. */
+typedef void (*TegroCallDone) (TegroCall *call, void *arg);
+
+/*
+ * Runs calls until all are done, at most "max_in_flight" at once, and hands
+ * each to "done" as it ends; its envelope and texts are gone after that.
+ *
+ * How a call ends is in its outcome.  Throws on a cancel and the like; if a
+ * request that may change something had left by then, the error's detail says
+ * so.
+ */
+extern void tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
+						  TegroCallDone done, void *arg);
+
+#endif							/* TEGRO_API_H */

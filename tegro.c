@@ -1,0 +1,61 @@
+/*-------------------------------------------------------------------------
+ *
+ * tegro.c
+ *		A PostgreSQL extension through which a database takes and pays out
+ *		money with Tegro.money.
+ *
+ * This file only wires the rooms in src/ together; each opens with its own
+ * purpose, design and hazards.  From the outside in:
+ *
+ *		calls			SQL functions of the synchronous calls
+ *		api				the methods: build, sign, send, read, judge
+ *		answer			bytes -> the provider's envelope
+ *		transport		exchanges over https, on libcurl
+ *		error			outcome -> SQLSTATE, message, detail, hint
+ *		settings		whose shop, which key
+ *		nonce			numbers that no two requests share
+ *		body			JSON as PHP writes it
+ *		signature		HMAC, on OpenSSL
+ *		compat.h		what differs between PostgreSQL versions
+ *
+ * A room may use those below it, never one above.
+ *
+ * The library works when a session loads it by calling one of its functions,
+ * and also from shared_preload_libraries.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+
+#include "src/nonce.h"
+#include "src/settings.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+static shmem_request_hook_type next_shmem_request_hook = NULL;
+
+static void
+request_shmem(void)
+{
+	if (next_shmem_request_hook)
+		next_shmem_request_hook();
+	tegro_nonce_request_shmem();
+}
+
+void
+_PG_init(void)
+{
+	tegro_settings_define();
+
+	if (process_shared_preload_libraries_in_progress)
+	{
+		next_shmem_request_hook = shmem_request_hook;
+		shmem_request_hook = request_shmem;
+	}
+}
