@@ -1,0 +1,88 @@
+/*
+ * provider.h
+ *		The ten methods of the payment API.
+ */
+#ifndef PROVIDER_H
+#define PROVIDER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ledger.h"
+#include "text.h"
+
+enum method
+{
+	METHOD_CREATE_ORDER,
+	METHOD_SHOPS,
+	METHOD_BALANCE,
+	METHOD_ORDER,
+	METHOD_ORDERS,
+	METHOD_CREATE_WITHDRAWAL,
+	METHOD_WITHDRAWALS,
+	METHOD_WITHDRAWAL,
+	METHOD_RATES,
+	METHOD_MODULES,
+	METHOD_COUNT,
+	METHOD_UNKNOWN = METHOD_COUNT
+};
+
+/* The methods' names, in that order. */
+extern const char *const method_names[METHOD_COUNT];
+
+/* Returns the method of a name, or METHOD_UNKNOWN. */
+enum method method_find(const char *name, size_t length);
+
+enum nonce_rule
+{
+	NONCE_UNIQUE, /* never seen before for this shop */
+	NONCE_RISING, /* above every one before */
+	NONCE_ANY
+};
+
+struct provider_options
+{
+	enum nonce_rule nonce_rule;
+	bool deduplicate; /* refuse a payment_id that was executed before */
+	int64_t page_size;
+};
+
+/* Room for the longest reason: names are cut to fit. */
+#define DESC_BYTES 96
+
+/* What became of a request. Zero-initialise it. */
+struct outcome
+{
+	struct text answer; /* the JSON text; the caller frees it */
+	bool success;
+	bool executed; /* an order or a withdrawal was made */
+	bool has_nonce;
+	int64_t nonce;
+	char desc[DESC_BYTES]; /* why it was refused, or empty */
+};
+
+/* Sets the rules, before the server starts. */
+void provider_configure(const struct provider_options *options);
+
+/*
+ * Executes a request and writes the answer, also that of a refusal. May be
+ * called from any thread. authorization may be NULL.
+ */
+void provider_execute(enum method method, const char *body, size_t length,
+					  const char *authorization, struct outcome *outcome);
+
+/* Fills in the nonce of a request that is not executed, if it carries one. */
+void provider_read_nonce(const char *body, size_t length,
+						 struct outcome *outcome);
+
+/*
+ * From now on, for so many milliseconds, look-ups find nothing: neither orders
+ * nor withdrawals, or only one of the two where the method is about it.
+ */
+void provider_hide(enum method method, int64_t ms);
+
+/* Back to the start: the ledger is reset, nothing hidden. */
+void provider_reset(void);
+
+#endif

@@ -1,0 +1,336 @@
+# Every action of the fault queue, over http and https, as curl sees it; what
+# the journal says of it; and whether it was executed.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::Bin/lib";
+use SandboxTest;
+use MIME::Base64;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my %payout = (currency => 'RUB', amount => 1, account => '4242');
+my $number = 0;
+
+# What curl's exit codes mean.
+my ($EMPTY, $CUT, $TIMEOUT, $RESET) = (52, 18, 28, 56);
+
+sub fault
+{
+	my ($s, %fault) = @_;
+	my $answer = control($s, 'POST', 'fault', { method => 'createWithdrawal', %fault });
+	is($answer->{type}, 'success', "queued: $fault{action}")
+		or diag($answer->{desc});
+	return;
+}
+
+# Sends a payout that meets what is queued; returns curl's result and the lines
+# of the journal.
+sub meet
+{
+	my ($s, @options) = @_;
+	my $result;
+	forget_journal($s);
+	$result = call($s, 'createWithdrawal', { %payout, payment_id => 'p' . ++$number },
+		@options);
+	return ($result, journal($s));
+}
+
+# Says whether the last payout is there.
+sub is_there
+{
+	my ($s) = @_;
+	return answer_of($s, 'withdrawal', { payment_id => "p$number" })->{type} eq 'success'
+		? 1 : 0;
+}
+
+# Waits until the last payout is there; the machine may be slow.
+sub appears
+{
+	my ($s) = @_;
+	for (1 .. 200)
+	{
+		return 1 if is_there($s);
+		sleep 0.05;
+	}
+	return 0;
+}
+
+for my $scheme (@BOTH)
+{
+	my $s = start_sandbox($scheme);
+	my ($result, @lines);
+
+	for (
+		[ close_before_read => 0, 0 ],
+		[ close_after_read => 0, 1 ],
+		[ execute_then_close => 1, 1 ],
+		[ reset => 1, 1 ])
+	{
+		my ($action, $executed, $has_body) = @$_;
+		fault($s, action => $action);
+		($result, @lines) = meet($s);
+		if ($action eq 'reset')
+		{
+			is($result->{exit}, $RESET, "$scheme $action: the connection is reset");
+		}
+		elsif ($action eq 'close_before_read')
+		{
+			ok($result->{exit} == $EMPTY || $result->{exit} == $RESET
+					|| $result->{exit} == 55, "$scheme $action: no answer")
+				or diag($result->{exit});
+		}
+		else
+		{
+			is($result->{exit}, $EMPTY, "$scheme $action: no answer");
+		}
+		is(is_there($s), $executed, '… executed, or not');
+		is(scalar @lines, 1, '… one line');
+		is($lines[0]{verdict}, 'fault', '… verdict');
+		is($lines[0]{fault}, $action, '… fault');
+		is($lines[0]{executed} ? 1 : 0, $executed, '… executed');
+		is($lines[0]{http_status}, undef, '… no status');
+		is(length $lines[0]{body} > 0 ? 1 : 0, $has_body, '… body');
+		is($lines[0]{method}, 'createWithdrawal', '… method');
+	}
+
+	# Waits.
+	fault($s, action => 'hold', ms => 400);
+	($result, @lines) = meet($s);
+	is($result->{status}, 200, "$scheme hold: answered");
+	cmp_ok($result->{seconds}, '>=', 0.4, '… after so long');
+	is(scalar @lines, 2, '… two lines');
+	ok(!$lines[0]{executed} && !exists $lines[0]{deferred}, '… not executed at first');
+	ok($lines[1]{executed} && $lines[1]{deferred}, '… then it is');
+	is($lines[1]{verdict}, 'success', '… with success');
+	cmp_ok($lines[1]{time} - $lines[0]{time}, '>=', 0.4, '… so much later');
+	is($lines[1]{nonce}, $lines[0]{nonce}, '… the same request');
+
+	fault($s, action => 'hold', ms => 2000);
+	($result, @lines) = meet($s, '-m', '0.3');
+	is($result->{exit}, $TIMEOUT, "$scheme hold: the client gives up");
+	is(control($s, 'GET', 'state?summary=1')->{data}{counts}{waiting}, 1, '… one waits');
+	is(is_there($s), 0, '… not executed');
+	is(appears($s), 1, '… executed all the same');
+	is(control($s, 'GET', 'state?summary=1')->{data}{counts}{waiting}, 0, '… none waits');
+
+	fault($s, action => 'execute_then_hold', ms => 2000);
+	($result, @lines) = meet($s, '-m', '0.3');
+	is($result->{exit}, $TIMEOUT, "$scheme execute_then_hold: the client gives up");
+	is(is_there($s), 1, '… executed at once');
+	ok($lines[0]{executed}, '… says the journal');
+	is(scalar @lines, 1, '… in one line');
+	fault($s, action => 'execute_then_hold', ms => 200);
+	($result) = meet($s);
+	is($result->{status}, 200, '… answered to who waits');
+
+	fault($s, action => 'execute_later', ms => 2000);
+	($result, @lines) = meet($s);
+	is($result->{exit}, $EMPTY, "$scheme execute_later: no answer");
+	is(is_there($s), 0, '… not executed');
+	is(scalar @lines, 1, '… one line');
+	ok(!$lines[0]{executed}, '… which says so');
+	is(appears($s), 1, '… executed later');
+	(@lines) = grep { $_->{method} eq 'createWithdrawal' } journal($s);
+	is(scalar @lines, 1, '… another line');
+	ok($lines[0]{executed} && $lines[0]{deferred}, '… which says so');
+
+	# A reset drops what waits.
+	fault($s, action => 'execute_later', ms => 300);
+	($result) = meet($s);
+	control($s, 'POST', 'reset');
+	sleep 0.5;
+	is(control($s, 'GET', 'state')->{data}{counts}{withdrawals}, 0,
+		"$scheme: a reset forgets what waits");
+
+	# Broken bodies.
+	fault($s, action => 'drip', ms => 10);
+	($result, @lines) = meet($s);
+	like($result->{body}, qr/"success".*\}$/, "$scheme drip: a whole answer");
+	cmp_ok($result->{seconds}, '>=', 0.01 * length $result->{body}, '… slowly');
+	ok($lines[0]{executed}, '… executed');
+	fault($s, action => 'drip', ms => 100);
+	($result) = meet($s, '-m', '0.55');
+	is($result->{exit}, $TIMEOUT, '… the client gives up');
+	cmp_ok(length $result->{body}, '<=', 6, '… after some bytes');
+
+	fault($s, action => 'cut', bytes => 10);
+	($result, @lines) = meet($s);
+	is($result->{exit}, $CUT, "$scheme cut: curl notices");
+	is($result->{body}, '{"type":"s', '… after ten bytes');
+	ok($lines[0]{executed}, '… executed');
+	is($lines[0]{http_status}, 200, '… status');
+	fault($s, action => 'cut', bytes => 0);
+	($result) = meet($s);
+	is($result->{exit}, $CUT, '… after none');
+
+	fault($s, action => 'length');
+	($result, @lines) = meet($s, '-m', '0.5');
+	is($result->{exit}, $TIMEOUT, "$scheme length: curl waits for more");
+	my ($length) = $result->{headers} =~ /^Content-Length: (\d+)\r$/m;
+	is($length, 10 + length $result->{body}, '… ten bytes too many announced');
+	is(scalar(() = $result->{headers} =~ /^Content-Length/mg), 1, '… once');
+	ok($lines[0]{executed}, '… executed');
+	fault($s, action => 'length', length => 20);
+	($result) = meet($s);
+	is($result->{body}, '{"type":"success","d', '… too short: curl takes what it says');
+	like($result->{headers}, qr/^Content-Length: 20\r$/m, '… as announced');
+	fault($s, action => 'length', bytes => 5);
+	($result) = meet($s, '-m', '0.5');
+	is($result->{body}, '{"typ', '… only some bytes');
+
+	# Other answers.
+	fault($s, action => 'answer', status => 502, body => "<html>/\x{e9}",
+		headers => { 'Content-Type' => 'text/html', 'X-Twice' => [ 'a', 'b' ],
+			'Retry-After' => '5' });
+	($result, @lines) = meet($s);
+	is($result->{status}, 502, "$scheme answer: status");
+	is($result->{body}, "<html>/\xc3\xa9", '… body');
+	like($result->{headers}, qr{^Content-Type: text/html\r$}m, '… type');
+	unlike($result->{headers}, qr{application/json}, '… no other');
+	like($result->{headers}, qr{^X-Twice: a\r\nX-Twice: b\r$}m, '… twice');
+	is(is_there($s), 0, '… not executed');
+	is($lines[0]{http_status}, 502, '… says the journal');
+	fault($s, action => 'answer', status => 500, executed => JSON::PP::true(),
+		body_base64 => encode_base64("\0\1\xff", ''));
+	($result, @lines) = meet($s);
+	is($result->{body}, "\0\1\xff", '… any bytes');
+	is(is_there($s), 1, '… executed, if asked to');
+	ok($lines[0]{executed}, '… says the journal');
+	fault($s, action => 'answer');
+	($result) = meet($s);
+	is($result->{status}, 200, '… by default 200');
+	is($result->{body}, '', '… and empty');
+	fault($s, action => 'answer', body => 'ab', headers => { 'Content-Length' => '7' });
+	($result) = meet($s, '-m', '0.5');
+	is(scalar(() = $result->{headers} =~ /^Content-Length/mg), 2, '… Content-Length twice');
+	fault($s, action => 'answer', body => 'ab', headers => { 'Transfer-Encoding' => 'chunked' });
+	($result) = meet($s);
+	is($result->{body}, 'ab', '… chunked');
+	like($result->{headers}, qr/^Transfer-Encoding: chunked\r$/m, '… it says');
+
+	# A gigabyte: 200 MB here, for time's sake, and the memory it takes.
+	fault($s, action => 'answer', body => 'x' x 1000, repeat => 200_000);
+	my ($memory_before) = slurp("/proc/$s->{pid}/status") =~ /^VmHWM:\s+(\d+)/m;
+	$result = call($s, 'createWithdrawal', {}, '-o', '/dev/null', '-w', '%{size_download}',
+		'-m', '60');
+	my ($memory_after) = slurp("/proc/$s->{pid}/status") =~ /^VmHWM:\s+(\d+)/m;
+	is($result->{status}, 200_000_000, "$scheme answer: 200 MB");
+	cmp_ok($memory_after - $memory_before, '<', 4096, '… in less than 4 MB of memory');
+	fault($s, action => 'answer', body => 'abc', repeat => 5);
+	($result) = meet($s);
+	is($result->{body}, 'abc' x 5, '… each byte in its place');
+
+	# Look-ups that find nothing.
+	control($s, 'POST', 'reset');
+	answer_of($s, 'createOrder', { currency => 'RUB', amount => 1, order_id => 'o' });
+	fault($s, action => 'hide', ms => 2000);
+	($result, @lines) = meet($s);
+	is($result->{status}, 200, "$scheme hide: the payout is answered");
+	is($lines[0]{fault}, undef, '… no fault, says the journal');
+	is($lines[0]{verdict}, 'success', '… a success');
+	is(is_there($s), 0, '… and not found');
+	is(scalar @{ answer_of($s, 'withdrawals')->{data} }, 0, '… nor listed');
+	is(answer_of($s, 'order', { payment_id => 'o' })->{type}, 'success', '… orders are');
+	is(control($s, 'GET', 'state')->{data}{counts}{withdrawals}, 1, '… the state knows it');
+	is(appears($s), 1, '… found later');
+	fault($s, method => 'order', action => 'hide', ms => 1000);
+	is(answer_of($s, 'order', { payment_id => 'o' })->{desc}, 'Order not found',
+		'… asked by a look-up: that one, too');
+	is(is_there($s), 1, '… not the payouts');
+	fault($s, action => 'hide', ms => 1500);
+	fault($s, action => 'execute_then_close');
+	($result, @lines) = meet($s);
+	is($result->{exit}, $EMPTY, '… together with the next fault');
+	is($lines[0]{fault}, 'execute_then_close', '… which the journal names');
+	is(is_there($s), 0, '… not found');
+	is(appears($s), 1, '… found later');
+
+	# The queue.
+	control($s, 'POST', 'reset');
+	fault($s, action => 'answer', status => 501, skip => 1, times => 2);
+	fault($s, action => 'answer', status => 502);
+	fault($s, method => '*', action => 'answer', status => 503);
+	is_deeply([ map { call($s, 'createWithdrawal', { %payout, payment_id => 'q' })->{status} } 1 .. 5 ],
+		[ 503, 501, 501, 502, 200 ],
+		"$scheme: the method's queue first, in order; who is skipped meets the other");
+	fault($s, method => '*', action => 'answer', status => 503);
+	is(call($s, 'balance')->{status}, 503, '… any method');
+	is(call($s, 'balance')->{status}, 200, '… once');
+	fault($s, method => 'balance', action => 'answer', status => 504, times => -1);
+	is_deeply([ map { call($s, 'balance')->{status} } 1 .. 3 ], [ (504) x 3 ], '… without end');
+	is_deeply(control($s, 'GET', 'fault')->{data},
+		[ { method => 'balance', action => 'answer', status => 504, times => -1, skip => 0 } ],
+		'… listed');
+	is(call($s, 'balance', {}, '-A', 'curl/8')->{status}, 403, '… behind the CDN');
+	control($s, 'DELETE', 'fault');
+	is_deeply(control($s, 'GET', 'fault')->{data}, [], '… deleted');
+	is(call($s, 'balance')->{status}, 200, '… gone');
+	fault($s, action => 'execute_then_close');
+	forget_journal($s);
+	is(call($s, 'createWithdrawal', \%payout, '-H', 'Authorization: Bearer x')->{exit}, $EMPTY,
+		'… a wrong signature meets it');
+	ok(!(journal($s))[0]{executed}, '… and executes nothing');
+
+	# Mistakes.
+	for (
+		[ { action => 'reset' }, qr/^"method" is missing; valid methods: \*, createOrder, / ],
+		[ { method => 'x', action => 'reset' }, qr/^unknown method "x"; valid methods: \*, / ],
+		[ { method => '*' }, qr/^"action" is missing; valid actions: close_before_read, / ],
+		[ { method => '*', action => 'x' }, qr/^unknown action "x"; valid actions: .*, hide$/ ],
+		[ { method => '*', action => 'reset', ms => 1 },
+			qr/^unknown field "ms" of action "reset"; valid fields: method, skip, times, action$/ ],
+		[ { method => '*', action => 'hold' }, qr/^"ms" is missing; action "hold" needs it$/ ],
+		[ { method => '*', action => 'cut' }, qr/^"bytes" is missing/ ],
+		[ { method => '*', action => 'hold', ms => -1 }, qr/^"ms" must be an integer from 0 to / ],
+		[ { method => '*', action => 'hold', ms => '1' }, qr/^"ms" must be an integer/ ],
+		[ { method => '*', action => 'reset', times => 0 }, qr/^"times" must be at least 1/ ],
+		[ { method => '*', action => 'reset', skip => -1 }, qr/^"skip" must be/ ],
+		[ { method => '*', action => 'answer', status => 100 }, qr/^"status" must be/ ],
+		[ { method => '*', action => 'answer', body => 'a', body_base64 => 'YQ==' }, qr/exclude/ ],
+		[ { method => '*', action => 'answer', body_base64 => '*' }, qr/is not base64/ ],
+		[ { method => '*', action => 'answer', headers => { 'a' => 1 } }, qr/^header "a" must be/ ],
+		[ { method => '*', action => 'answer', headers => { 'a' => "x\ny" } }, qr/can't be sent/ ],
+		[ { method => '*', action => 'answer', executed => 1 }, qr/^"executed" must be/ ],
+		[ { method => '*', action => 'answer', body => 'ab', repeat => 2**40 }, qr/terabyte/ ],
+		[ '[]', qr/must be a JSON object/ ],
+		[ '{', qr/^the body is not JSON: / ],
+		[ '{"method":"*","method":"*","action":"reset"}', qr/duplicate/ ])
+	{
+		my $answer = control($s, 'POST', 'fault', $_->[0]);
+		is($answer->{http_status}, 400, "$scheme: a mistake");
+		like($answer->{desc}, $_->[1], "… $answer->{desc}");
+	}
+	is_deeply(control($s, 'GET', 'fault')->{data}, [], 'nothing of that is queued');
+
+	# It ends while much waits.
+	fault($s, action => 'hold', ms => 60000);
+	fault($s, action => 'drip', ms => 60000);
+	fault($s, action => 'length');
+	fault($s, action => 'execute_later', ms => 60000);
+	meet($s, '-m', '0.2') for 1 .. 4;
+	is(stop_sandbox($s), 0, "$scheme: it ends at once while requests wait");
+}
+
+# On a kept-alive connection, a body that is too long reaches into the next
+# answer; the connection counts in the journal.
+my $s = start_sandbox('http');
+fault($s, method => 'balance', action => 'length', length => 10);
+forget_journal($s);
+my $socket = raw_socket($s);
+my $read = '';
+for (1, 2)
+{
+	print $socket "POST /api/balance/ HTTP/1.1\r\nHost: x\r\nUser-Agent: x\r\n"
+		. "Content-Length: 2\r\n\r\n{}";
+	sleep 0.2;
+	sysread $socket, $read, 10000, length $read;
+}
+like($read, qr/Content-Length: 10\r\n\r\n\{"type":"error".*\}HTTP\/1.1 200/s,
+	'the rest of a body stands before the next answer');
+my @lines = journal($s);
+is_deeply([ map { $_->{request} } @lines ], [ 1, 2 ], 'requests of a connection');
+is($lines[0]{connection}, $lines[1]{connection}, 'of the same');
+is(stop_sandbox($s), 0, 'it ends');
+
+done_testing();
