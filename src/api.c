@@ -137,6 +137,12 @@ find_method(const char *name)
 	return unknown;
 }
 
+TegroEffect
+tegro_api_effect(const char *method)
+{
+	return find_method(method)->effect;
+}
+
 /*
  * JSON text in PHP's form, in UTF-8 and NUL-terminated; throws if it can't be
  * had.
@@ -264,6 +270,7 @@ tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 	StringInfoData shop_json;
 	size_t		len;
 
+	tegro_settings_check();
 	call->state = state;
 	call->method = find_method(method);
 
@@ -471,7 +478,7 @@ judge_useless(TegroCall *call, const char *why, const TegroSecrets *secrets)
 		outcome->result = TEGRO_UNREADABLE;
 		outcome->message = psprintf("could not read the answer to %s", call->method->name);
 		if (exchange->fault == TEGRO_FAULT_TOO_LARGE)
-			outcome->hint = "Raise tegro.max_answer_size if the answer may be as large.";
+			outcome->hint = "Raise tegro.max_answer_size if answers of this size are expected.";
 		else if (exchange->http_status == 403)
 			outcome->hint = "The provider's gateway turned the request away: check tegro.user_agent, and whether this server's address is allowed.";
 		else
@@ -482,6 +489,9 @@ judge_useless(TegroCall *call, const char *why, const TegroSecrets *secrets)
 		outcome->result = TEGRO_UNKNOWN;
 		outcome->message = psprintf("the outcome of %s is unknown", call->method->name);
 		outcome->hint = unknown_hint(call);
+		if (exchange->http_status == 403)
+			outcome->hint = psprintf("%s The provider's gateway may have turned it away: check tegro.user_agent, and whether this server's address is allowed.",
+									 outcome->hint);
 	}
 }
 
@@ -492,7 +502,8 @@ judge_not_sent(TegroCall *call)
 	const TegroExchange *exchange = call->state->exchange;
 	TegroOutcome *outcome = &call->outcome;
 
-	outcome->message = "could not reach the Tegro API";
+	outcome->message = exchange->fault == TEGRO_FAULT_SETTING ?
+		"could not use the settings for the Tegro API" : "could not reach the Tegro API";
 	outcome->detail = psprintf("%s, %s; nothing was sent. (%s)",
 							   exchange->problem, tegro_exchange_phase(exchange),
 							   describe_exchange(call));
@@ -555,7 +566,7 @@ judge(TegroCall *call)
 		 is_about_rate(answer.desc)))
 	{
 		outcome->result = TEGRO_RATE_LIMITED;
-		outcome->message = psprintf("Tegro takes no more requests for now");
+		outcome->message = "Tegro accepts no more requests for now";
 		outcome->detail = exchange->retry_after_s > 0 ?
 			psprintf("It asks to wait " INT64_FORMAT " s. (%s)",
 					 exchange->retry_after_s, describe_exchange(call)) :
@@ -658,8 +669,9 @@ typedef struct RunState
 } RunState;
 
 /*
- * Says on a cancel or a shutdown that a request that may change something has
- * left.  An error context callback may add to the error that is being raised.
+ * Says with an error that ends a run, a cancel, say, that a request that may
+ * change something has left.  An error context callback may add to the error
+ * that is being raised.
  */
 static void
 tell_what_was_sent(void *arg)
@@ -667,9 +679,11 @@ tell_what_was_sent(void *arg)
 	RunState   *run = arg;
 	int			sent = 0;
 	TegroCall  *one = NULL;
+	int			category = ERRCODE_TO_CATEGORY(geterrcode());
 
-	if (geterrcode() != ERRCODE_QUERY_CANCELED &&
-		geterrcode() != ERRCODE_ADMIN_SHUTDOWN)
+	/* messages of other kinds, and our own errors, which say it themselves */
+	if (category == ERRCODE_SUCCESSFUL_COMPLETION || category == ERRCODE_WARNING ||
+		category == ERRCODE_TO_CATEGORY(TEGRO_ERRCODE_REFUSED))
 		return;
 	for (int i = 0; i < run->begun; i++)
 	{
@@ -756,9 +770,10 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 	}
 	PG_FINALLY();
 	{
-		error_context_stack = context.previous;
 		MemoryContextSwitchTo(caller);
 		MemoryContextDelete(run_context);
 	}
 	PG_END_TRY();
+	/* not before: PG_END_TRY puts back what it was at PG_TRY */
+	error_context_stack = context.previous;
 }

@@ -76,6 +76,9 @@ typedef struct TegroRequest
  */
 extern TegroCall *tegro_api_prepare(const char *method, Jsonb *params, Oid role);
 
+/* What a method does; throws, as tegro_api_prepare() does, if it can't be one. */
+extern TegroEffect tegro_api_effect(const char *method);
+
 /*
  * Builds the request of a prepared call, with a nonce of its own, and signs
  * it if the call was prepared with a role.  In the current memory context.

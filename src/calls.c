@@ -355,7 +355,7 @@ put_row(TegroCall *call, void *arg)
 static void
 tell_position(void *arg)
 {
-	errcontext("parameters at position %d", *(int *) arg);
+	errcontext("element %d of \"params\"", *(int *) arg);
 }
 
 /*
@@ -417,10 +417,11 @@ tegro_batch(PG_FUNCTION_ARGS)
 
 /*
  * May the caller call what he asks to see?  Then he may see the signature: it
- * is no more than what he could make the server send.
+ * is no more than what he could make the server send.  A payout is another
+ * matter: who had its signature could send it by other means, past the ledger.
  */
 static bool
-may_call(Oid preview)
+may_call(Oid preview, const char *method)
 {
 	Oid			argument_types[2] = {TEXTOID, JSONBOID};
 	Oid			function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
@@ -428,7 +429,7 @@ may_call(Oid preview)
 										   PointerGetDatum(buildoidvector(argument_types, 2)),
 										   ObjectIdGetDatum(get_func_namespace(preview)));
 
-	return OidIsValid(function) &&
+	return tegro_api_effect(method) != TEGRO_PAYS_OUT && OidIsValid(function) &&
 		tegro_may_execute(function);
 }
 
@@ -441,7 +442,7 @@ tegro_preview(PG_FUNCTION_ARGS)
 {
 	char	   *method = get_text(fcinfo, 0, "method");
 	Jsonb	   *params = get_jsonb(fcinfo, 1, "params");
-	bool		sign = may_call(fcinfo->flinfo->fn_oid);
+	bool		sign = may_call(fcinfo->flinfo->fn_oid, method);
 	TegroCall  *call = tegro_api_prepare(method, params, sign ? GetUserId() : InvalidOid);
 	TegroRequest request = tegro_api_build(call);
 	JsonbParseState *headers = begin_params();
@@ -458,6 +459,8 @@ tegro_preview(PG_FUNCTION_ARGS)
 	add_text_param(&headers, "Authorization",
 				   cstring_to_text(psprintf("Bearer %s", request.signature ?
 											request.signature :
+											tegro_api_effect(method) == TEGRO_PAYS_OUT ?
+											"(never shown for a payout)" :
 											"(shown to roles that may execute tegro_call)")));
 
 	values[0] = CStringGetTextDatum(request.url);

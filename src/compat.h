@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/acl.h"
+#include "utils/guc_tables.h"
 
 #if PG_VERSION_NUM < 150000
 #error tegro needs PostgreSQL 15 or later
@@ -36,6 +37,29 @@ tegro_create_process_wait_event_set(int nevents)
 	return CreateWaitEventSet(NULL, nevents);
 #else
 	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/*
+ * Where a setting has its value from; PGC_S_DEFAULT also for one that does not
+ * exist.
+ */
+static inline GucSource
+tegro_setting_source(const char *name)
+{
+#if PG_VERSION_NUM >= 160000
+	struct config_generic *setting = find_option(name, false, true, LOG);
+
+	return setting ? setting->source : PGC_S_DEFAULT;
+#else
+	struct config_generic **settings = get_guc_variables();
+
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+	{
+		if (strcmp(settings[i]->name, name) == 0)
+			return settings[i]->source;
+	}
+	return PGC_S_DEFAULT;
 #endif
 }
 

@@ -39,6 +39,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "src/compat.h"
 #include "src/error.h"
 #include "src/settings.h"
 
@@ -252,11 +253,58 @@ show_proxy(void)
 	return superuser() || !tegro_proxy ? tegro_proxy : show_masked(tegro_proxy);
 }
 
+/*
+ * The settings that are not everyone's, and whether there was a placeholder
+ * for each when it was defined.
+ *
+ * While this library is not loaded, "tegro.api_url" is a placeholder, and a
+ * role that may not set the real one can set that: by SET, in PGOPTIONS.  When
+ * the real one is defined PostgreSQL warns and drops the value, but the
+ * administrator's, which it replaced, is gone as well.  What remains is the
+ * built-in default, and a test server would ask the real provider.  Such a
+ * session makes no calls.  (Under shared_preload_libraries there are no
+ * placeholders.)
+ */
+static struct
+{
+	const char *name;
+	bool		had_placeholder;
+}			guarded_settings[] =
+{
+	{"tegro.api_url"},
+	{"tegro.ca_file"},
+	{"tegro.proxy"},
+	{"tegro.user_agent"},
+	{"tegro.max_answer_size"},
+	{"tegro.credentials_file"},
+};
+
+void
+tegro_settings_check(void)
+{
+	for (int i = 0; i < lengthof(guarded_settings); i++)
+	{
+		const char *name = guarded_settings[i].name;
+
+		if (guarded_settings[i].had_placeholder &&
+			tegro_setting_source(name) == PGC_S_DEFAULT)
+			ereport(ERROR,
+					(errcode(TEGRO_ERRCODE_MISCONFIGURED),
+					 errmsg("parameter \"%s\" is not as it was configured", name),
+					 errdetail("A value that is not valid, or that this role may not set, was given before the extension's library was loaded, and replaced the configured one."),
+					 errhint("Connect again without setting it. With tegro in shared_preload_libraries such a setting is refused at once.")));
+	}
+}
+
 void
 tegro_settings_define(void)
 {
 	/* Keys appear in no list.  RESET ALL wipes them, for poolers' sake. */
 	const int	key_flags = GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE;
+
+	for (int i = 0; i < lengthof(guarded_settings); i++)
+		guarded_settings[i].had_placeholder =
+			GetConfigOption(guarded_settings[i].name, true, false) != NULL;
 
 	DefineCustomStringVariable("tegro.shop_id",
 							   "Shop to act for: its public key at Tegro.",

@@ -30,6 +30,12 @@ extern int	tegro_max_concurrency;
 extern void tegro_settings_define(void);
 
 /*
+ * Makes sure that the settings which only an administrator may set are his.
+ * To be called before anything is sent.  Throws TG006 if not.
+ */
+extern void tegro_settings_check(void);
+
+/*
  * The shop to act for: tegro.shop_id.  Throws TG006 if it is not set.
  */
 extern const char *tegro_settings_shop_id(void);

@@ -510,7 +510,7 @@ tegro_exchange_start(TegroExchange *exchange)
 
 	exchange->end = TEGRO_EXCHANGE_OPEN;
 	exchange->fault = TEGRO_FAULT_NONE;
-	exchange->handed_over = exchange->kept_alive = false;
+	exchange->handed_over = exchange->kept_alive = exchange->connected = false;
 	exchange->http_status = 0;
 	exchange->answer_len = 0;
 	exchange->answer[0] = '\0';
@@ -590,12 +590,16 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 	CURL	   *easy = state->easy;
 	long		status = 0;
 	long		connections = 0;
+	long		port = 0;
 	curl_off_t	retry_after = 0;
 
 	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
 		exchange->http_status = (int) status;
 	if (curl_easy_getinfo(easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK)
 		exchange->retry_after_s = (int64) retry_after;
+	/* libcurl stops the clock of connecting only after TLS, if that fails */
+	if (curl_easy_getinfo(easy, CURLINFO_LOCAL_PORT, &port) == CURLE_OK)
+		exchange->connected = port > 0;
 	if (curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connections) == CURLE_OK)
 		exchange->kept_alive = exchange->handed_over && connections == 0;
 	exchange->name_lookup_us = get_time(easy, CURLINFO_NAMELOOKUP_TIME_T);
@@ -637,9 +641,14 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 				break;
 		}
 		if (state->repeat_stopped)
+		{
+			/* the times are those of the connection for the repeat */
+			exchange->kept_alive = true;
+			exchange->name_lookup_us = exchange->connect_us = exchange->tls_us = 0;
 			strlcpy(exchange->problem,
 					"The connection was lost before an answer came",
 					sizeof(exchange->problem));
+		}
 		else if (state->too_large)
 		{
 			exchange->fault = TEGRO_FAULT_TOO_LARGE;
@@ -832,7 +841,7 @@ tegro_exchange_phase(const TegroExchange *exchange)
 		return "while receiving the answer";
 	if (exchange->handed_over)
 		return "while waiting for the answer";
-	if (exchange->connect_us > 0)
+	if (exchange->connected)
 		return "during the TLS handshake";
 	if (exchange->name_lookup_us > 0)
 		return "while connecting";

@@ -58,6 +58,7 @@ typedef struct TegroExchange
 	int64		retry_after_s;	/* Retry-After; 0 if none or not readable */
 	char		problem[256];	/* libcurl's words, where it failed */
 
+	bool		connected;		/* TCP stood, if not more */
 	bool		kept_alive;		/* on a connection of an earlier exchange */
 
 	/* when each phase ended, microseconds from the start; 0 if it did not */
