@@ -254,8 +254,8 @@ show_proxy(void)
 }
 
 /*
- * The settings that are not everyone's, and whether there was a placeholder
- * for each when it was defined.
+ * The settings that are not everyone's, and whether the value of the
+ * placeholder for it was refused when it was defined.
  *
  * While this library is not loaded, "tegro.api_url" is a placeholder, and a
  * role that may not set the real one can set that: by SET, in PGOPTIONS.  When
@@ -268,7 +268,7 @@ show_proxy(void)
 static struct
 {
 	const char *name;
-	bool		had_placeholder;
+	bool		refused;
 }			guarded_settings[] =
 {
 	{"tegro.api_url"},
@@ -286,7 +286,8 @@ tegro_settings_check(void)
 	{
 		const char *name = guarded_settings[i].name;
 
-		if (guarded_settings[i].had_placeholder &&
+		/* a reload may have mended it since */
+		if (guarded_settings[i].refused &&
 			tegro_setting_source(name) == PGC_S_DEFAULT)
 			ereport(ERROR,
 					(errcode(TEGRO_ERRCODE_MISCONFIGURED),
@@ -303,7 +304,7 @@ tegro_settings_define(void)
 	const int	key_flags = GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE;
 
 	for (int i = 0; i < lengthof(guarded_settings); i++)
-		guarded_settings[i].had_placeholder =
+		guarded_settings[i].refused =
 			GetConfigOption(guarded_settings[i].name, true, false) != NULL;
 
 	DefineCustomStringVariable("tegro.shop_id",
@@ -376,6 +377,10 @@ tegro_settings_define(void)
 							NULL,
 							&tegro_max_concurrency, 32, 1, 1024,
 							PGC_USERSET, 0, NULL, NULL, NULL);
+
+	for (int i = 0; i < lengthof(guarded_settings); i++)
+		guarded_settings[i].refused &=
+			tegro_setting_source(guarded_settings[i].name) == PGC_S_DEFAULT;
 
 	MarkGUCPrefixReserved("tegro");
 }
