@@ -14,10 +14,12 @@ PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
 
 # In the order of src/: see "How the house is built" in docs/internals.md.
 OBJS = tegro.o \
-	src/calls.o src/api.o src/answer.o src/transport.o src/error.o \
+	src/worker.o src/calls.o src/requests.o src/trigger.o src/payout.o \
+	src/argument.o src/delivery.o src/outbox.o src/ruling.o src/wake.o \
+	src/identity.o src/api.o src/answer.o src/transport.o src/error.o \
 	src/settings.o src/nonce.o src/body.o src/signature.o
 
-REGRESS = install calls errors rights batch trigger
+REGRESS = install calls errors rights batch trigger outbox payout
 
 PG_CONFIG ?= pg_config
 PKG_CONFIG ?= pkg-config
@@ -46,6 +48,11 @@ SHLIB_LINK = $(shell $(PKG_CONFIG) --libs libcurl libcrypto 2>/dev/null)
 # callbacks are full of both.
 PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wno-unused-parameter \
 	-Wno-sign-compare -Wno-missing-field-initializers
+
+# For tests of crashes: places at which a process can be made to die.
+ifdef KILL_POINTS
+PG_CFLAGS += -DTEGRO_KILL_POINTS
+endif
 
 EXTRA_CLEAN = results regression.diffs regression.out
 

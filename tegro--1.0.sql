@@ -18,7 +18,7 @@
 CREATE FUNCTION @extschema@.tegro_call(method pg_catalog.text, params pg_catalog.jsonb DEFAULT '{}')
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_call'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_call(pg_catalog.text, pg_catalog.jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_call(pg_catalog.text, pg_catalog.jsonb) IS
 'calls any method of the Tegro API, also one that this version does not know; returns the provider''s whole answer';
@@ -26,7 +26,7 @@ COMMENT ON FUNCTION @extschema@.tegro_call(pg_catalog.text, pg_catalog.jsonb) IS
 CREATE FUNCTION @extschema@.tegro_create_order(params pg_catalog.jsonb)
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_create_order'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_create_order(pg_catalog.jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_create_order(pg_catalog.jsonb) IS
 'makes a payment order now (method createOrder): params need currency, amount and order_id, the shop''s own number; the answer has the link to pay at in data.url';
@@ -34,7 +34,7 @@ COMMENT ON FUNCTION @extschema@.tegro_create_order(pg_catalog.jsonb) IS
 CREATE FUNCTION @extschema@.tegro_shops()
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_shops'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_shops() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_shops() IS
 'the shops of the account';
@@ -42,7 +42,7 @@ COMMENT ON FUNCTION @extschema@.tegro_shops() IS
 CREATE FUNCTION @extschema@.tegro_balance()
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_balance'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_balance() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_balance() IS
 'the balances of the account, one for each currency';
@@ -50,7 +50,7 @@ COMMENT ON FUNCTION @extschema@.tegro_balance() IS
 CREATE FUNCTION @extschema@.tegro_order(order_id pg_catalog.int8 DEFAULT NULL, payment_id pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_order'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_order(pg_catalog.int8, pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_order(pg_catalog.int8, pg_catalog.text) IS
 'one payment order, by Tegro''s number (order_id) or by the shop''s own (payment_id)';
@@ -58,7 +58,7 @@ COMMENT ON FUNCTION @extschema@.tegro_order(pg_catalog.int8, pg_catalog.text) IS
 CREATE FUNCTION @extschema@.tegro_order(reference pg_catalog.text)
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_order'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_order(pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_order(pg_catalog.text) IS
 'one payment order, by the shop''s own number: what tegro_order(payment_id => reference) finds';
@@ -66,7 +66,7 @@ COMMENT ON FUNCTION @extschema@.tegro_order(pg_catalog.text) IS
 CREATE FUNCTION @extschema@.tegro_orders(page pg_catalog.int4 DEFAULT 1)
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_orders'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_orders(pg_catalog.int4) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_orders(pg_catalog.int4) IS
 'a page of the payment orders, newest first; a page past the end is empty';
@@ -74,7 +74,7 @@ COMMENT ON FUNCTION @extschema@.tegro_orders(pg_catalog.int4) IS
 CREATE FUNCTION @extschema@.tegro_withdrawal(order_id pg_catalog.int8 DEFAULT NULL, payment_id pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_withdrawal'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_withdrawal(pg_catalog.int8, pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_withdrawal(pg_catalog.int8, pg_catalog.text) IS
 'one withdrawal, by Tegro''s number (order_id) or by the shop''s own (payment_id)';
@@ -82,7 +82,7 @@ COMMENT ON FUNCTION @extschema@.tegro_withdrawal(pg_catalog.int8, pg_catalog.tex
 CREATE FUNCTION @extschema@.tegro_withdrawal(reference pg_catalog.text)
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_withdrawal'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_withdrawal(pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_withdrawal(pg_catalog.text) IS
 'one withdrawal, by the shop''s own number: what tegro_withdrawal(payment_id => reference) finds';
@@ -90,7 +90,7 @@ COMMENT ON FUNCTION @extschema@.tegro_withdrawal(pg_catalog.text) IS
 CREATE FUNCTION @extschema@.tegro_withdrawals(page pg_catalog.int4 DEFAULT 1)
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_withdrawals'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_withdrawals(pg_catalog.int4) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_withdrawals(pg_catalog.int4) IS
 'a page of the withdrawals, newest first';
@@ -98,7 +98,7 @@ COMMENT ON FUNCTION @extschema@.tegro_withdrawals(pg_catalog.int4) IS
 CREATE FUNCTION @extschema@.tegro_rates("from" pg_catalog.text DEFAULT NULL, "to" pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_rates'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_rates(pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_rates(pg_catalog.text, pg_catalog.text) IS
 'exchange rates, all or between two currencies';
@@ -106,7 +106,7 @@ COMMENT ON FUNCTION @extschema@.tegro_rates(pg_catalog.text, pg_catalog.text) IS
 CREATE FUNCTION @extschema@.tegro_modules()
 RETURNS pg_catalog.jsonb
 AS 'MODULE_PATHNAME', 'tegro_modules'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_modules() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_modules() IS
 'the payment systems that the shop may use';
@@ -116,7 +116,7 @@ CREATE FUNCTION @extschema@.tegro_batch(
 	OUT "position" pg_catalog.int4, OUT answer pg_catalog.jsonb, OUT sqlstate pg_catalog.text, OUT message pg_catalog.text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'tegro_batch'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 1000000 ROWS 100;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000 ROWS 100;
 REVOKE ALL ON FUNCTION @extschema@.tegro_batch(pg_catalog.text, pg_catalog.jsonb[]) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_batch(pg_catalog.text, pg_catalog.jsonb[]) IS
 'calls a method once for each element of params, up to tegro.max_concurrency at once; a row for each, in the order in which they end, with the answer or else with SQLSTATE and message; refuses createWithdrawal';
@@ -134,3 +134,234 @@ LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_preview(pg_catalog.text, pg_catalog.jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_preview(pg_catalog.text, pg_catalog.jsonb) IS
 'the request that tegro_call would send, to the byte; sends nothing; signed only for roles that may execute tegro_call';
+
+--
+-- The outbox: requests that are sent after commit, and the record of each.
+--
+-- An ordinary role reaches it through the functions below, which run as the
+-- owner.  With SELECT granted, a role sees what it, or a role that it belongs
+-- to, has enqueued.
+--
+-- There are no CHECK constraints: PostgreSQL parses them anew for each
+-- statement, which took a third of the time of writing a row, and nothing but
+-- src/outbox.c writes here.
+--
+
+CREATE TABLE @extschema@.tegro_outbox (
+	id				pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	shop_id			pg_catalog.text NOT NULL,
+	method			pg_catalog.text NOT NULL,
+	reference		pg_catalog.text NOT NULL,
+	params			pg_catalog.jsonb NOT NULL,
+	state			pg_catalog.text NOT NULL DEFAULT 'ready',
+	next_at			pg_catalog.timestamptz DEFAULT pg_catalog.clock_timestamp(),
+	lease			pg_catalog.int8 NOT NULL DEFAULT 0,
+	sent_lease		pg_catalog.int8,
+	lease_until		pg_catalog.timestamptz,
+	attempts		pg_catalog.int4 NOT NULL DEFAULT 0,
+	failures		pg_catalog.int4 NOT NULL DEFAULT 0,
+	absent			pg_catalog.int4 NOT NULL DEFAULT 0,
+	unknown_since	pg_catalog.timestamptz,
+	enqueued_by		pg_catalog.regrole NOT NULL,
+	enqueued_at		pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	finished_at		pg_catalog.timestamptz,
+	identity		pg_catalog.text NOT NULL,
+	answer			pg_catalog.jsonb,
+	sqlstate		pg_catalog.text,
+	message			pg_catalog.text,
+	callback		pg_catalog.text,
+	callback_state	pg_catalog.text,
+	callback_message pg_catalog.text,
+	decision		pg_catalog.text,
+	UNIQUE (shop_id, method, reference)
+);
+REVOKE ALL ON TABLE @extschema@.tegro_outbox FROM PUBLIC;
+COMMENT ON TABLE @extschema@.tegro_outbox IS
+'requests to the Tegro API that are sent after commit, and what became of each';
+COMMENT ON COLUMN @extschema@.tegro_outbox.id IS 'number of the request, as tegro_enqueue returned it';
+COMMENT ON COLUMN @extschema@.tegro_outbox.shop_id IS 'public key of the shop that it is for';
+COMMENT ON COLUMN @extschema@.tegro_outbox.method IS 'createOrder or createWithdrawal';
+COMMENT ON COLUMN @extschema@.tegro_outbox.reference IS 'the shop''s own number: order_id of createOrder, payment_id of createWithdrawal; unique for ever within shop and method';
+COMMENT ON COLUMN @extschema@.tegro_outbox.params IS 'parameters, without shop_id and nonce';
+COMMENT ON COLUMN @extschema@.tegro_outbox.state IS 'ready (to be sent), sending, unknown (may have taken effect; it is looked up), done, failed (refused), review (a person decides), cancelled';
+COMMENT ON COLUMN @extschema@.tegro_outbox.next_at IS 'when it is looked at next; null when nothing is left to do';
+COMMENT ON COLUMN @extschema@.tegro_outbox.lease IS 'how often a deliverer has taken it; results count only under the lease that they were got under';
+COMMENT ON COLUMN @extschema@.tegro_outbox.sent_lease IS 'lease under which it was sent last';
+COMMENT ON COLUMN @extschema@.tegro_outbox.lease_until IS 'until when the deliverer has it to itself';
+COMMENT ON COLUMN @extschema@.tegro_outbox.attempts IS 'how often it was sent, or may have been';
+COMMENT ON COLUMN @extschema@.tegro_outbox.failures IS 'attempts and look-ups in a row that came to nothing; the wait between them grows with it';
+COMMENT ON COLUMN @extschema@.tegro_outbox.absent IS 'look-ups in a row that did not find it';
+COMMENT ON COLUMN @extschema@.tegro_outbox.unknown_since IS 'when its outcome became unknown';
+COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by IS 'role that enqueued it; its keys are used, and it runs the callback';
+COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_at IS 'start of the transaction that enqueued it';
+COMMENT ON COLUMN @extschema@.tegro_outbox.finished_at IS 'when it became done, failed or cancelled';
+COMMENT ON COLUMN @extschema@.tegro_outbox.identity IS 'system/database/timeline/inode of the server where it was enqueued';
+COMMENT ON COLUMN @extschema@.tegro_outbox.answer IS 'the provider''s answer that settled it';
+COMMENT ON COLUMN @extschema@.tegro_outbox.sqlstate IS 'error of the last attempt or look-up';
+COMMENT ON COLUMN @extschema@.tegro_outbox.message IS 'what happened last, in words';
+COMMENT ON COLUMN @extschema@.tegro_outbox.callback IS 'function that is called with the outcome';
+COMMENT ON COLUMN @extschema@.tegro_outbox.callback_state IS 'waiting, done or failed; null without a callback';
+COMMENT ON COLUMN @extschema@.tegro_outbox.callback_message IS 'the callback''s last error';
+COMMENT ON COLUMN @extschema@.tegro_outbox.decision IS 'what a person decided, who, when and why';
+
+-- What there is to do, in the order in which it is due.  Finished requests
+-- are not in it, so it stays small however long the history is.
+CREATE INDEX tegro_outbox_due ON @extschema@.tegro_outbox (next_at) WHERE next_at IS NOT NULL;
+
+CREATE TABLE @extschema@.tegro_attempt (
+	outbox_id		pg_catalog.int8 NOT NULL,
+	lease			pg_catalog.int8 NOT NULL,
+	nonce			pg_catalog.int8 NOT NULL,
+	body_sha256		pg_catalog.bytea NOT NULL,
+	started_at		pg_catalog.timestamptz NOT NULL,
+	ended_at		pg_catalog.timestamptz,
+	outcome			pg_catalog.text,
+	http_status		pg_catalog.int4,
+	message			pg_catalog.text,
+	raw_answer		pg_catalog.bytea,
+	PRIMARY KEY (outbox_id, lease)
+);
+REVOKE ALL ON TABLE @extschema@.tegro_attempt FROM PUBLIC;
+COMMENT ON TABLE @extschema@.tegro_attempt IS
+'each time that a request of the outbox was sent, recorded before it was';
+COMMENT ON COLUMN @extschema@.tegro_attempt.outbox_id IS 'the request in tegro_outbox';
+COMMENT ON COLUMN @extschema@.tegro_attempt.lease IS 'lease under which it was sent';
+COMMENT ON COLUMN @extschema@.tegro_attempt.nonce IS 'nonce of the request';
+COMMENT ON COLUMN @extschema@.tegro_attempt.body_sha256 IS 'SHA-256 of the body that was to be sent';
+COMMENT ON COLUMN @extschema@.tegro_attempt.started_at IS 'when the deliverer took it, to send it at once';
+COMMENT ON COLUMN @extschema@.tegro_attempt.ended_at IS 'when the answer came, or was given up; null if the deliverer did not live to tell';
+COMMENT ON COLUMN @extschema@.tegro_attempt.outcome IS 'answered, refused, not sent, unknown or rate limited; null if it was not seen';
+COMMENT ON COLUMN @extschema@.tegro_attempt.http_status IS 'HTTP status of the answer';
+COMMENT ON COLUMN @extschema@.tegro_attempt.message IS 'what happened, in words';
+COMMENT ON COLUMN @extschema@.tegro_attempt.raw_answer IS 'the answer as it came, up to 8 kB, where it was no good answer';
+
+-- Whose requests these are: see src/identity.c.  Not filled here: a restored
+-- dump brings the row of the database that it was made of, and that is how a
+-- copy is known.
+CREATE TABLE @extschema@.tegro_identity (
+	singleton		pg_catalog.bool PRIMARY KEY DEFAULT true CHECK (singleton),
+	identity		pg_catalog.text NOT NULL,
+	since			pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	reason			pg_catalog.text NOT NULL
+);
+REVOKE ALL ON TABLE @extschema@.tegro_identity FROM PUBLIC;
+COMMENT ON TABLE @extschema@.tegro_identity IS
+'the server and database that may send the requests of the outbox: one row, once something was delivered';
+COMMENT ON COLUMN @extschema@.tegro_identity.singleton IS 'always true: there is one row';
+COMMENT ON COLUMN @extschema@.tegro_identity.identity IS 'system identifier/database/timeline/inode';
+COMMENT ON COLUMN @extschema@.tegro_identity.since IS 'since when';
+COMMENT ON COLUMN @extschema@.tegro_identity.reason IS 'how it came to be so: first use, a failover, or the reason given to tegro_arm';
+
+ALTER TABLE @extschema@.tegro_outbox ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.tegro_attempt ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tegro_outbox_own ON @extschema@.tegro_outbox FOR SELECT
+	USING (pg_catalog.pg_has_role(enqueued_by::pg_catalog.oid, 'MEMBER'));
+CREATE POLICY tegro_attempt_own ON @extschema@.tegro_attempt FOR SELECT
+	USING (EXISTS (SELECT FROM @extschema@.tegro_outbox o
+					WHERE o.id OPERATOR(pg_catalog.=) outbox_id));
+COMMENT ON POLICY tegro_outbox_own ON @extschema@.tegro_outbox IS
+'a role sees what it, or a role that it belongs to, has enqueued';
+COMMENT ON POLICY tegro_attempt_own ON @extschema@.tegro_attempt IS
+'attempts of the requests that the role sees';
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_attempt', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_identity', '');
+
+CREATE VIEW @extschema@.tegro_outbox_summary WITH (security_invoker = true) AS
+SELECT shop_id, method, state, pg_catalog.count(*) AS requests,
+	   pg_catalog.min(enqueued_at) AS oldest,
+	   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(enqueued_at) AS age,
+	   pg_catalog.min(next_at) AS next_at
+  FROM @extschema@.tegro_outbox
+ GROUP BY shop_id, method, state;
+REVOKE ALL ON TABLE @extschema@.tegro_outbox_summary FROM PUBLIC;
+COMMENT ON VIEW @extschema@.tegro_outbox_summary IS
+'how many requests are in which state, and the age of the oldest';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.shop_id IS 'public key of the shop';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.method IS 'createOrder or createWithdrawal';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.state IS 'as in tegro_outbox';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.requests IS 'how many there are';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.oldest IS 'when the oldest of them was enqueued';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.age IS 'how long ago that is';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.next_at IS 'when the next of them is looked at';
+
+CREATE FUNCTION @extschema@.tegro_create_withdrawal(params pg_catalog.jsonb)
+RETURNS pg_catalog.jsonb
+AS 'MODULE_PATHNAME', 'tegro_create_withdrawal'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
+REVOKE ALL ON FUNCTION @extschema@.tegro_create_withdrawal(pg_catalog.jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_create_withdrawal(pg_catalog.jsonb) IS
+'pays out now (method createWithdrawal), through the outbox: the request is on record before it is sent, whatever becomes of this transaction; params need currency, account, amount and payment_id, the shop''s own number (one is made up, and returned, if it is missing); the same payment_id again returns what became of it';
+
+CREATE FUNCTION @extschema@.tegro_enqueue(method pg_catalog.text, params pg_catalog.jsonb, callback pg_catalog.regprocedure DEFAULT NULL, deliver_after pg_catalog.timestamptz DEFAULT NULL)
+RETURNS pg_catalog.int8
+AS 'MODULE_PATHNAME', 'tegro_enqueue'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_enqueue(pg_catalog.text, pg_catalog.jsonb, pg_catalog.regprocedure, pg_catalog.timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_enqueue(pg_catalog.text, pg_catalog.jsonb, pg_catalog.regprocedure, pg_catalog.timestamptz) IS
+'puts createOrder or createWithdrawal into the outbox, to be sent once this transaction commits; returns the request''s number; callback is a function (id bigint, state text, reference text, answer jsonb) that is called with the outcome';
+
+CREATE FUNCTION @extschema@.tegro_wait(id pg_catalog.int8, timeout pg_catalog.interval DEFAULT '30 s')
+RETURNS pg_catalog.jsonb
+AS 'MODULE_PATHNAME', 'tegro_wait'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
+REVOKE ALL ON FUNCTION @extschema@.tegro_wait(pg_catalog.int8, pg_catalog.interval) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_wait(pg_catalog.int8, pg_catalog.interval) IS
+'waits for the outcome of a request in the outbox: its answer, or the error that it ended with';
+
+CREATE FUNCTION @extschema@.tegro_cancel(id pg_catalog.int8)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_cancel'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_cancel(pg_catalog.int8) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_cancel(pg_catalog.int8) IS
+'takes back a request that waits to be sent';
+
+CREATE FUNCTION @extschema@.tegro_retry(id pg_catalog.int8)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_retry'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_retry(pg_catalog.int8) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_retry(pg_catalog.int8) IS
+'sends a request that failed again; looks up one whose outcome is unknown or in review; delivers one that waits now; calls a callback that failed again';
+
+CREATE FUNCTION @extschema@.tegro_resolve(id pg_catalog.int8, decision pg_catalog.text, reason pg_catalog.text)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_resolve'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text) IS
+'a person''s decision on a request in review, or unknown: done (it took effect), failed (it did not, and is not to be sent) or resend (it did not; send it again)';
+
+CREATE FUNCTION @extschema@.tegro_arm(reason pg_catalog.text)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_arm'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_arm(pg_catalog.text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_arm(pg_catalog.text) IS
+'lets this database deliver the requests of the one that it is a copy of; its orders are looked up, its payouts go to review';
+
+CREATE PROCEDURE @extschema@.tegro_deliver(max pg_catalog.int4 DEFAULT NULL)
+AS 'MODULE_PATHNAME', 'tegro_deliver'
+LANGUAGE C;
+REVOKE ALL ON PROCEDURE @extschema@.tegro_deliver(pg_catalog.int4) FROM PUBLIC;
+COMMENT ON PROCEDURE @extschema@.tegro_deliver(pg_catalog.int4) IS
+'delivers what is due, at most max requests, in this session, as the background worker does';
+
+CREATE FUNCTION @extschema@.tegro_create_order_trigger()
+RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME', 'tegro_create_order_trigger'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.tegro_create_order_trigger() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_create_order_trigger() IS
+'trigger that enqueues a payment order for each row; argument 1: the parameters as JSON, in which a string "$column" stands for that column of the row; argument 2, optional: the callback, with its schema';
+
+CREATE FUNCTION @extschema@.tegro_create_withdrawal_trigger()
+RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME', 'tegro_create_withdrawal_trigger'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.tegro_create_withdrawal_trigger() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_create_withdrawal_trigger() IS
+'trigger that enqueues a payout for each row; argument 1: the parameters as JSON, in which a string "$column" stands for that column of the row; argument 2, optional: the callback, with its schema';

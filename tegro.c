@@ -7,7 +7,17 @@
  * This file only wires the rooms in src/ together; each opens with its own
  * purpose, design and hazards.  From the outside in:
  *
+ *		worker			background workers: delivery, launcher
  *		calls			SQL functions of the synchronous calls
+ *		requests		SQL functions of the outbox
+ *		trigger			triggers that enqueue a request for each row
+ *		payout			synchronous payouts, by a process of their own
+ *		argument		arguments of SQL functions
+ *		delivery		the loop: claim, send, settle, call back
+ *		outbox			the ledger: its rows, and how they change
+ *		ruling			what becomes of a request, by what was seen of it
+ *		wake			finds a database's worker, or has one started
+ *		identity		which database of which server this is
  *		api				the methods: build, sign, send, read, judge
  *		answer			bytes -> the provider's envelope
  *		transport		exchanges over https, on libcurl
@@ -17,11 +27,13 @@
  *		body			JSON as PHP writes it
  *		signature		HMAC, on OpenSSL
  *		compat.h		what differs between PostgreSQL versions
+ *		killpoint.h		places at which a test can have a process die
  *
  * A room may use those below it, never one above.
  *
- * The library works when a session loads it by calling one of its functions,
- * and also from shared_preload_libraries.
+ * The library works when a session loads it by calling one of its functions.
+ * From shared_preload_libraries it also has delivery go on by itself after a
+ * restart of the server.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +45,8 @@
 
 #include "src/nonce.h"
 #include "src/settings.h"
+#include "src/wake.h"
+#include "src/worker.h"
 
 PG_MODULE_MAGIC;
 
@@ -46,6 +60,7 @@ request_shmem(void)
 	if (next_shmem_request_hook)
 		next_shmem_request_hook();
 	tegro_nonce_request_shmem();
+	tegro_wake_request_shmem();
 }
 
 void
@@ -57,5 +72,6 @@ _PG_init(void)
 	{
 		next_shmem_request_hook = shmem_request_hook;
 		shmem_request_hook = request_shmem;
+		tegro_worker_register_launcher();
 	}
 }

@@ -35,7 +35,6 @@ SELECT count(*) FROM jsonb_array_elements(tegro_orders() -> 'data');
 SELECT * FROM tegro_batch('createOrder', ARRAY['{"order_id": "first"}', NULL]::jsonb[]);
 SELECT * FROM tegro_batch('createOrder', ARRAY['{"order_id": "first", "amount": 1, "currency": "RUB"}', '{"order_id": "2", "amount": 0.12345678901234567891}']::jsonb[]);
 SELECT * FROM tegro_batch('createOrder', ARRAY['{"order_id": "first", "amount": 1, "currency": "RUB"}', '[]']::jsonb[]);
-SELECT * FROM tegro_batch('createWithdrawal', ARRAY['{"payment_id": "1"}']::jsonb[]);
 SELECT * FROM tegro_batch('balance', NULL);
 SELECT * FROM tegro_batch(NULL, '{}');
 SELECT count(*) FROM jsonb_array_elements(tegro_orders() -> 'data');

@@ -43,8 +43,7 @@ SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 1, 
 SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 0.12345678901234567891, "order_id": "1"}')$$);
 SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 12345678901234567890, "order_id": "1"}')$$);
 SELECT * FROM try($$SELECT tegro_call('x', ('{"a":' || repeat('[', 512) || repeat(']', 512) || '}')::jsonb)$$);
-SELECT * FROM try($$SELECT tegro_call('createWithdrawal', '{"payment_id": "1", "amount": 1, "currency": "RUB", "account": "2"}')$$);
-SELECT * FROM try($$SELECT tegro_call('CREATEWITHDRAWAL', '{"payment_id": "1"}')$$);
+
 
 -- Refused.
 SELECT * FROM try($$SELECT tegro_order('no such order')$$);

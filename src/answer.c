@@ -35,7 +35,7 @@
 static bool
 is_about_data(int sqlerrcode)
 {
-	int			category = ERRCODE_TO_CATEGORY(sqlerrcode);
+	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
 
 	return category == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
 		category == ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED);
@@ -46,17 +46,18 @@ static Jsonb *
 parse(const char *bytes, size_t len, const char **why)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Jsonb	   *volatile envelope = NULL;
+	Jsonb *volatile envelope = NULL;
 
 	PG_TRY();
 	{
-		char	   *json = pg_any_to_server(bytes, (int) len, PG_UTF8);
+		char *json = pg_any_to_server(bytes, (int) len, PG_UTF8);
 
-		envelope = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
+		envelope = DatumGetJsonbP(
+			DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
@@ -73,13 +74,14 @@ parse(const char *bytes, size_t len, const char **why)
 static JsonbValue *
 get_key(Jsonb *object, const char *key, JsonbValue *value)
 {
-	return getKeyJsonValueFromContainer(&object->root, key, (int) strlen(key), value);
+	return getKeyJsonValueFromContainer(&object->root, key, (int) strlen(key),
+										value);
 }
 
 void
 tegro_answer_read(const char *bytes, size_t len, TegroAnswer *answer)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	memset(answer, 0, sizeof(*answer));
 	answer->kind = TEGRO_ANSWER_UNREADABLE;
@@ -118,7 +120,8 @@ tegro_answer_read(const char *bytes, size_t len, TegroAnswer *answer)
 		answer->kind = TEGRO_ANSWER_REFUSAL;
 		if (get_key(answer->envelope, "desc", &value) != NULL &&
 			value.type == jbvString)
-			answer->desc = pnstrdup(value.val.string.val, value.val.string.len);
+			answer->desc = pnstrdup(value.val.string.val,
+									value.val.string.len);
 		else
 			answer->desc = pstrdup("");
 	}

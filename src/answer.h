@@ -12,17 +12,17 @@
 
 typedef enum TegroAnswerKind
 {
-	TEGRO_ANSWER_SUCCESS,		/* "type" is "success", and there is "data" */
-	TEGRO_ANSWER_REFUSAL,		/* "type" is anything else */
-	TEGRO_ANSWER_UNREADABLE		/* no envelope */
+	TEGRO_ANSWER_SUCCESS,	/* "type" is "success", and there is "data" */
+	TEGRO_ANSWER_REFUSAL,	/* "type" is anything else */
+	TEGRO_ANSWER_UNREADABLE /* no envelope */
 } TegroAnswerKind;
 
 typedef struct TegroAnswer
 {
 	TegroAnswerKind kind;
-	Jsonb	   *envelope;		/* the whole answer; NULL if unreadable */
-	char	   *desc;			/* "desc" of a refusal, "" if there is none */
-	const char *why;			/* a sentence that says why it is unreadable */
+	Jsonb *envelope; /* the whole answer; NULL if unreadable */
+	char *desc;		 /* "desc" of a refusal, "" if there is none */
+	const char *why; /* a sentence that says why it is unreadable */
 } TegroAnswer;
 
 /*
@@ -34,6 +34,7 @@ typedef struct TegroAnswer
  * Never throws for anything that the bytes hold; only where memory runs out
  * or the session is asked to stop.
  */
-extern void tegro_answer_read(const char *bytes, size_t len, TegroAnswer *answer);
+extern void tegro_answer_read(const char *bytes, size_t len,
+							  TegroAnswer *answer);
 
-#endif							/* TEGRO_ANSWER_H */
+#endif /* TEGRO_ANSWER_H */

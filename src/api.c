@@ -21,7 +21,7 @@
  * in this way are for callers who can look them up, and payouts don't come
  * this way at all.
  *
- * How is an answer judged?  See judge(); the order of its questions matters.
+ * How is an answer judged?  See tegro_api_judge(); the order of its questions matters.
  * When in doubt whether something took effect, the outcome is "unknown".
  *
  * Hazard: a call's envelope and texts live in a memory context of its own,
@@ -64,16 +64,16 @@
 #define MAX_DESC_LEN 500
 
 static const TegroMethod methods[] = {
-	{"createOrder", TEGRO_ORDERS, "order_id", "tegro_order"},
-	{"shops", TEGRO_READS, NULL, NULL},
-	{"balance", TEGRO_READS, NULL, NULL},
-	{"order", TEGRO_READS, NULL, NULL},
-	{"orders", TEGRO_READS, NULL, NULL},
-	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal"},
-	{"withdrawals", TEGRO_READS, NULL, NULL},
-	{"withdrawal", TEGRO_READS, NULL, NULL},
-	{"rates", TEGRO_READS, NULL, NULL},
-	{"modules", TEGRO_READS, NULL, NULL},
+	{"createOrder", TEGRO_ORDERS, "order_id", "tegro_order", "order"},
+	{"shops", TEGRO_READS, NULL, NULL, NULL},
+	{"balance", TEGRO_READS, NULL, NULL, NULL},
+	{"order", TEGRO_READS, NULL, NULL, NULL},
+	{"orders", TEGRO_READS, NULL, NULL, NULL},
+	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal", "withdrawal"},
+	{"withdrawals", TEGRO_READS, NULL, NULL, NULL},
+	{"withdrawal", TEGRO_READS, NULL, NULL, NULL},
+	{"rates", TEGRO_READS, NULL, NULL, NULL},
+	{"modules", TEGRO_READS, NULL, NULL, NULL},
 };
 
 struct TegroCallState
@@ -83,8 +83,7 @@ struct TegroCallState
 	char	   *shop_json;		/* shop_id as the body holds it */
 	char	   *rest;			/* the other parameters, "{...}" in PHP's form */
 	size_t		rest_len;
-	bool		has_nonce;		/* the parameters carry one */
-	int64		nonce;
+	int64		nonce;			/* the parameters', if they carry one */
 
 	/* running */
 	MemoryContext context;		/* all of what follows; NULL: not begun */
@@ -296,7 +295,7 @@ tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 	if (get_param(params, "nonce", &value) != NULL)
 	{
 		state->nonce = parse_nonce(&value);
-		state->has_nonce = true;
+		call->has_nonce = true;
 		params = without_param(params, "nonce");
 	}
 
@@ -314,6 +313,7 @@ tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 	if (OidIsValid(role))
 		state->credentials = tegro_settings_credentials(call->shop_id, role);
 
+	call->params = params;
 	initStringInfo(&shop_json);
 	escape_json(&shop_json, call->shop_id);
 	state->shop_json = to_php(shop_json.data, &len);
@@ -335,11 +335,11 @@ tegro_api_build(TegroCall *call)
 	StringInfoData body;
 
 	request.url = psprintf("%s/%s/", tegro_api_url, call->method->name);
+	request.nonce = call->has_nonce ? state->nonce : tegro_nonce_next();
 
 	initStringInfo(&body);
 	appendStringInfo(&body, "{\"nonce\":" INT64_FORMAT ",\"shop_id\":%s",
-					 state->has_nonce ? state->nonce : tegro_nonce_next(),
-					 state->shop_json);
+					 request.nonce, state->shop_json);
 	/* "rest" is an object: its brace becomes a comma, if anything follows */
 	if (state->rest_len > 2)
 		appendStringInfoChar(&body, ',');
@@ -371,6 +371,34 @@ left_ms(TegroCall *call)
 	return tegro_timeout - (tegro_clock_us() - call->state->begun_us) / 1000;
 }
 
+void
+tegro_api_send(TegroCall *call, const TegroRequest *request,
+			   int timeout_ms, int64 send_before_us)
+{
+	struct TegroCallState *state = call->state;
+	TegroExchange *exchange = state->exchange;
+
+	if (exchange == NULL)
+		exchange = state->exchange = tegro_exchange_create();
+	exchange->url = request->url;
+	exchange->body = request->body;
+	exchange->body_len = request->body_len;
+	strlcpy(exchange->signature, request->signature, sizeof(exchange->signature));
+	exchange->connect_timeout_ms = Min(tegro_connect_timeout, tegro_timeout);
+	exchange->timeout_ms = timeout_ms;
+	exchange->send_before_us = send_before_us;
+	exchange->answer_max = (size_t) tegro_max_answer_size * 1024;
+
+	call->attempts++;
+	tegro_exchange_start(exchange);
+}
+
+const TegroExchange *
+tegro_api_exchange(const TegroCall *call)
+{
+	return call->state->exchange;
+}
+
 /* Sends a call's request, for the first time or again. */
 static void
 send_call(TegroCall *call)
@@ -378,7 +406,6 @@ send_call(TegroCall *call)
 	struct TegroCallState *state = call->state;
 	MemoryContext old;
 	TegroRequest request;
-	TegroExchange *exchange;
 
 	if (state->context == NULL)
 	{
@@ -389,19 +416,7 @@ send_call(TegroCall *call)
 
 	old = MemoryContextSwitchTo(state->context);
 	request = tegro_api_build(call);
-	exchange = state->exchange;
-	if (exchange == NULL)
-		exchange = state->exchange = tegro_exchange_create();
-	exchange->url = request.url;
-	exchange->body = request.body;
-	exchange->body_len = request.body_len;
-	strlcpy(exchange->signature, request.signature, sizeof(exchange->signature));
-	exchange->connect_timeout_ms = tegro_connect_timeout;
-	exchange->timeout_ms = (int) Max(left_ms(call), 1);
-	exchange->answer_max = (size_t) tegro_max_answer_size * 1024;
-
-	call->attempts++;
-	tegro_exchange_start(exchange);
+	tegro_api_send(call, &request, (int) Max(left_ms(call), 1), 0);
 	state->in_flight = true;
 	MemoryContextSwitchTo(old);
 }
@@ -524,12 +539,8 @@ judge_not_sent(TegroCall *call)
 	}
 }
 
-/*
- * Makes an outcome of how the exchange ended, in the current memory context.
- * Says whether a repeat would do no harm and may help.
- */
-static bool
-judge(TegroCall *call)
+bool
+tegro_api_judge(TegroCall *call)
 {
 	const TegroExchange *exchange = call->state->exchange;
 	TegroOutcome *outcome = &call->outcome;
@@ -540,6 +551,8 @@ judge(TegroCall *call)
 	TegroAnswer answer;
 
 	memset(outcome, 0, sizeof(*outcome));
+	outcome->desc = "";
+	outcome->unauthorized = exchange->http_status == 401 || exchange->http_status == 403;
 	call->envelope = NULL;
 
 	if (exchange->end == TEGRO_EXCHANGE_NOT_SENT)
@@ -589,7 +602,10 @@ judge(TegroCall *call)
 		outcome->detail = *desc ?
 			psprintf("It says: \"%s\". (%s)", desc, describe_exchange(call)) :
 			psprintf("It gives no reason. (%s)", describe_exchange(call));
+		outcome->desc = answer.desc;
 		if (strstr(answer.desc, "uthoriz") != NULL)
+			outcome->unauthorized = true;
+		if (outcome->unauthorized)
 			outcome->hint = psprintf("Check that the API key is the one of shop \"%s\".", call->shop_id);
 		return false;
 	}
@@ -624,7 +640,7 @@ advance(TegroCall *call, long *wait_ms)
 	if (state->in_flight && state->exchange->end != TEGRO_EXCHANGE_OPEN)
 	{
 		MemoryContext old = MemoryContextSwitchTo(state->context);
-		bool		may_repeat = judge(call);
+		bool		may_repeat = tegro_api_judge(call);
 
 		MemoryContextSwitchTo(old);
 		state->in_flight = false;

@@ -29,6 +29,7 @@ typedef struct TegroMethod
 	const char *reference;		/* parameter that names what is asked for in
 								 * the shop's own terms; NULL if none */
 	const char *look_up;		/* SQL function that finds it; NULL if none */
+	const char *look_up_method; /* the method behind that */
 } TegroMethod;
 
 /*
@@ -39,6 +40,8 @@ typedef struct TegroCall
 	const TegroMethod *method;
 	const char *shop_id;		/* whom it acts for, in server encoding */
 	const char *reference;		/* the shop's own number, or NULL */
+	Jsonb	   *params;			/* without "shop_id" and "nonce" */
+	bool		has_nonce;		/* "nonce" was given; it is used each time */
 	int			position;		/* the caller's, among several */
 
 	/* while it runs */
@@ -58,6 +61,7 @@ typedef struct TegroRequest
 	const char *url;
 	const char *body;			/* pure ASCII, NUL-terminated */
 	size_t		body_len;
+	int64		nonce;
 	const char *signature;		/* NULL if it was not asked for */
 } TegroRequest;
 
@@ -71,8 +75,8 @@ typedef struct TegroRequest
  * replace those that are added otherwise.
  * role: whose keys are used; InvalidOid for a request that is not signed.
  *
- * The call lives in the current memory context, which must outlive it; it
- * keeps nothing of "params".
+ * The call lives in the current memory context, which must outlive it, as
+ * "params" must.
  */
 extern TegroCall *tegro_api_prepare(const char *method, Jsonb *params, Oid role);
 
@@ -84,6 +88,23 @@ extern TegroEffect tegro_api_effect(const char *method);
  * it if the call was prepared with a role.  In the current memory context.
  */
 extern TegroRequest tegro_api_build(TegroCall *call);
+
+/*
+ * One exchange of a prepared call, for who does his own waiting.
+ *
+ * tegro_api_send() puts a request in flight, to be moved by
+ * tegro_transport_wait(); what it needs is kept in the current memory context.
+ * timeout_ms: for the whole exchange; send_before_us: see TegroExchange.
+ *
+ * tegro_api_exchange() is its state; "end" tells when it is over.
+ *
+ * tegro_api_judge() then makes the call's outcome of it, in the current memory
+ * context.  Returns true if a repeat would do no harm and may help.
+ */
+extern void tegro_api_send(TegroCall *call, const TegroRequest *request,
+						   int timeout_ms, int64 send_before_us);
+extern const TegroExchange *tegro_api_exchange(const TegroCall *call);
+extern bool tegro_api_judge(TegroCall *call);
 
 /* What tegro_api_run() calls when a call is done; it may throw. */
 typedef void (*TegroCallDone) (TegroCall *call, void *arg);

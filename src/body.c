@@ -64,10 +64,10 @@
 /* A number taken apart: value = sign 0.DIGITS * 10^point. */
 typedef struct Decimal
 {
-	bool		negative;
-	char		digits[MAX_DOUBLE_DIGITS + 1];	/* NUL-terminated */
-	int			ndigits;		/* no zeros at either end; 0 means zero */
-	long		point;
+	bool negative;
+	char digits[MAX_DOUBLE_DIGITS + 1]; /* NUL-terminated */
+	int ndigits; /* no zeros at either end; 0 means zero */
+	long point;
 } Decimal;
 
 static bool
@@ -83,12 +83,12 @@ is_digit(char c)
 static TegroBodyStatus
 parse_decimal(const char *text, size_t len, Decimal *d)
 {
-	size_t		i = 0;
-	bool		seen_point = false;
-	bool		seen_digit = false;
-	size_t		pending_zeros = 0;
-	size_t		significant = 0;
-	long		exponent = 0;
+	size_t i = 0;
+	bool seen_point = false;
+	bool seen_digit = false;
+	size_t pending_zeros = 0;
+	size_t significant = 0;
+	long exponent = 0;
 
 	d->negative = (len > 0 && text[0] == '-');
 	d->ndigits = 0;
@@ -139,7 +139,7 @@ parse_decimal(const char *text, size_t len, Decimal *d)
 
 	if (i < len && (text[i] == 'e' || text[i] == 'E'))
 	{
-		bool		exponent_negative = false;
+		bool exponent_negative = false;
 
 		i++;
 		if (i < len && (text[i] == '+' || text[i] == '-'))
@@ -177,11 +177,12 @@ parse_decimal(const char *text, size_t len, Decimal *d)
  * double below while its neighbour reads back right.
  */
 static bool
-decimal_of_length(double value, int ndigits, uint64_t *mantissa, long *exponent)
+decimal_of_length(double value, int ndigits, uint64_t *mantissa,
+				  long *exponent)
 {
-	char		text[MAX_DOUBLE_DIGITS + 32];
-	char	   *e;
-	uint64_t	nearest = 0;
+	char text[MAX_DOUBLE_DIGITS + 32];
+	char *e;
+	uint64_t nearest = 0;
 
 	snprintf(text, sizeof(text), "%.*e", ndigits - 1, value);
 	e = strchr(text, 'e');
@@ -212,13 +213,13 @@ decimal_of_length(double value, int ndigits, uint64_t *mantissa, long *exponent)
 static bool
 survives_php(const Decimal *d)
 {
-	char		text[MAX_DOUBLE_DIGITS + 32];
-	double		value;
-	uint64_t	mantissa;
-	long		exponent;
+	char text[MAX_DOUBLE_DIGITS + 32];
+	double value;
+	uint64_t mantissa;
+	long exponent;
 
-	if (d->ndigits <= SAFE_DOUBLE_DIGITS &&
-		d->point > MIN_SAFE_EXPONENT && d->point < MAX_SAFE_EXPONENT)
+	if (d->ndigits <= SAFE_DOUBLE_DIGITS && d->point > MIN_SAFE_EXPONENT &&
+		d->point < MAX_SAFE_EXPONENT)
 		return true;
 
 	snprintf(text, sizeof(text), "%se%ld", d->digits, d->point - d->ndigits);
@@ -284,12 +285,14 @@ write_double(char *out, const Decimal *d)
 static bool
 is_int64(const char *text, size_t len)
 {
-	bool		negative = (len > 0 && text[0] == '-');
+	bool negative = (len > 0 && text[0] == '-');
 	const char *digits = negative ? text + 1 : text;
-	size_t		ndigits = negative ? len - 1 : len;
-	const char *limit = negative ? "9223372036854775808" : "9223372036854775807";
+	size_t ndigits = negative ? len - 1 : len;
+	const char *limit = negative ? "9223372036854775808"
+								 : "9223372036854775807";
 
-	if (ndigits == 0 || ndigits > 19 || (digits[0] == '0' && (ndigits > 1 || negative)))
+	if (ndigits == 0 || ndigits > 19 ||
+		(digits[0] == '0' && (ndigits > 1 || negative)))
 		return false;
 	for (size_t i = 0; i < ndigits; i++)
 	{
@@ -302,7 +305,7 @@ is_int64(const char *text, size_t len)
 static TegroBodyStatus
 write_number(const char *text, size_t len, char **out)
 {
-	Decimal		d;
+	Decimal d;
 	TegroBodyStatus status;
 	const char *end;
 
@@ -310,7 +313,7 @@ write_number(const char *text, size_t len, char **out)
 	end = memchr(text, '.', len);
 	if (end != NULL)
 	{
-		size_t		i = (size_t) (end - text) + 1;
+		size_t i = (size_t) (end - text) + 1;
 
 		while (i < len && text[i] == '0')
 			i++;
@@ -361,7 +364,7 @@ write_escape(char *out, uint32_t unit)
 static size_t
 read_utf8(const unsigned char *s, size_t len, uint32_t *c)
 {
-	size_t		need;
+	size_t need;
 
 	if (s[0] >= 0xc2 && s[0] <= 0xdf)
 	{
@@ -398,8 +401,8 @@ read_utf8(const unsigned char *s, size_t len, uint32_t *c)
 static TegroBodyStatus
 write_string(const char *json, size_t len, size_t *pos, char **out)
 {
-	size_t		i = *pos + 1;
-	char	   *o = *out;
+	size_t i = *pos + 1;
+	char *o = *out;
 
 	*o++ = '"';
 	while (i < len && json[i] != '"')
@@ -429,8 +432,9 @@ write_string(const char *json, size_t len, size_t *pos, char **out)
 		}
 		else
 		{
-			uint32_t	c;
-			size_t		n = read_utf8((const unsigned char *) json + i, len - i, &c);
+			uint32_t c;
+			size_t n = read_utf8((const unsigned char *) json + i, len - i,
+								 &c);
 
 			if (n == 0)
 			{
@@ -457,13 +461,12 @@ write_string(const char *json, size_t len, size_t *pos, char **out)
 }
 
 TegroBodyStatus
-tegro_body_write(const char *json, size_t json_len,
-				 char *out, size_t *out_len,
+tegro_body_write(const char *json, size_t json_len, char *out, size_t *out_len,
 				 size_t *fault, size_t *fault_len)
 {
-	char	   *o = out;
-	size_t		i = 0;
-	int			depth = 0;
+	char *o = out;
+	size_t i = 0;
+	int depth = 0;
 	TegroBodyStatus status = TEGRO_BODY_OK;
 
 	*out_len = 0;
@@ -472,7 +475,7 @@ tegro_body_write(const char *json, size_t json_len,
 
 	while (i < json_len)
 	{
-		char		c = json[i];
+		char c = json[i];
 
 		if (c == ' ' || c == '\t' || c == '\n' || c == '\r')
 			i++;
@@ -488,7 +491,7 @@ tegro_body_write(const char *json, size_t json_len,
 		}
 		else if (c == '-' || is_digit(c))
 		{
-			size_t		start = i;
+			size_t start = i;
 
 			while (i < json_len &&
 				   (is_digit(json[i]) || json[i] == '-' || json[i] == '+' ||
@@ -515,7 +518,7 @@ tegro_body_write(const char *json, size_t json_len,
 			*o++ = json[i++];
 		}
 		else if (c == ',' || c == ':' || (c >= 'a' && c <= 'z'))
-			*o++ = json[i++];	/* true, false, null, by letter */
+			*o++ = json[i++]; /* true, false, null, by letter */
 		else
 		{
 			*fault = i;

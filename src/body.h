@@ -19,10 +19,10 @@
 typedef enum TegroBodyStatus
 {
 	TEGRO_BODY_OK,
-	TEGRO_BODY_LOSES_DIGITS,	/* a number that PHP would round */
-	TEGRO_BODY_TOO_DEEP,		/* more than TEGRO_BODY_MAX_DEPTH levels */
-	TEGRO_BODY_NOT_UTF8,		/* a string that is not UTF-8 */
-	TEGRO_BODY_NOT_JSON			/* not what a JSON writer emits */
+	TEGRO_BODY_LOSES_DIGITS, /* a number that PHP would round */
+	TEGRO_BODY_TOO_DEEP,	 /* more than TEGRO_BODY_MAX_DEPTH levels */
+	TEGRO_BODY_NOT_UTF8,	 /* a string that is not UTF-8 */
+	TEGRO_BODY_NOT_JSON		 /* not what a JSON writer emits */
 } TegroBodyStatus;
 
 /*
@@ -49,4 +49,4 @@ extern TegroBodyStatus tegro_body_write(const char *json, size_t json_len,
 										char *out, size_t *out_len,
 										size_t *fault, size_t *fault_len);
 
-#endif							/* TEGRO_BODY_H */
+#endif /* TEGRO_BODY_H */

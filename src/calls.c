@@ -32,7 +32,10 @@
 #include "utils/syscache.h"
 
 #include "src/api.h"
+#include "src/argument.h"
 #include "src/compat.h"
+#include "src/outbox.h"
+#include "src/requests.h"
 #include "src/settings.h"
 
 PG_FUNCTION_INFO_V1(tegro_call);
@@ -47,85 +50,6 @@ PG_FUNCTION_INFO_V1(tegro_rates);
 PG_FUNCTION_INFO_V1(tegro_modules);
 PG_FUNCTION_INFO_V1(tegro_batch);
 PG_FUNCTION_INFO_V1(tegro_preview);
-
-/*
- * Arguments.
- */
-
-static void
-require_argument(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("\"%s\" must not be null", name)));
-}
-
-static char *
-get_text(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	require_argument(fcinfo, n, name);
-	return text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
-static Jsonb *
-get_jsonb(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	require_argument(fcinfo, n, name);
-	return PG_GETARG_JSONB_P(n);
-}
-
-/*
- * Parameters that a function builds itself: begin, add, finish.
- */
-
-static JsonbParseState *
-begin_params(void)
-{
-	JsonbParseState *state = NULL;
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	return state;
-}
-
-static void
-add_param(JsonbParseState **state, const char *name, JsonbValue *value)
-{
-	JsonbValue	key;
-
-	key.type = jbvString;
-	key.val.string.val = unconstify(char *, name);
-	key.val.string.len = (int) strlen(name);
-	pushJsonbValue(state, WJB_KEY, &key);
-	pushJsonbValue(state, WJB_VALUE, value);
-}
-
-static void
-add_text_param(JsonbParseState **state, const char *name, text *string)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = VARDATA_ANY(string);
-	value.val.string.len = VARSIZE_ANY_EXHDR(string);
-	add_param(state, name, &value);
-}
-
-static void
-add_int_param(JsonbParseState **state, const char *name, int64 number)
-{
-	JsonbValue	value;
-
-	value.type = jbvNumeric;
-	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int8_numeric, Int64GetDatum(number)));
-	add_param(state, name, &value);
-}
-
-static Jsonb *
-finish_params(JsonbParseState **state)
-{
-	return JsonbValueToJsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
-}
 
 /*
  * One call.
@@ -143,23 +67,12 @@ keep_or_raise(TegroCall *call, void *arg)
 	memcpy(*result, call->envelope, VARSIZE(call->envelope));
 }
 
-static void
-refuse_payout(TegroCall *call)
-{
-	if (call->method->effect == TEGRO_PAYS_OUT)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("%s can't be called directly", call->method->name),
-				 errdetail("A payout whose answer is lost must be on record before it is sent, so that it is never sent twice; this version has no such record.")));
-}
-
 static Datum
 call_method(const char *method, Jsonb *params)
 {
 	TegroCall  *call = tegro_api_prepare(method, params, GetUserId());
 	Jsonb	   *result = NULL;
 
-	refuse_payout(call);
 	tegro_api_run(&call, 1, 1, keep_or_raise, &result);
 	return JsonbPGetDatum(result);
 }
@@ -167,26 +80,26 @@ call_method(const char *method, Jsonb *params)
 static Datum
 call_without_params(const char *method)
 {
-	JsonbParseState *params = begin_params();
+	JsonbParseState *params = tegro_begin_params();
 
-	return call_method(method, finish_params(&params));
+	return call_method(method, tegro_finish_params(&params));
 }
 
 static Datum
 call_for_page(FunctionCallInfo fcinfo, const char *method)
 {
-	JsonbParseState *params = begin_params();
+	JsonbParseState *params = tegro_begin_params();
 	int32		page;
 
-	require_argument(fcinfo, 0, "page");
+	tegro_require_argument(fcinfo, 0, "page");
 	page = PG_GETARG_INT32(0);
 	if (page < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("page %d does not exist", page),
 				 errhint("Pages count from 1.")));
-	add_int_param(&params, "page", page);
-	return call_method(method, finish_params(&params));
+	tegro_add_int_param(&params, "page", page);
+	return call_method(method, tegro_finish_params(&params));
 }
 
 /*
@@ -201,7 +114,7 @@ call_for_page(FunctionCallInfo fcinfo, const char *method)
 static Datum
 call_for_one(FunctionCallInfo fcinfo, const char *method)
 {
-	JsonbParseState *params = begin_params();
+	JsonbParseState *params = tegro_begin_params();
 	int			payment_id_arg = PG_NARGS() - 1;
 	bool		has_order_id = payment_id_arg > 0 && !PG_ARGISNULL(0);
 	bool		has_payment_id = !PG_ARGISNULL(payment_id_arg);
@@ -214,10 +127,10 @@ call_for_one(FunctionCallInfo fcinfo, const char *method)
 				 errmsg("neither \"order_id\" nor \"payment_id\" is given"),
 				 errhint("Give one of the two: order_id => Tegro's number, or payment_id => the shop's own.")));
 	if (has_order_id)
-		add_int_param(&params, "order_id", PG_GETARG_INT64(0));
+		tegro_add_int_param(&params, "order_id", PG_GETARG_INT64(0));
 	else
-		add_text_param(&params, "payment_id", PG_GETARG_TEXT_PP(payment_id_arg));
-	return call_method(method, finish_params(&params));
+		tegro_add_text_param(&params, "payment_id", PG_GETARG_TEXT_PP(payment_id_arg));
+	return call_method(method, tegro_finish_params(&params));
 }
 
 /*
@@ -226,9 +139,17 @@ call_for_one(FunctionCallInfo fcinfo, const char *method)
 Datum
 tegro_call(PG_FUNCTION_ARGS)
 {
-	char	   *method = get_text(fcinfo, 0, "method");
+	char	   *method = tegro_get_text(fcinfo, 0, "method");
+	Jsonb	   *params = tegro_get_jsonb(fcinfo, 1, "params");
 
-	return call_method(method, get_jsonb(fcinfo, 1, "params"));
+	/* a payout goes through the outbox, by whatever name it is asked for */
+	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
+	{
+		TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
+
+		return JsonbPGetDatum(tegro_requests_pay_out(&ledger, params));
+	}
+	return call_method(method, params);
 }
 
 /*
@@ -237,7 +158,7 @@ tegro_call(PG_FUNCTION_ARGS)
 Datum
 tegro_create_order(PG_FUNCTION_ARGS)
 {
-	return call_method("createOrder", get_jsonb(fcinfo, 0, "params"));
+	return call_method("createOrder", tegro_get_jsonb(fcinfo, 0, "params"));
 }
 
 /*
@@ -302,13 +223,13 @@ tegro_withdrawals(PG_FUNCTION_ARGS)
 Datum
 tegro_rates(PG_FUNCTION_ARGS)
 {
-	JsonbParseState *params = begin_params();
+	JsonbParseState *params = tegro_begin_params();
 
 	if (!PG_ARGISNULL(0))
-		add_text_param(&params, "from", PG_GETARG_TEXT_PP(0));
+		tegro_add_text_param(&params, "from", PG_GETARG_TEXT_PP(0));
 	if (!PG_ARGISNULL(1))
-		add_text_param(&params, "to", PG_GETARG_TEXT_PP(1));
-	return call_method("rates", finish_params(&params));
+		tegro_add_text_param(&params, "to", PG_GETARG_TEXT_PP(1));
+	return call_method("rates", tegro_finish_params(&params));
 }
 
 /*
@@ -370,7 +291,7 @@ Datum
 tegro_batch(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char	   *method = get_text(fcinfo, 0, "method");
+	char	   *method = tegro_get_text(fcinfo, 0, "method");
 	ArrayType  *params;
 	Datum	   *elements;
 	bool	   *element_nulls;
@@ -379,7 +300,13 @@ tegro_batch(PG_FUNCTION_ARGS)
 	int			position;
 	ErrorContextCallback context;
 
-	require_argument(fcinfo, 1, "params");
+	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("payouts can't be made in a batch"),
+				 errdetail("Each must be on record before it is sent."),
+				 errhint("Put them into the outbox with tegro_enqueue: they are delivered many at a time.")));
+	tegro_require_argument(fcinfo, 1, "params");
 	params = PG_GETARG_ARRAYTYPE_P(1);
 	deconstruct_array(params, JSONBOID, -1, false, TYPALIGN_INT,
 					  &elements, &element_nulls, &nelements);
@@ -401,7 +328,6 @@ tegro_batch(PG_FUNCTION_ARGS)
 		call = tegro_api_prepare(method, DatumGetJsonbP(elements[position - 1]),
 								 GetUserId());
 		call->position = position;
-		refuse_payout(call);
 		calls[position - 1] = call;
 	}
 	error_context_stack = context.previous;
@@ -430,7 +356,7 @@ may_call(Oid preview, const char *method)
 										   ObjectIdGetDatum(get_func_namespace(preview)));
 
 	return tegro_api_effect(method) != TEGRO_PAYS_OUT && OidIsValid(function) &&
-		tegro_may_execute(function);
+		tegro_may_execute(function, GetUserId());
 }
 
 /*
@@ -440,12 +366,12 @@ may_call(Oid preview, const char *method)
 Datum
 tegro_preview(PG_FUNCTION_ARGS)
 {
-	char	   *method = get_text(fcinfo, 0, "method");
-	Jsonb	   *params = get_jsonb(fcinfo, 1, "params");
+	char	   *method = tegro_get_text(fcinfo, 0, "method");
+	Jsonb	   *params = tegro_get_jsonb(fcinfo, 1, "params");
 	bool		sign = may_call(fcinfo->flinfo->fn_oid, method);
 	TegroCall  *call = tegro_api_prepare(method, params, sign ? GetUserId() : InvalidOid);
 	TegroRequest request = tegro_api_build(call);
-	JsonbParseState *headers = begin_params();
+	JsonbParseState *headers = tegro_begin_params();
 	TupleDesc	tupdesc;
 	Datum		values[3];
 	bool		nulls[3] = {false, false, false};
@@ -453,10 +379,10 @@ tegro_preview(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	add_text_param(&headers, "Content-Type", cstring_to_text(TEGRO_CONTENT_TYPE));
-	add_text_param(&headers, "Accept", cstring_to_text(TEGRO_CONTENT_TYPE));
-	add_text_param(&headers, "User-Agent", cstring_to_text(tegro_user_agent));
-	add_text_param(&headers, "Authorization",
+	tegro_add_text_param(&headers, "Content-Type", cstring_to_text(TEGRO_CONTENT_TYPE));
+	tegro_add_text_param(&headers, "Accept", cstring_to_text(TEGRO_CONTENT_TYPE));
+	tegro_add_text_param(&headers, "User-Agent", cstring_to_text(tegro_user_agent));
+	tegro_add_text_param(&headers, "Authorization",
 				   cstring_to_text(psprintf("Bearer %s", request.signature ?
 											request.signature :
 											tegro_api_effect(method) == TEGRO_PAYS_OUT ?
@@ -464,7 +390,7 @@ tegro_preview(PG_FUNCTION_ARGS)
 											"(shown to roles that may execute tegro_call)")));
 
 	values[0] = CStringGetTextDatum(request.url);
-	values[1] = JsonbPGetDatum(finish_params(&headers));
+	values[1] = JsonbPGetDatum(tegro_finish_params(&headers));
 	/* ASCII, whatever the server's encoding: body.c escapes all else */
 	values[2] = CStringGetTextDatum(request.body);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls));

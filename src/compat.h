@@ -13,10 +13,16 @@
 #define TEGRO_COMPAT_H
 
 #include "catalog/pg_proc.h"
-#include "miscadmin.h"
+#include "access/xlog.h"
+#include "replication/syncrep.h"
+#include "replication/walsender.h"
+#include "replication/walsender_private.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
 #include "utils/acl.h"
 #include "utils/guc_tables.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
 
 #if PG_VERSION_NUM < 150000
 #error tegro needs PostgreSQL 15 or later
@@ -63,16 +69,50 @@ tegro_setting_source(const char *name)
 #endif
 }
 
-/* May the current role execute a function? */
+/* May a role execute a function? */
 static inline bool
-tegro_may_execute(Oid function)
+tegro_may_execute(Oid function, Oid role)
 {
 #if PG_VERSION_NUM >= 160000
-	return object_aclcheck(ProcedureRelationId, function, GetUserId(),
-						   ACL_EXECUTE) == ACLCHECK_OK;
+	return object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE) == ACLCHECK_OK;
 #else
-	return pg_proc_aclcheck(function, GetUserId(), ACL_EXECUTE) == ACLCHECK_OK;
+	return pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK;
 #endif
+}
+
+/* The parts of a qualified name; throws if it is none. */
+static inline List *
+tegro_name_list(const char *name)
+{
+#if PG_VERSION_NUM >= 160000
+	return stringToQualifiedNameList(name, NULL);
+#else
+	return stringToQualifiedNameList(name);
+#endif
+}
+
+/*
+ * Is the last commit of this process where synchronous standbys, if there are
+ * any, were to have it?  It is not where the wait for them was cancelled.
+ */
+static inline bool
+tegro_commit_is_replicated(void)
+{
+	bool		defined;
+	bool		replicated;
+
+	/* minor releases changed the field's name */
+#ifdef SYNC_STANDBY_DEFINED
+	defined = (WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0;
+#else
+	defined = WalSndCtl->sync_standbys_defined;
+#endif
+	if (max_wal_senders == 0 || !defined)
+		return true;
+	LWLockAcquire(SyncRepLock, LW_SHARED);
+	replicated = XactLastCommitEnd <= WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH];
+	LWLockRelease(SyncRepLock);
+	return replicated;
 }
 
 #endif							/* TEGRO_COMPAT_H */

@@ -67,7 +67,8 @@ static bool
 is_invisible(const unsigned char *c)
 {
 	return (c[0] == 0xe2 && c[1] == 0x80 &&
-			((c[2] >= 0x8b && c[2] <= 0x8f) || (c[2] >= 0xaa && c[2] <= 0xae))) ||
+			((c[2] >= 0x8b && c[2] <= 0x8f) ||
+			 (c[2] >= 0xaa && c[2] <= 0xae))) ||
 		(c[0] == 0xe2 && c[1] == 0x81 && c[2] >= 0xa0 && c[2] <= 0xaf) ||
 		(c[0] == 0xef && c[1] == 0xbb && c[2] == 0xbf);
 }
@@ -80,7 +81,7 @@ secret_at(const char *bytes, size_t len, const TegroSecrets *secrets)
 		return 0;
 	for (int i = 0; i < lengthof(secrets->items); i++)
 	{
-		size_t		n = secrets->items[i] ? strlen(secrets->items[i]) : 0;
+		size_t n = secrets->items[i] ? strlen(secrets->items[i]) : 0;
 
 		if (n > 0 && n <= len && memcmp(bytes, secrets->items[i], n) == 0)
 			return n;
@@ -93,14 +94,14 @@ tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 					const TegroSecrets *secrets)
 {
 	StringInfoData out;
-	size_t		i = 0;
-	bool		utf8_server = (GetDatabaseEncoding() == PG_UTF8);
+	size_t i = 0;
+	bool utf8_server = (GetDatabaseEncoding() == PG_UTF8);
 
 	initStringInfo(&out);
 	while (i < len && (size_t) out.len < max_len)
 	{
 		unsigned char c = (unsigned char) bytes[i];
-		size_t		n = secret_at(bytes + i, len - i, secrets);
+		size_t n = secret_at(bytes + i, len - i, secrets);
 
 		if (n > 0)
 		{
@@ -120,7 +121,9 @@ tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 		else
 		{
 			/* a whole character, if the server can hold it as it is */
-			n = c >= 0xc2 && c <= 0xf4 ? pg_utf_mblen((const unsigned char *) bytes + i) : 0;
+			n = c >= 0xc2 && c <= 0xf4
+				? pg_utf_mblen((const unsigned char *) bytes + i)
+				: 0;
 			if (utf8_server && n > 1 && n <= len - i &&
 				pg_utf8_islegal((const unsigned char *) bytes + i, (int) n) &&
 				!(c == 0xc2 && (unsigned char) bytes[i + 1] < 0xa0) &&

@@ -14,42 +14,46 @@
 #define TEGRO_ERRCODE_UNKNOWN		MAKE_SQLSTATE('T', 'G', '0', '0', '3')
 #define TEGRO_ERRCODE_UNREADABLE	MAKE_SQLSTATE('T', 'G', '0', '0', '4')
 #define TEGRO_ERRCODE_RATE_LIMITED	MAKE_SQLSTATE('T', 'G', '0', '0', '5')
-#define TEGRO_ERRCODE_MISCONFIGURED	MAKE_SQLSTATE('T', 'G', '0', '0', '6')
+#define TEGRO_ERRCODE_MISCONFIGURED MAKE_SQLSTATE('T', 'G', '0', '0', '6')
+#define TEGRO_ERRCODE_CONFLICT		MAKE_SQLSTATE('T', 'G', '0', '0', '7')
 
 /* Bytes of an unreadable answer that are shown. */
 #define TEGRO_EXCERPT_LEN 200
 
 typedef enum TegroResult
 {
-	TEGRO_ANSWERED,				/* the provider did what was asked */
-	TEGRO_REFUSED,				/* it said no */
-	TEGRO_NOT_SENT,				/* nothing of the request was written */
-	TEGRO_UNKNOWN,				/* it may have taken effect */
-	TEGRO_UNREADABLE,			/* a look-up without a usable answer */
-	TEGRO_RATE_LIMITED,			/* too many requests; it did not act */
-	TEGRO_MISCONFIGURED			/* a setting must be mended first */
+	TEGRO_ANSWERED,		/* the provider did what was asked */
+	TEGRO_REFUSED,		/* it said no */
+	TEGRO_NOT_SENT,		/* nothing of the request was written */
+	TEGRO_UNKNOWN,		/* it may have taken effect */
+	TEGRO_UNREADABLE,	/* a look-up without a usable answer */
+	TEGRO_RATE_LIMITED, /* too many requests; it did not act */
+	TEGRO_MISCONFIGURED /* a setting must be mended first */
 } TegroResult;
 
 /* How a call ended.  The texts are palloc'd or constant, in server encoding. */
 typedef struct TegroOutcome
 {
 	TegroResult result;
-	const char *message;		/* primary message; NULL where answered */
-	const char *detail;			/* or NULL */
-	const char *hint;			/* or NULL */
+	const char *message; /* primary message; NULL where answered */
+	const char *detail;	 /* or NULL */
+	const char *hint;	 /* or NULL */
+	const char *desc;	 /* the provider's words of a refusal, else "" */
+	bool unauthorized;	 /* the key, or this server, is not accepted */
 } TegroOutcome;
 
 /* What must never be shown, as the bytes of it. */
 typedef struct TegroSecrets
 {
-	const char *items[3];		/* NULL or empty ones are passed over */
+	const char *items[3]; /* NULL or empty ones are passed over */
 } TegroSecrets;
 
 /* The SQLSTATE of a result, packed as ereport takes it. */
-extern int	tegro_error_sqlstate(TegroResult result);
+extern int tegro_error_sqlstate(TegroResult result);
 
 /* Raises an outcome that is not TEGRO_ANSWERED as an ERROR. */
-extern void tegro_error_raise(const TegroOutcome *outcome) pg_attribute_noreturn();
+extern void tegro_error_raise(const TegroOutcome *outcome)
+	pg_attribute_noreturn();
 
 /*
  * Makes foreign bytes fit to be shown: at most "max_len" of them, in server
@@ -59,4 +63,4 @@ extern void tegro_error_raise(const TegroOutcome *outcome) pg_attribute_noreturn
 extern char *tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 								 const TegroSecrets *secrets);
 
-#endif							/* TEGRO_ERROR_H */
+#endif /* TEGRO_ERROR_H */

@@ -32,7 +32,7 @@
 
 typedef struct NonceShared
 {
-	pg_atomic_uint64 last;		/* the last nonce given out, 0 at first */
+	pg_atomic_uint64 last; /* the last nonce given out, 0 at first */
 } NonceShared;
 
 static NonceShared *nonce_shared = NULL;
@@ -47,7 +47,7 @@ static void
 attach(void)
 {
 	NonceShared *shared;
-	bool		found;
+	bool found;
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	shared = ShmemInitStruct("tegro nonce", sizeof(NonceShared), &found);
@@ -61,11 +61,12 @@ int64
 tegro_nonce_next(void)
 {
 	/* PostgreSQL counts from 2000, everyone else from 1970 */
-	const int64 epoch_shift = ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) *
+	const int64 epoch_shift = ((int64) (POSTGRES_EPOCH_JDATE -
+										UNIX_EPOCH_JDATE)) *
 		SECS_PER_DAY * USECS_PER_SEC;
-	uint64		now = (uint64) (GetCurrentTimestamp() + epoch_shift);
-	uint64		last;
-	uint64		next;
+	uint64 now = (uint64) (GetCurrentTimestamp() + epoch_shift);
+	uint64 last;
+	uint64 next;
 
 	if (nonce_shared == NULL)
 		attach();
@@ -74,7 +75,8 @@ tegro_nonce_next(void)
 	do
 	{
 		next = Max(now, last + 1);
-	} while (!pg_atomic_compare_exchange_u64(&nonce_shared->last, &last, next));
+	} while (
+		!pg_atomic_compare_exchange_u64(&nonce_shared->last, &last, next));
 
 	return (int64) next;
 }

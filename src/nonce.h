@@ -24,4 +24,4 @@ extern void tegro_nonce_request_shmem(void);
  */
 extern int64 tegro_nonce_next(void);
 
-#endif							/* TEGRO_NONCE_H */
+#endif /* TEGRO_NONCE_H */

@@ -33,6 +33,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -63,6 +64,24 @@ int			tegro_connect_timeout = 3000;
 int			tegro_timeout = 10000;
 int			tegro_read_retries = 2;
 int			tegro_max_concurrency = 32;
+
+bool		tegro_delivery = true;
+int			tegro_lease = 60;
+int			tegro_settle_time = 15 * 60;
+int			tegro_withdrawal_unknown = TEGRO_REVIEW;
+int			tegro_max_attempts = 20;
+int			tegro_rate_limit = 0;
+int			tegro_worker_idle = 60;
+int			tegro_retention = 0;
+char	   *tegro_not_found = NULL;
+char	   *tegro_repeatable = NULL;
+char	   *tegro_duplicate = NULL;
+
+static const struct config_enum_entry withdrawal_unknown_options[] = {
+	{"review", TEGRO_REVIEW, false},
+	{"resend", TEGRO_RESEND, false},
+	{NULL, 0, false}
+};
 
 static char *shop_id = NULL;
 static char *api_key = NULL;
@@ -378,6 +397,62 @@ tegro_settings_define(void)
 							&tegro_max_concurrency, 32, 1, 1024,
 							PGC_USERSET, 0, NULL, NULL, NULL);
 
+	DefineCustomBoolVariable("tegro.delivery",
+							 "Delivers the requests that wait in the outbox.",
+							 "Turn it off on copies of a database whose requests are not theirs to send.",
+							 &tegro_delivery, true,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("tegro.lease",
+							"How long a deliverer may keep a request to itself.",
+							"After that its outcome counts as unknown, and is looked up. Must exceed tegro.timeout well.",
+							&tegro_lease, 60, 1, 24 * 60 * 60,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("tegro.settle_time",
+							"How long the provider may take to show a payout that it got.",
+							"A payout that can't be found in this time is left to a person, or sent again: see tegro.withdrawal_unknown.",
+							&tegro_settle_time, 15 * 60, 1, 30 * 24 * 60 * 60,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomEnumVariable("tegro.withdrawal_unknown",
+							 "What happens to a payout that may have been sent and can't be found.",
+							 "\"review\" leaves it to a person; \"resend\" sends it again, and pays twice if the provider is slower than tegro.settle_time.",
+							 &tegro_withdrawal_unknown, TEGRO_REVIEW, withdrawal_unknown_options,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("tegro.max_attempts",
+							"How often a request that the provider refuses for now is sent.",
+							NULL,
+							&tegro_max_attempts, 20, 1, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("tegro.rate_limit",
+							"Requests a second that a deliverer sends at most; 0 for no limit.",
+							NULL,
+							&tegro_rate_limit, 0, 0, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("tegro.worker_idle",
+							"How long the background worker stays when nothing waits.",
+							NULL,
+							&tegro_worker_idle, 60, 0, 24 * 60 * 60,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("tegro.retention",
+							"How long requests that are finished stay in the outbox; 0 for ever.",
+							"What is deleted is forgotten: the same reference can then be paid again.",
+							&tegro_retention, 0, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomStringVariable("tegro.not_found",
+							   "Regular expression for refusals that say that there is no such order or withdrawal.",
+							   "The provider's wording is not documented. A refusal that doesn't match is never taken for \"not found\".",
+							   &tegro_not_found, "(?i)not found|no such|does ?n.t exist|не найден|не существует",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("tegro.repeatable",
+							   "Regular expression for refusals after which the same request may be sent again.",
+							   "The provider's wording is not documented.",
+							   &tegro_repeatable, "(?i)nonce|too many|rate limit|try again|temporar|слишком много|повторите|попробуйте",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("tegro.duplicate",
+							   "Regular expression for refusals that say that the request was carried out before.",
+							   "Such a request is looked up. The provider's wording is not documented.",
+							   &tegro_duplicate, "(?i)duplicate|already|exists|дублик|уже ",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+
 	for (int i = 0; i < lengthof(guarded_settings); i++)
 		guarded_settings[i].refused &=
 			tegro_setting_source(guarded_settings[i].name) == PGC_S_DEFAULT;
@@ -627,4 +702,59 @@ tegro_settings_credentials(const char *shop, Oid role)
 			 errmsg("no API key is set"),
 			 errhint("Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration, or set tegro.api_key for this session.")));
 	pg_unreachable();
+}
+
+/*
+ * The settings that go with a call when another process makes it.  Their
+ * values are valid: they were checked when they were set here.
+ */
+static const struct
+{
+	const char *name;
+	char	  **string;			/* or */
+	int		   *number;
+}			call_settings[] =
+{
+	{"tegro.shop_id", &shop_id, NULL},
+	{"tegro.api_key", &api_key, NULL},
+	{"tegro.secret_key", &secret_key, NULL},
+	{"tegro.api_url", &tegro_api_url, NULL},
+	{"tegro.ca_file", &tegro_ca_file, NULL},
+	{"tegro.proxy", &tegro_proxy, NULL},
+	{"tegro.user_agent", &tegro_user_agent, NULL},
+	{"tegro.max_answer_size", NULL, &tegro_max_answer_size},
+	{"tegro.connect_timeout", NULL, &tegro_connect_timeout},
+	{"tegro.timeout", NULL, &tegro_timeout},
+	{"tegro.read_retries", NULL, &tegro_read_retries},
+};
+
+char *
+tegro_settings_export(Size *len)
+{
+	StringInfoData out;
+
+	/* values in the order of call_settings, a NUL behind each */
+	initStringInfo(&out);
+	for (int i = 0; i < lengthof(call_settings); i++)
+	{
+		if (call_settings[i].string)
+			appendStringInfoString(&out, *call_settings[i].string ? *call_settings[i].string : "");
+		else
+			appendStringInfo(&out, "%d", *call_settings[i].number);
+		appendStringInfoChar(&out, '\0');
+	}
+	*len = out.len;
+	return out.data;
+}
+
+void
+tegro_settings_import(const char *bytes, Size len)
+{
+	const char *end = bytes + len;
+
+	for (int i = 0; i < lengthof(call_settings) && bytes < end; i++)
+	{
+		SetConfigOption(call_settings[i].name, bytes, PGC_SUSET, PGC_S_SESSION);
+		bytes += strlen(bytes) + 1;
+	}
 }

@@ -26,6 +26,26 @@ extern int	tegro_timeout;			/* ms */
 extern int	tegro_read_retries;
 extern int	tegro_max_concurrency;
 
+/* What to do with a payout that can't be found: see tegro.withdrawal_unknown. */
+typedef enum TegroWithdrawalUnknown
+{
+	TEGRO_REVIEW,				/* a person decides */
+	TEGRO_RESEND				/* send it again */
+} TegroWithdrawalUnknown;
+
+/* Those of the outbox; read-only elsewhere. */
+extern bool tegro_delivery;
+extern int	tegro_lease;			/* s */
+extern int	tegro_settle_time;		/* s */
+extern int	tegro_withdrawal_unknown;	/* TegroWithdrawalUnknown */
+extern int	tegro_max_attempts;
+extern int	tegro_rate_limit;		/* requests a second, 0: none */
+extern int	tegro_worker_idle;		/* s */
+extern int	tegro_retention;		/* s, 0: for ever */
+extern char *tegro_not_found;		/* patterns over "desc" */
+extern char *tegro_repeatable;
+extern char *tegro_duplicate;
+
 /* Defines all settings.  To be called once a process, from _PG_init. */
 extern void tegro_settings_define(void);
 
@@ -59,5 +79,17 @@ extern TegroCredentials tegro_settings_credentials(const char *shop_id, Oid role
  * Returns false if it doesn't have exactly these four.
  */
 extern bool tegro_settings_parse_line(char *line, const char *fields[4]);
+
+/*
+ * Puts down the settings with which this session makes calls, its own keys
+ * included, so that another process can make one for it.
+ *
+ * Returns palloc'd bytes and their length.  They hold keys: to be kept in
+ * memory only, and zeroed after use.
+ */
+extern char *tegro_settings_export(Size *len);
+
+/* Takes over what tegro_settings_export() put down in another session. */
+extern void tegro_settings_import(const char *bytes, Size len);
 
 #endif							/* TEGRO_SETTINGS_H */

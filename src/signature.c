@@ -22,9 +22,8 @@
 #include <openssl/hmac.h>
 
 bool
-tegro_signature_request(const char *key, size_t key_len,
-						const char *message, size_t message_len,
-						char hex[TEGRO_SIGNATURE_LEN + 1])
+tegro_signature_request(const char *key, size_t key_len, const char *message,
+						size_t message_len, char hex[TEGRO_SIGNATURE_LEN + 1])
 {
 	static const char digits[] = "0123456789abcdef";
 	unsigned char mac[EVP_MAX_MD_SIZE];
@@ -33,9 +32,8 @@ tegro_signature_request(const char *key, size_t key_len,
 	hex[0] = '\0';
 	if (key_len > INT_MAX)
 		return false;
-	if (HMAC(EVP_sha256(), key, (int) key_len,
-			 (const unsigned char *) message, message_len,
-			 mac, &mac_len) == NULL ||
+	if (HMAC(EVP_sha256(), key, (int) key_len, (const unsigned char *) message,
+			 message_len, mac, &mac_len) == NULL ||
 		mac_len * 2 != TEGRO_SIGNATURE_LEN)
 		return false;
 

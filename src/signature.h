@@ -29,4 +29,4 @@ extern bool tegro_signature_request(const char *key, size_t key_len,
 									const char *message, size_t message_len,
 									char hex[TEGRO_SIGNATURE_LEN + 1]);
 
-#endif							/* TEGRO_SIGNATURE_H */
+#endif /* TEGRO_SIGNATURE_H */

@@ -34,8 +34,8 @@
  *	  it broken.  They append within a bound, set a flag and return.  Memory
  *	  is PostgreSQL's and grows outside: the callback pauses the exchange.
  *	- libcurl resolves names in threads, which inherit the signal mask, and
- *	  PostgreSQL's handlers must not run on them.  Signals are blocked around
- *	  whatever may start one.
+ *	  PostgreSQL's handlers must not run on them.  libcurl calls us just before
+ *	  it resolves, and signals are blocked from there until it returns.
  *	- A thread stuck in getaddrinfo() outlives its exchange; QUICK_EXIT keeps
  *	  libcurl from waiting for it.
  *	- Nothing of libcurl runs in the postmaster: the engine is made at the
@@ -63,6 +63,7 @@
 
 #include "src/compat.h"
 #include "src/error.h"
+#include "src/killpoint.h"
 #include "src/settings.h"
 #include "src/transport.h"
 
@@ -85,6 +86,9 @@
 /* Handles that are kept for the next exchanges, some 20 kB each. */
 #define MAX_IDLE_HANDLES 64
 
+/* Sockets of which something is remembered; more than a session ever has. */
+#define MAX_KNOWN_SOCKETS 4096
+
 /* Sockets served at one waking; more are served at the next. */
 #define MAX_EVENTS 64
 
@@ -93,6 +97,7 @@ struct TegroExchangeState
 	TegroExchange *exchange;
 	MemoryContextCallback on_reset; /* stops it when its memory goes */
 	CURL	   *easy;			/* libcurl's handle while in flight, or NULL */
+	int64		setup;			/* engine.setup_number that it is set up for */
 	dlist_node	node;			/* in engine.in_flight, while easy is set */
 	struct curl_slist authorization;	/* in front of engine.headers */
 	char		authorization_line[sizeof("Authorization: Bearer ") +
@@ -102,6 +107,7 @@ struct TegroExchangeState
 	size_t		header_bytes;
 	bool		loopback_only;	/* plain http */
 	bool		too_large;
+	bool		too_late;
 	bool		repeat_stopped; /* libcurl wanted to send again */
 	bool		address_refused;
 };
@@ -117,10 +123,28 @@ static struct
 	int			ended;			/* exchanges that ended since last told */
 	bool		paused;			/* some wait for room for their answers */
 	bool		failed;			/* a socket could not be watched */
+	bool		signals_blocked;	/* by on_resolve(); they were "signals" */
+	sigset_t	signals;
 	int64		timer_us;		/* when libcurl wants to be called; -1: never */
 	int			nidle;
-	CURL	   *idle[MAX_IDLE_HANDLES];
+	CURL	   *idle[MAX_IDLE_HANDLES]; /* set up for "setup" */
+	char	   *setup;			/* the settings that handles are set up for */
+	int64		setup_number;	/* how often these have changed */
+
+	/*
+	 * What is known of sockets by their number: see on_socket().  Those beyond
+	 * are watched as well, only at a higher price.
+	 */
+	uint8		sockets[MAX_KNOWN_SOCKETS];
+	int			nwanted;		/* how many libcurl wants to be told of */
+	curl_socket_t last_wanted;	/* the one it named last */
 } engine;
+
+/* Flags in engine.sockets[]. */
+#define SOCKET_OURS		0x01	/* opened by on_open_socket(), and not closed */
+#define SOCKET_IN		0x02	/* in the epoll set, for reading */
+#define SOCKET_OUT		0x04	/* in the epoll set, for writing */
+#define SOCKET_WANTED	0x08	/* libcurl wants to be told of it */
 
 
 int64
@@ -128,34 +152,9 @@ tegro_clock_us(void)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
+	clock_gettime(CLOCK_BOOTTIME, &now);
 	return now.tv_sec * INT64CONST(1000000) + now.tv_nsec / 1000;
 }
-
-/*
- * Signals: all but those that report a fault of this very code.
- */
-static void
-block_signals(sigset_t *saved)
-{
-	sigset_t	blocked;
-
-	sigfillset(&blocked);
-	sigdelset(&blocked, SIGSEGV);
-	sigdelset(&blocked, SIGBUS);
-	sigdelset(&blocked, SIGFPE);
-	sigdelset(&blocked, SIGILL);
-	sigdelset(&blocked, SIGABRT);
-	sigdelset(&blocked, SIGTRAP);
-	pthread_sigmask(SIG_SETMASK, &blocked, saved);
-}
-
-static void
-restore_signals(const sigset_t *saved)
-{
-	pthread_sigmask(SIG_SETMASK, saved, NULL);
-}
-
 
 /*
  * libcurl's callbacks.  None of them throws, allocates or waits.
@@ -201,6 +200,28 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 	return len;
 }
 
+/*
+ * A name is about to be resolved, by a thread: it must not take signals, other
+ * than those that report a fault of its own.  restore_signals() undoes it here.
+ */
+static int
+on_resolve(void *resolver, void *reserved, void *arg)
+{
+	sigset_t	blocked;
+
+	if (engine.signals_blocked)
+		return 0;
+	sigfillset(&blocked);
+	sigdelset(&blocked, SIGSEGV);
+	sigdelset(&blocked, SIGBUS);
+	sigdelset(&blocked, SIGFPE);
+	sigdelset(&blocked, SIGILL);
+	sigdelset(&blocked, SIGABRT);
+	sigdelset(&blocked, SIGTRAP);
+	engine.signals_blocked = pthread_sigmask(SIG_SETMASK, &blocked, &engine.signals) == 0;
+	return engine.signals_blocked ? 0 : 1;
+}
+
 /* A connection stands, and the request is about to be written to it. */
 static int
 on_ready_to_send(void *arg, char *peer_address, char *own_address,
@@ -213,7 +234,19 @@ on_ready_to_send(void *arg, char *peer_address, char *own_address,
 		state->repeat_stopped = true;
 		return CURL_PREREQFUNC_ABORT;
 	}
+
+	/*
+	 * The fence: a process that was stopped, or a machine that slept, must
+	 * not send what another may have taken over by now.
+	 */
+	if (state->exchange->send_before_us > 0 &&
+		tegro_clock_us() > state->exchange->send_before_us)
+	{
+		state->too_late = true;
+		return CURL_PREREQFUNC_ABORT;
+	}
 	state->exchange->handed_over = true;
+	tegro_kill_point("request ready");
 	return CURL_PREREQFUNC_OK;
 }
 
@@ -264,6 +297,7 @@ on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	struct TegroExchangeState *state = arg;
 	bool		loopback;
 	bool		link_local;
+	curl_socket_t fd;
 
 	classify_address(&address->addr, &loopback, &link_local);
 	if (link_local || (state->loopback_only && !loopback))
@@ -271,35 +305,79 @@ on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		state->address_refused = true;
 		return CURL_SOCKET_BAD;
 	}
-	return socket(address->family, address->socktype | SOCK_CLOEXEC,
-				  address->protocol);
+	fd = socket(address->family, address->socktype | SOCK_CLOEXEC,
+				address->protocol);
+	if (fd >= 0 && fd < MAX_KNOWN_SOCKETS)
+		engine.sockets[fd] = SOCKET_OURS;
+	return fd;
 }
 
-/* libcurl tells which socket it wants to be told of. */
+/* A connection is closed: the kernel takes its socket out of the epoll set. */
 static int
-on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
+on_close_socket(void *arg, curl_socket_t fd)
+{
+	if (fd >= 0 && fd < MAX_KNOWN_SOCKETS)
+		engine.sockets[fd] = 0;
+	return close(fd);
+}
+
+/* Puts a socket into the epoll set, or changes what it is there for. */
+static bool
+watch(curl_socket_t fd, bool known, uint32_t events)
 {
 	struct epoll_event event = {0};
 
+	event.data.fd = fd;
+	event.events = events;
+	return epoll_ctl(engine.epoll_fd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
+					 fd, &event) == 0;
+}
+
+/*
+ * libcurl tells which socket it wants to be told of.
+ *
+ * It does so anew for each request, and takes it back after it.  To save those
+ * system calls, a connection's socket stays in the epoll set in between; if
+ * something happens on it that nobody waits for, it is taken out then: see
+ * serve_socket().  That is for sockets whose closing we are told of; others,
+ * such as those of the resolver, are taken out at once.
+ */
+static int
+on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
+{
+	bool		ours = fd >= 0 && fd < MAX_KNOWN_SOCKETS && (engine.sockets[fd] & SOCKET_OURS);
+	uint8		wanted = ((what & CURL_POLL_IN) ? SOCKET_IN : 0) |
+		((what & CURL_POLL_OUT) ? SOCKET_OUT : 0);
+	uint8		watched = ours ? engine.sockets[fd] & (SOCKET_IN | SOCKET_OUT) : 0;
+
 	if (what == CURL_POLL_REMOVE)
 	{
-		/* the kernel has dropped it already where it was closed */
-		(void) epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+		if (known)
+			engine.nwanted--;
 		(void) curl_multi_assign(engine.multi, fd, NULL);
+		if (ours)
+			engine.sockets[fd] &= ~SOCKET_WANTED;
+		else
+			/* the kernel has dropped it already where it was closed */
+			(void) epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
 		return 0;
 	}
 
-	event.data.fd = fd;
-	event.events = ((what & CURL_POLL_IN) ? EPOLLIN : 0) |
-		((what & CURL_POLL_OUT) ? EPOLLOUT : 0);
-	if (epoll_ctl(engine.epoll_fd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
-				  fd, &event) != 0)
+	if ((!ours || wanted != watched) &&
+		!watch(fd, ours ? watched != 0 : known != NULL,
+			   ((what & CURL_POLL_IN) ? EPOLLIN : 0) | ((what & CURL_POLL_OUT) ? EPOLLOUT : 0)))
 	{
 		engine.failed = true;
 		return -1;
 	}
+	if (ours)
+		engine.sockets[fd] = SOCKET_OURS | SOCKET_WANTED | wanted;
 	if (!known)
+	{
+		engine.nwanted++;
 		(void) curl_multi_assign(engine.multi, fd, &engine);
+	}
+	engine.last_wanted = fd;
 	return 0;
 }
 
@@ -354,7 +432,6 @@ start_engine(void)
 
 	if (!initialized)
 	{
-		sigset_t	saved;
 		CURLcode	code;
 
 		if ((curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS) == 0)
@@ -363,9 +440,7 @@ start_engine(void)
 					 errmsg("libcurl resolves names synchronously"),
 					 errdetail("A name look-up could not be cancelled."),
 					 errhint("Install a libcurl that was built with a threaded resolver or c-ares.")));
-		block_signals(&saved);
 		code = curl_global_init(CURL_GLOBAL_ALL);
-		restore_signals(&saved);
 		check_setopt(code, "curl_global_init");
 		engine.epoll_fd = -1;
 		engine.timer_us = -1;
@@ -447,27 +522,26 @@ tegro_exchange_create(void)
 	return exchange;
 }
 
-/* Tells libcurl all about an exchange. */
+/*
+ * Sets a new handle up: all that is the same for every exchange under the
+ * settings as they are.
+ */
 static void
-set_options(CURL *easy, struct TegroExchangeState *state)
+set_up_handle(CURL *easy, bool loopback_only)
 {
-	TegroExchange *exchange = state->exchange;
-
-	SETOPT(easy, CURLOPT_PRIVATE, state);
-	SETOPT(easy, CURLOPT_ERRORBUFFER, exchange->problem);
 	SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
 	SETOPT(easy, CURLOPT_QUICK_EXIT, 1L);
 
 	/* where to */
-	SETOPT(easy, CURLOPT_URL, exchange->url);
-	SETOPT(easy, CURLOPT_PROTOCOLS_STR, state->loopback_only ? "http" : "https");
+	SETOPT(easy, CURLOPT_PROTOCOLS_STR, loopback_only ? "http" : "https");
 	SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
 	SETOPT(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
 	/* "" turns the environment's proxies off; plain http goes to this machine */
-	SETOPT(easy, CURLOPT_PROXY, state->loopback_only ? "" : tegro_proxy);
+	SETOPT(easy, CURLOPT_PROXY, loopback_only ? "" : tegro_proxy);
 	SETOPT(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+	SETOPT(easy, CURLOPT_RESOLVER_START_FUNCTION, on_resolve);
 	SETOPT(easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket);
-	SETOPT(easy, CURLOPT_OPENSOCKETDATA, state);
+	SETOPT(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close_socket);
 	SETOPT(easy, CURLOPT_MAXAGE_CONN, MAX_IDLE_S);
 
 	/* to whom */
@@ -484,26 +558,79 @@ set_options(CURL *easy, struct TegroExchangeState *state)
 	/* what */
 	SETOPT(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
 	SETOPT(easy, CURLOPT_POST, 1L);
-	SETOPT(easy, CURLOPT_POSTFIELDS, exchange->body);
-	SETOPT(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) exchange->body_len);
 	SETOPT(easy, CURLOPT_USERAGENT, tegro_user_agent);
-	SETOPT(easy, CURLOPT_HTTPHEADER, &state->authorization);
 	SETOPT(easy, CURLOPT_PREREQFUNCTION, on_ready_to_send);
-	SETOPT(easy, CURLOPT_PREREQDATA, state);
 
 	/* what comes back */
+	SETOPT(easy, CURLOPT_WRITEFUNCTION, on_body);
+	SETOPT(easy, CURLOPT_HEADERFUNCTION, on_header);
+}
+
+/* Tells a handle that is set up about an exchange. */
+static void
+set_options(CURL *easy, struct TegroExchangeState *state)
+{
+	TegroExchange *exchange = state->exchange;
+
+	SETOPT(easy, CURLOPT_PRIVATE, state);
+	SETOPT(easy, CURLOPT_ERRORBUFFER, exchange->problem);
+	SETOPT(easy, CURLOPT_URL, exchange->url);
+	SETOPT(easy, CURLOPT_OPENSOCKETDATA, state);
+	SETOPT(easy, CURLOPT_POSTFIELDS, exchange->body);
+	SETOPT(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) exchange->body_len);
+	SETOPT(easy, CURLOPT_HTTPHEADER, &state->authorization);
+	SETOPT(easy, CURLOPT_PREREQDATA, state);
 	SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) exchange->connect_timeout_ms);
 	SETOPT(easy, CURLOPT_TIMEOUT_MS, (long) exchange->timeout_ms);
-	SETOPT(easy, CURLOPT_WRITEFUNCTION, on_body);
 	SETOPT(easy, CURLOPT_WRITEDATA, state);
-	SETOPT(easy, CURLOPT_HEADERFUNCTION, on_header);
 	SETOPT(easy, CURLOPT_HEADERDATA, state);
+}
+
+/*
+ * Throws the kept handles away if the settings that they are set up for have
+ * changed.
+ */
+static void
+check_setup(bool loopback_only)
+{
+	const char *parts[] = {loopback_only ? "http" : "https", tegro_proxy,
+	tegro_ca_file, tegro_user_agent};
+	const char *known = engine.setup;
+	Size		len = 0;
+
+	/* the parts, each with its NUL, are what engine.setup holds */
+	for (int i = 0; known && i < lengthof(parts); i++)
+	{
+		if (strcmp(known, parts[i]) != 0)
+			known = NULL;
+		else
+			known += strlen(known) + 1;
+	}
+	if (known)
+		return;
+
+	while (engine.nidle > 0)
+		curl_easy_cleanup(engine.idle[--engine.nidle]);
+	if (engine.setup)
+		pfree(engine.setup);
+	engine.setup = NULL;
+	engine.setup_number++;
+	for (int i = 0; i < lengthof(parts); i++)
+		len += strlen(parts[i]) + 1;
+	engine.setup = MemoryContextAlloc(TopMemoryContext, len);
+	len = 0;
+	for (int i = 0; i < lengthof(parts); i++)
+	{
+		strcpy(engine.setup + len, parts[i]);
+		len += strlen(parts[i]) + 1;
+	}
 }
 
 void
 tegro_exchange_start(TegroExchange *exchange)
 {
 	struct TegroExchangeState *state = exchange->state;
+	bool		fresh = false;
 
 	Assert(state->easy == NULL);
 	start_engine();
@@ -521,25 +648,29 @@ tegro_exchange_start(TegroExchange *exchange)
 	state->answer_wanted = 0;
 	state->header_bytes = 0;
 	state->loopback_only = pg_strncasecmp(exchange->url, "http://", 7) == 0;
-	state->too_large = state->repeat_stopped = state->address_refused = false;
+	state->too_large = state->too_late = false;
+	state->repeat_stopped = state->address_refused = false;
 	snprintf(state->authorization_line, sizeof(state->authorization_line),
 			 "Authorization: Bearer %s", exchange->signature);
 	state->authorization.data = state->authorization_line;
 	state->authorization.next = engine.headers;
 
-	/* A handle of another exchange is reset: its options were not ours. */
+	check_setup(state->loopback_only);
 	if (engine.nidle > 0)
-	{
 		state->easy = engine.idle[--engine.nidle];
-		curl_easy_reset(state->easy);
-	}
 	else
+	{
 		state->easy = curl_easy_init();
-	if (state->easy == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+		if (state->easy == NULL)
+			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+		fresh = true;
+	}
 	dlist_push_tail(&engine.in_flight, &state->node);
+	state->setup = engine.setup_number;
 
 	/* From here on tegro_exchange_stop() takes back whatever was done. */
+	if (fresh)
+		set_up_handle(state->easy, state->loopback_only);
 	set_options(state->easy, state);
 	check_multi(curl_multi_add_handle(engine.multi, state->easy), "add a request");
 }
@@ -549,24 +680,23 @@ tegro_exchange_stop(TegroExchange *exchange)
 {
 	struct TegroExchangeState *state = exchange->state;
 	CURL	   *easy = state->easy;
-	sigset_t	saved;
 
 	if (easy == NULL)
 		return;
 	state->easy = NULL;
 	dlist_delete(&state->node);
 
-	block_signals(&saved);
 	/* harmless where it was never added */
 	(void) curl_multi_remove_handle(engine.multi, easy);
 	/* what these point to goes away, and some are used on clean-up */
 	(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
 	(void) curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
-	if (engine.nidle < MAX_IDLE_HANDLES)
+	/* kept only if it is set up, and still for the settings of now */
+	if (engine.nidle < MAX_IDLE_HANDLES && exchange->end != TEGRO_EXCHANGE_OPEN &&
+		state->setup == engine.setup_number)
 		engine.idle[engine.nidle++] = easy;
 	else
 		curl_easy_cleanup(easy);
-	restore_signals(&saved);
 }
 
 
@@ -649,6 +779,12 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 					"The connection was lost before an answer came",
 					sizeof(exchange->problem));
 		}
+		else if (state->too_late)
+		{
+			exchange->fault = TEGRO_FAULT_TOO_LATE;
+			strlcpy(exchange->problem, "The time to send it had passed",
+					sizeof(exchange->problem));
+		}
 		else if (state->too_large)
 		{
 			exchange->fault = TEGRO_FAULT_TOO_LARGE;
@@ -669,6 +805,17 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 	tegro_exchange_stop(exchange);
 }
 
+/* Undoes what on_resolve() did, now that libcurl has returned. */
+static void
+restore_signals(void)
+{
+	if (engine.signals_blocked)
+	{
+		pthread_sigmask(SIG_SETMASK, &engine.signals, NULL);
+		engine.signals_blocked = false;
+	}
+}
+
 /* Makes room for the answers that wait for it. */
 static void
 make_room(void)
@@ -685,15 +832,13 @@ make_room(void)
 		{
 			size_t		room = Min(Max(state->answer_wanted, 2 * state->answer_room),
 								   exchange->answer_max);
-			sigset_t	saved;
 
 			exchange->answer = repalloc_huge(exchange->answer, room + 1);
 			state->answer_room = room;
 			state->answer_wanted = 0;
-			block_signals(&saved);
 			/* calls on_body() again with what was held back */
 			(void) curl_easy_pause(state->easy, CURLPAUSE_CONT);
-			restore_signals(&saved);
+			restore_signals();
 		}
 	}
 	engine.paused = false;
@@ -725,13 +870,11 @@ serve_exchanges(void)
 static void
 move_exchanges(curl_socket_t fd, int events)
 {
-	sigset_t	saved;
 	CURLMcode	code;
 	int			running;
 
-	block_signals(&saved);
 	code = curl_multi_socket_action(engine.multi, fd, events, &running);
-	restore_signals(&saved);
+	restore_signals();
 
 	if (engine.failed)
 	{
@@ -742,6 +885,56 @@ move_exchanges(curl_socket_t fd, int events)
 				 errhint("Lower tegro.max_concurrency, or raise the limits of the server's user.")));
 	}
 	check_multi(code, "go on with its requests");
+}
+
+/* Serves what happened on a socket. */
+static void
+serve_socket(const struct epoll_event *event)
+{
+	curl_socket_t fd = event->data.fd;
+
+	/*
+	 * If nobody waits for it, it is an idle connection that the server closed:
+	 * it is taken out of the epoll set, and libcurl sees the rest when it is
+	 * about to use it again.
+	 */
+	if (fd < MAX_KNOWN_SOCKETS &&
+		(engine.sockets[fd] & (SOCKET_OURS | SOCKET_WANTED)) == SOCKET_OURS)
+	{
+		(void) epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+		engine.sockets[fd] = SOCKET_OURS;
+		return;
+	}
+	move_exchanges(fd,
+				   ((event->events & EPOLLIN) ? CURL_CSELECT_IN : 0) |
+				   ((event->events & EPOLLOUT) ? CURL_CSELECT_OUT : 0) |
+				   ((event->events & (EPOLLERR | EPOLLHUP)) ? CURL_CSELECT_ERR : 0));
+}
+
+/*
+ * Serves the sockets, knowing that something happened on one of them.
+ *
+ * Where there is but one that libcurl waits for, it is asked first without
+ * finding out which it was; if it was another, nothing comes of that, and
+ * the next time it is found out.
+ */
+static void
+serve_sockets(bool guess)
+{
+	curl_socket_t only = engine.last_wanted;
+
+	if (guess && engine.nwanted == 1 && only < MAX_KNOWN_SOCKETS &&
+		(engine.sockets[only] & SOCKET_WANTED))
+		move_exchanges(only, (engine.sockets[only] & SOCKET_IN) ? CURL_CSELECT_IN : CURL_CSELECT_OUT);
+	else
+	{
+		struct epoll_event ready[MAX_EVENTS];
+		int			nready = epoll_wait(engine.epoll_fd, ready, MAX_EVENTS, 0);
+
+		for (int i = 0; i < nready; i++)
+			serve_socket(&ready[i]);
+	}
+	serve_exchanges();
 }
 
 /* Milliseconds until libcurl's timer is due; -1 if it is not set. */
@@ -761,6 +954,7 @@ bool
 tegro_transport_wait(long timeout_ms)
 {
 	int64		start_us;
+	bool		guess = true;
 
 	start_engine();
 	start_us = tegro_clock_us();
@@ -792,8 +986,7 @@ tegro_transport_wait(long timeout_ms)
 		{
 			long		left_ms = timeout_ms - (long) ((tegro_clock_us() - start_us) / 1000);
 
-			if (left_ms <= 0)
-				return false;
+			left_ms = Max(left_ms, 0);
 			if (wait_ms < 0 || wait_ms > left_ms)
 				wait_ms = left_ms;
 		}
@@ -809,15 +1002,8 @@ tegro_transport_wait(long timeout_ms)
 			}
 			if (events[i].events & WL_SOCKET_READABLE)
 			{
-				struct epoll_event ready[MAX_EVENTS];
-				int			nready = epoll_wait(engine.epoll_fd, ready, MAX_EVENTS, 0);
-
-				for (int j = 0; j < nready; j++)
-					move_exchanges(ready[j].data.fd,
-								   ((ready[j].events & EPOLLIN) ? CURL_CSELECT_IN : 0) |
-								   ((ready[j].events & EPOLLOUT) ? CURL_CSELECT_OUT : 0) |
-								   ((ready[j].events & (EPOLLERR | EPOLLHUP)) ? CURL_CSELECT_ERR : 0));
-				serve_exchanges();
+				serve_sockets(guess);
+				guess = false;
 			}
 		}
 
@@ -831,6 +1017,8 @@ tegro_transport_wait(long timeout_ms)
 			CHECK_FOR_INTERRUPTS();
 			return false;
 		}
+		if (timeout_ms >= 0 && tegro_clock_us() - start_us >= timeout_ms * INT64CONST(1000))
+			return false;
 	}
 }
 

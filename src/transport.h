@@ -29,7 +29,8 @@ typedef enum TegroExchangeFault
 	TEGRO_FAULT_NETWORK,		/* may pass by itself */
 	TEGRO_FAULT_CERTIFICATE,	/* the peer could not prove who it is */
 	TEGRO_FAULT_SETTING,		/* a setting is wrong */
-	TEGRO_FAULT_TOO_LARGE		/* the answer passed answer_max */
+	TEGRO_FAULT_TOO_LARGE,		/* the answer passed answer_max */
+	TEGRO_FAULT_TOO_LATE		/* send_before_us had passed */
 } TegroExchangeFault;
 
 /*
@@ -46,6 +47,8 @@ typedef struct TegroExchange
 	int			connect_timeout_ms;
 	int			timeout_ms;		/* for all of it */
 	size_t		answer_max;		/* bytes; a longer answer is cut */
+	int64		send_before_us; /* on tegro_clock_us(); later, it is not sent;
+								 * 0: no limit */
 
 	/* the answer */
 	TegroExchangeEnd end;
@@ -71,7 +74,10 @@ typedef struct TegroExchange
 	struct TegroExchangeState *state;	/* transport.c's own */
 } TegroExchange;
 
-/* Microseconds of a clock that nobody sets; for measuring time, not telling it. */
+/*
+ * Microseconds of a clock that nobody sets and that goes on while the machine
+ * sleeps; for measuring time, not telling it.
+ */
 extern int64 tegro_clock_us(void);
 
 /*

@@ -1,0 +1,1305 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.c
+ *		The ledger of requests: its rows, and how they change.
+ *
+ * A request is a row of tegro_outbox, written in the transaction of whoever
+ * wants it, so that it exists exactly if that transaction commits.  A
+ * deliverer (delivery.c) claims rows that are due, commits, sends, and
+ * settles what came of each.  What a row becomes is decided in ruling.c; here
+ * are the statements that find and change rows, and nothing else writes to
+ * the tables.
+ *
+ * The lease.  Each claim raises a row's lease by one, and a result is written
+ * only if lease and state are still those of the claim.  So a deliverer that
+ * was stopped, and whose row another has taken over, changes nothing when it
+ * returns.
+ *
+ * If the process dies
+ *		before the claim commits: the row is as it was;
+ *		after that: it is "sending" until the lease ends, then "unknown", and
+ *		looked up, whether it was sent or not: nobody can know;
+ *		after the answer and before it is settled: the same.
+ *
+ * Finding what is due.  One partial index holds what is left to do, by time:
+ * next_at is null for what is finished.  While an old snapshot is held open
+ * somewhere, index entries of rows that have moved on can't be removed, and
+ * each claim would pass over all of them; so a deliverer that works off a
+ * backlog begins where the last claim ended, and sweeps the whole index now
+ * and then.
+ *
+ * Rights.  Callers have none on the tables.  All statements run as the
+ * extension's owner, with a search_path of pg_catalog alone, so that no
+ * object of the caller's can take the place of one of theirs.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "src/identity.h"
+#include "src/outbox.h"
+#include "src/ruling.h"
+#include "src/settings.h"
+#include "src/wake.h"
+
+/* The worker's, and set for each statement elsewhere. */
+#define SEARCH_PATH "pg_catalog, pg_temp"
+
+/* Requests deleted at once by tegro_outbox_forget(), and looked at for it. */
+#define FORGET_MAX 1000
+
+/*
+ * Statements.  "%1$s" stands for the schema; they are planned once a session.
+ */
+typedef enum Statement
+{
+	STMT_INSERT,
+	STMT_FIND_REFERENCE,
+	STMT_DUE,
+	STMT_ONE,
+	STMT_NEXT_AT,
+	STMT_MARK_SENDING,
+	STMT_ADD_ATTEMPT,
+	STMT_MARK_TAKEN,
+	STMT_SETTLE,
+	STMT_SETTLE_LATE,
+	STMT_END_ATTEMPT,
+	STMT_CALLED_BACK,
+	STMT_GET_IDENTITY,
+	STMT_SET_IDENTITY,
+	STMT_FOREIGN,
+	STMT_FORGET,
+	STMT_OUTCOME,
+	STMT_WAITING,
+	STMT_CANCEL,
+	STMT_RETRY,
+	STMT_RESOLVE,
+	STMT_ARM_ORDERS,
+	STMT_ARM_PAYOUTS,
+	N_STATEMENTS
+} Statement;
+
+#define ITEM_COLUMNS \
+	"id, shop_id, method, reference, params, state, lease, attempts, failures," \
+	" absent, unknown_since, enqueued_by::oid, identity, answer, callback," \
+	" callback_state, message, next_at"
+
+static const struct
+{
+	const char *text;
+	int			nargs;
+	Oid			args[20];
+}			statements[N_STATEMENTS] =
+{
+	[STMT_INSERT] = {
+		"INSERT INTO %1$s.tegro_outbox"
+		" (id, shop_id, method, params, reference, next_at, enqueued_by, identity, callback, callback_state)"
+		" OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+		" ON CONFLICT (shop_id, method, reference) DO NOTHING",
+		10, {INT8OID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TIMESTAMPTZOID, REGROLEOID, TEXTOID, TEXTOID, TEXTOID}
+	},
+	[STMT_FIND_REFERENCE] = {
+		"SELECT id, params = $4 FROM %1$s.tegro_outbox"
+		" WHERE shop_id = $1 AND method = $2 AND reference = $3",
+		4, {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
+	},
+	[STMT_DUE] = {
+		"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
+		" WHERE next_at <= $1 AND next_at >= $2 AND shop_id <> ALL ($3)"
+		" ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
+		4, {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}
+	},
+	[STMT_ONE] = {
+		"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE",
+		1, {INT8OID}
+	},
+	[STMT_NEXT_AT] = {
+		"SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1",
+		1, {TIMESTAMPTZOID}
+	},
+	[STMT_MARK_SENDING] = {
+		"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
+		" lease_until = $2, next_at = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
+		2, {INT8ARRAYOID, TIMESTAMPTZOID}
+	},
+	[STMT_ADD_ATTEMPT] = {
+		"INSERT INTO %1$s.tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at)"
+		" SELECT id, lease, nonce, sha256(body), clock_timestamp()"
+		" FROM unnest($1, $2, $3, $4) AS a (id, lease, nonce, body)",
+		4, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}
+	},
+	[STMT_MARK_TAKEN] = {
+		"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2, next_at = $2"
+		" WHERE id = ANY ($1)",
+		2, {INT8ARRAYOID, TIMESTAMPTZOID}
+	},
+	/* a finished request with a callback is due again, at once, for that */
+#define SETTLE \
+	"UPDATE %1$s.tegro_outbox AS o SET state = s.state," \
+	" next_at = CASE WHEN s.state IN ('done', 'failed') AND o.callback_state = 'waiting'" \
+	" THEN clock_timestamp() ELSE s.next_at END," \
+	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message," \
+	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since," \
+	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent," \
+	" lease_until = NULL, finished_at = CASE WHEN s.state IN ('done', 'failed', 'cancelled')" \
+	" THEN coalesce(o.finished_at, clock_timestamp()) END" \
+	" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)" \
+	" AS s (id, lease, state, next_at, answer, sqlstate, message, failures, absent," \
+	" unknown_since, identity, unsent, was)"
+#define SETTLE_ARGS \
+	13, {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID, \
+		TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, \
+		TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
+	[STMT_SETTLE] = {
+		SETTLE " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
+		SETTLE_ARGS
+	},
+	[STMT_SETTLE_LATE] = {
+		SETTLE " WHERE o.id = s.id AND o.sent_lease = s.lease AND o.state IN ('unknown', 'review')"
+		" AND s.state <> 'unknown'",
+		SETTLE_ARGS
+	},
+	[STMT_END_ATTEMPT] = {
+		"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
+		" http_status = nullif(s.http_status, 0), message = s.message, raw_answer = s.raw"
+		" FROM unnest($1, $2, $3, $4, $5, $6) AS s (id, lease, outcome, http_status, message, raw)"
+		" WHERE a.outbox_id = s.id AND a.lease = s.lease",
+		6, {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID}
+	},
+	[STMT_CALLED_BACK] = {
+		"UPDATE %1$s.tegro_outbox SET"
+		" callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
+		" callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures + 1 END,"
+		" next_at = $4, lease_until = NULL"
+		" WHERE id = $1 AND lease = $2",
+		4, {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}
+	},
+	[STMT_GET_IDENTITY] = {
+		"SELECT identity FROM %1$s.tegro_identity", 0
+	},
+	[STMT_SET_IDENTITY] = {
+		"INSERT INTO %1$s.tegro_identity AS i (identity, reason) VALUES ($1, $2)"
+		" ON CONFLICT (singleton) DO UPDATE SET identity = $1, reason = $2, since = clock_timestamp()",
+		2, {TEXTOID, TEXTOID}
+	},
+	[STMT_FOREIGN] = {
+		"SELECT 1 FROM %1$s.tegro_outbox WHERE identity <> $1 LIMIT 1",
+		1, {TEXTOID}
+	},
+	[STMT_FORGET] = {
+		"WITH old AS (SELECT id FROM (SELECT id, finished_at, next_at FROM %1$s.tegro_outbox ORDER BY id LIMIT $2) o"
+		" WHERE finished_at < $1 AND next_at IS NULL),"
+		" attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old))"
+		" DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old)",
+		2, {TIMESTAMPTZOID, INT4OID}
+	},
+	[STMT_OUTCOME] = {
+		"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin"
+		" FROM %1$s.tegro_outbox WHERE id = $1",
+		2, {INT8OID, OIDOID}
+	},
+	[STMT_WAITING] = {
+		"SELECT 1 FROM %1$s.tegro_outbox WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1", 0
+	},
+	/* a person's; $2 is who, $3 what is noted */
+	[STMT_CANCEL] = {
+		"UPDATE %1$s.tegro_outbox SET state = 'cancelled', next_at = NULL, finished_at = clock_timestamp(),"
+		" message = 'cancelled', sqlstate = NULL, decision = $3"
+		" WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'",
+		3, {INT8OID, OIDOID, TEXTOID}
+	},
+#define HAS_NO_LINK \
+	"(state = 'done' AND method = 'createOrder' AND (answer #>> '{data,url}') IS NULL)"
+#define IS_SENT_AGAIN "(state IN ('failed', 'cancelled') OR " HAS_NO_LINK ")"
+	[STMT_RETRY] = {
+		"UPDATE %1$s.tegro_outbox SET"
+		" state = CASE WHEN " IS_SENT_AGAIN " THEN 'ready' ELSE state END,"
+		" finished_at = CASE WHEN " IS_SENT_AGAIN " THEN NULL ELSE finished_at END,"
+		" identity = CASE WHEN " IS_SENT_AGAIN " THEN $4 ELSE identity END,"
+		" callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN ")"
+		" THEN 'waiting' ELSE callback_state END,"
+		" next_at = clock_timestamp(), failures = 0, decision = $3"
+		" WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
+		" AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
+		" OR callback_state IN ('waiting', 'failed'))",
+		4, {INT8OID, OIDOID, TEXTOID, TEXTOID}
+	},
+	[STMT_RESOLVE] = {
+		"UPDATE %1$s.tegro_outbox SET state = $5,"
+		" next_at = CASE WHEN $5 = 'ready' OR callback_state = 'waiting' THEN clock_timestamp() END,"
+		" finished_at = CASE WHEN $5 <> 'ready' THEN clock_timestamp() END,"
+		" identity = CASE WHEN $5 = 'ready' THEN $4 ELSE identity END,"
+		" failures = 0, absent = 0, message = $3, decision = $3,"
+		" sqlstate = CASE WHEN $5 = 'failed' THEN 'TG001' END"
+		" WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
+		" AND state IN ('review', 'unknown')",
+		5, {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID}
+	},
+	/* those of another server: $1 is this one */
+	[STMT_ARM_ORDERS] = {
+		"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = clock_timestamp(), absent = 0, failures = 0,"
+		" lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		" WHERE identity <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
+		2, {TEXTOID, TEXTOID}
+	},
+	[STMT_ARM_PAYOUTS] = {
+		"UPDATE %1$s.tegro_outbox SET state = 'review', next_at = clock_timestamp(), absent = 0, failures = 0,"
+		" lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		" WHERE identity <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
+		2, {TEXTOID, TEXTOID}
+	},
+};
+
+/* The plans of this session, for the ledger in that schema. */
+static SPIPlanPtr plans[N_STATEMENTS];
+static Oid	plans_namespace = InvalidOid;
+
+/*
+ * While statements run: as whom, and with which search_path, it was before.
+ */
+typedef struct Scope
+{
+	Oid			user;
+	int			security_context;
+	int			guc_level;
+} Scope;
+
+/*
+ * Begins a scope for statements in which every name has its schema, and which
+ * use no operator: the search_path stays, since changing it twice is dear.
+ */
+static void
+enter_plainly(const TegroLedger *ledger, Scope *scope)
+{
+	GetUserIdAndSecContext(&scope->user, &scope->security_context);
+	SetUserIdAndSecContext(ledger->owner,
+						   scope->security_context | SECURITY_LOCAL_USERID_CHANGE);
+	scope->guc_level = NewGUCNestLevel();
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+
+	if (plans_namespace != ledger->namespace)
+	{
+		for (int i = 0; i < N_STATEMENTS; i++)
+		{
+			if (plans[i])
+				SPI_freeplan(plans[i]);
+			plans[i] = NULL;
+		}
+		plans_namespace = ledger->namespace;
+	}
+}
+
+/* As above, for all others: with a search_path of pg_catalog alone. */
+static void
+enter(const TegroLedger *ledger, Scope *scope)
+{
+	enter_plainly(ledger, scope);
+	if (strcmp(namespace_search_path, SEARCH_PATH) != 0)
+		(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+static void
+leave(const Scope *scope)
+{
+	SPI_finish();
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->user, scope->security_context);
+}
+
+static char *
+quoted_schema(const TegroLedger *ledger)
+{
+	char	   *name = get_namespace_name(ledger->namespace);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_SCHEMA),
+				 errmsg("extension \"tegro\" is gone")));
+	return pstrdup(quote_identifier(name));
+}
+
+/* Runs a statement; returns how many rows it found or changed. */
+static uint64
+run(const TegroLedger *ledger, Statement which, Datum *values, const char *nulls)
+{
+	int			result;
+
+	if (plans[which] == NULL)
+	{
+		/*
+		 * The outbox may be empty now and have millions of rows when the plan
+		 * is used: all ways are by index, in its order.
+		 */
+		char	   *sql = psprintf(statements[which].text, quoted_schema(ledger));
+		SPIPlanPtr	plan;
+
+		(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		(void) set_config_option("enable_sort", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		(void) set_config_option("enable_hashjoin", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		(void) set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+		plan = SPI_prepare_cursor(sql, statements[which].nargs,
+								  (Oid *) statements[which].args,
+								  CURSOR_OPT_GENERIC_PLAN);
+		if (plan == NULL)
+			elog(ERROR, "SPI_prepare failed for \"%s\": %s", sql,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		plans[which] = plan;
+	}
+
+	result = SPI_execute_plan(plans[which], values, nulls, false, 0);
+	if (result < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+/* Column "n", from 1, of the first row that run() found. */
+static Datum
+column(int row, int n, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, isnull);
+}
+
+static Datum
+text_datum(const char *string)
+{
+	return string ? CStringGetTextDatum(string) : (Datum) 0;
+}
+
+static char
+null_if(bool is_null)
+{
+	return is_null ? 'n' : ' ';
+}
+
+TegroLedger
+tegro_outbox_of_function(Oid function)
+{
+	static Oid	known_function = InvalidOid;
+	static TegroLedger known;
+	HeapTuple	tuple;
+
+	if (known_function == function)
+		return known;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	known.namespace = ((Form_pg_proc) GETSTRUCT(tuple))->pronamespace;
+	known.owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	known_function = function;
+	return known;
+}
+
+bool
+tegro_outbox_find(TegroLedger *ledger)
+{
+	bool		found = false;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute("SELECT extnamespace, extowner FROM pg_catalog.pg_extension"
+					" WHERE extname OPERATOR(pg_catalog.=) 'tegro'", true, 1) == SPI_OK_SELECT &&
+		SPI_processed == 1)
+	{
+		bool		isnull;
+
+		ledger->namespace = DatumGetObjectId(column(0, 1, &isnull));
+		ledger->owner = DatumGetObjectId(column(0, 2, &isnull));
+		found = true;
+	}
+	SPI_finish();
+	return found;
+}
+
+/* This server's identity; it can't change while this process lives. */
+static const char *
+own_identity(void)
+{
+	static char *identity = NULL;
+
+	/* in recovery the insert that follows says what is wrong */
+	if (identity == NULL && !RecoveryInProgress())
+		identity = MemoryContextStrdup(TopMemoryContext, tegro_identity_current());
+	return identity ? identity : "";
+}
+
+/* The number of the next request. */
+static int64
+next_id(const TegroLedger *ledger)
+{
+	static Oid	sequence = InvalidOid;
+	static Oid	sequence_namespace = InvalidOid;
+
+	/* it may have been dropped and made anew with the extension */
+	if (sequence_namespace != ledger->namespace ||
+		get_rel_namespace(sequence) != ledger->namespace)
+	{
+		sequence = get_relname_relid("tegro_outbox_id_seq", ledger->namespace);
+		sequence_namespace = ledger->namespace;
+	}
+	return nextval_internal(sequence, true);
+}
+
+int64
+tegro_outbox_enqueue(const TegroLedger *ledger, const char *method, Jsonb *params,
+					 Oid role, const char *callback, TimestampTz deliver_after,
+					 bool *inserted)
+{
+	TegroCall  *call = tegro_api_prepare(method, params, InvalidOid);
+	Scope		scope;
+	Datum		values[10];
+	char		nulls[11] = "          ";
+	bool		isnull;
+	bool		is_new;
+	bool		same = true;
+	int64		id;
+
+	if (call->method->effect != TEGRO_ORDERS && call->method->effect != TEGRO_PAYS_OUT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s can't be put into the outbox", call->method->name),
+				 errhint("The outbox takes createOrder and createWithdrawal; call other methods with tegro_call.")));
+	if (call->has_nonce)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a request of the outbox can't have a \"nonce\" of its own"),
+				 errhint("Leave it out, and one that was never used is added when the request is sent.")));
+
+	values[1] = CStringGetTextDatum(call->shop_id);
+	values[2] = CStringGetTextDatum(call->method->name);
+	values[3] = JsonbPGetDatum(call->params);
+	values[4] = CStringGetTextDatum(call->reference);
+	values[5] = TimestampTzGetDatum(deliver_after ? deliver_after : GetCurrentTimestamp());
+	values[6] = ObjectIdGetDatum(role);
+	values[7] = CStringGetTextDatum(own_identity());
+	values[8] = text_datum(callback);
+	values[9] = text_datum(callback ? "waiting" : NULL);
+	nulls[8] = nulls[9] = null_if(callback == NULL);
+
+	tegro_wake_at_commit();
+	enter_plainly(ledger, &scope);
+	id = next_id(ledger);
+	values[0] = Int64GetDatum(id);
+	is_new = run(ledger, STMT_INSERT, values, nulls) == 1;
+	leave(&scope);
+	if (inserted)
+		*inserted = is_new;
+
+	if (!is_new)
+	{
+		/* it is there already: another's insert was waited for */
+		Datum		reference[4] = {values[1], values[2], values[4], values[3]};
+
+		enter(ledger, &scope);
+		if (run(ledger, STMT_FIND_REFERENCE, reference, NULL) != 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access to the outbox")));
+		id = DatumGetInt64(column(0, 1, &isnull));
+		same = DatumGetBool(column(0, 2, &isnull));
+		leave(&scope);
+	}
+
+	if (!same)
+		ereport(ERROR,
+				(errcode(TEGRO_ERRCODE_CONFLICT),
+				 errmsg("%s \"%s\" of shop \"%s\" is another request",
+						call->method->reference, call->reference, call->shop_id),
+				 errdetail("Request " INT64_FORMAT " of the outbox has the same %s and other parameters.",
+						   id, call->method->reference),
+				 errhint("Use a number of the shop's own that was never used for %s.",
+						 call->method->name)));
+	return id;
+}
+
+
+/*
+ * Claiming.
+ */
+
+/* A copy of a text column; NULL if it is null. */
+static char *
+copy_text(int row, int n)
+{
+	bool		isnull;
+	Datum		value = column(row, n, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+static Jsonb *
+copy_jsonb(int row, int n)
+{
+	bool		isnull;
+	Datum		value = column(row, n, &isnull);
+
+	return isnull ? NULL : DatumGetJsonbPCopy(value);
+}
+
+/* A row of ITEM_COLUMNS as an item, in the current memory context. */
+static TegroItem *
+read_item(int row, char **identity, char **callback_state)
+{
+	TegroItem  *item = palloc0(sizeof(TegroItem));
+	bool		isnull;
+
+	item->context = CurrentMemoryContext;
+	item->id = DatumGetInt64(column(row, 1, &isnull));
+	item->shop_id = copy_text(row, 2);
+	item->method = copy_text(row, 3);
+	item->reference = copy_text(row, 4);
+	item->params = copy_jsonb(row, 5);
+	item->state = copy_text(row, 6);
+	item->lease = DatumGetInt64(column(row, 7, &isnull));
+	item->attempts = DatumGetInt32(column(row, 8, &isnull));
+	item->failures = DatumGetInt32(column(row, 9, &isnull));
+	item->absent = DatumGetInt32(column(row, 10, &isnull));
+	item->unknown_since = DatumGetTimestampTz(column(row, 11, &isnull));
+	if (isnull)
+		item->unknown_since = 0;
+	item->role = DatumGetObjectId(column(row, 12, &isnull));
+	*identity = copy_text(row, 13);
+	item->answer = copy_jsonb(row, 14);
+	item->callback = copy_text(row, 15);
+	*callback_state = copy_text(row, 16);
+	item->message = copy_text(row, 17);
+	return item;
+}
+
+/* Parameters of a look-up: the shop and its own number. */
+static Jsonb *
+look_up_params(const TegroItem *item)
+{
+	JsonbParseState *state = NULL;
+	const char *const pairs[2][2] = {{"payment_id", item->reference}, {"shop_id", item->shop_id}};
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < 2; i++)
+	{
+		for (int j = 0; j < 2; j++)
+		{
+			JsonbValue	value;
+
+			value.type = jbvString;
+			value.val.string.val = unconstify(char *, pairs[i][j]);
+			value.val.string.len = (int) strlen(pairs[i][j]);
+			pushJsonbValue(&state, j == 0 ? WJB_KEY : WJB_VALUE, &value);
+		}
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* Parameters to send: those of the row, and the shop. */
+static Jsonb *
+send_params(const TegroItem *item)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue	key;
+	JsonbValue	value;
+	Jsonb	   *shop;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	key.type = value.type = jbvString;
+	key.val.string.val = pstrdup("shop_id");
+	key.val.string.len = (int) strlen("shop_id");
+	value.val.string.val = item->shop_id;
+	value.val.string.len = (int) strlen(item->shop_id);
+	pushJsonbValue(&state, WJB_KEY, &key);
+	pushJsonbValue(&state, WJB_VALUE, &value);
+	shop = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(item->params),
+											  JsonbPGetDatum(shop)));
+}
+
+/*
+ * Builds and signs the request that an item is claimed for.  Returns NULL, or
+ * a ruling where it can't be: a key is missing, say.  That must not hold up
+ * the others, so what was thrown is caught; nothing but memory is left behind
+ * by what runs here.
+ */
+static TegroRuling *
+build_request(TegroItem *item)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TegroRuling *volatile ruling = NULL;
+
+	PG_TRY();
+	{
+		if (item->task == TEGRO_SEND)
+			item->call = tegro_api_prepare(item->method, send_params(item), item->role);
+		else
+		{
+			const char *method = strcmp(item->method, "createOrder") == 0 ? "order" : "withdrawal";
+
+			item->call = tegro_api_prepare(method, look_up_params(item), item->role);
+		}
+		item->request = tegro_api_build(item->call);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
+			PG_RE_THROW();
+		FlushErrorState();
+		ruling = tegro_rule_postponed(item, pstrdup(unpack_sql_state(error->sqlerrcode)),
+									  error->hint ? psprintf("%s; %s", error->message, error->hint) :
+									  error->message);
+	}
+	PG_END_TRY();
+	return ruling;
+}
+
+/*
+ * A column of rows that are handed to a statement together, as one array.
+ */
+typedef struct Column
+{
+	Datum	   *values;
+	bool	   *nulls;
+} Column;
+
+static Column
+new_column(int nrows)
+{
+	Column		column_of_rows;
+
+	column_of_rows.values = palloc0((nrows + 1) * sizeof(Datum));
+	column_of_rows.nulls = palloc0((nrows + 1) * sizeof(bool));
+	return column_of_rows;
+}
+
+static void
+set_text(Column *c, int row, const char *string)
+{
+	c->nulls[row] = (string == NULL);
+	if (string)
+		c->values[row] = CStringGetTextDatum(string);
+}
+
+static void
+set_bytes(Column *c, int row, const char *bytes, size_t len)
+{
+	bytea	   *value = palloc(VARHDRSZ + len);
+
+	SET_VARSIZE(value, VARHDRSZ + len);
+	memcpy(VARDATA(value), bytes, len);
+	c->values[row] = PointerGetDatum(value);
+}
+
+static Datum
+to_array(const Column *c, int nrows, Oid type)
+{
+	int16		len;
+	bool		byval;
+	char		align;
+	int			dims[1] = {nrows};
+	int			lower[1] = {1};
+
+	get_typlenbyvalalign(type, &len, &byval, &align);
+	return PointerGetDatum(construct_md_array(c->values, c->nulls, 1, dims, lower,
+											  type, len, byval, align));
+}
+
+/* The ids of items, as an array. */
+static Datum
+ids_of(List *items)
+{
+	Column		ids = new_column(list_length(items));
+
+	for (int i = 0; i < list_length(items); i++)
+		ids.values[i] = Int64GetDatum(((TegroItem *) list_nth(items, i))->id);
+	return to_array(&ids, list_length(items), INT8OID);
+}
+
+/* Puts the claim of items that are to be sent on record. */
+static void
+record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
+{
+	int			nitems = list_length(items);
+	Datum		mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
+	Datum		attempt[4];
+	Column		leases = new_column(nitems);
+	Column		nonces = new_column(nitems);
+	Column		bodies = new_column(nitems);
+
+	if (nitems == 0)
+		return;
+	run(ledger, STMT_MARK_SENDING, mark, NULL);
+
+	for (int i = 0; i < nitems; i++)
+	{
+		TegroItem  *item = list_nth(items, i);
+
+		item->state = TEGRO_SENDING;
+		item->lease++;
+		item->attempts++;
+		leases.values[i] = Int64GetDatum(item->lease);
+		nonces.values[i] = Int64GetDatum(item->request.nonce);
+		set_bytes(&bodies, i, item->request.body, item->request.body_len);
+	}
+	attempt[0] = mark[0];
+	attempt[1] = to_array(&leases, nitems, INT8OID);
+	attempt[2] = to_array(&nonces, nitems, INT8OID);
+	attempt[3] = to_array(&bodies, nitems, BYTEAOID);
+	run(ledger, STMT_ADD_ATTEMPT, attempt, NULL);
+}
+
+/* Puts the claim of items that are to be looked up, or called back, on record. */
+static void
+record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
+{
+	Datum		mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
+	ListCell   *cell;
+
+	if (items == NIL)
+		return;
+	run(ledger, STMT_MARK_TAKEN, mark, NULL);
+	foreach(cell, items)
+		((TegroItem *) lfirst(cell))->lease++;
+}
+
+/*
+ * Finds out what is due for an item, and builds the request that it needs.
+ * Returns a ruling if nothing is to be done for it now: it is put off, or has
+ * changed its state by being looked at.
+ */
+static TegroRuling *
+prepare_item(TegroItem *item, const char *identity, const char *callback_state,
+			 const char *own)
+{
+	if (strcmp(item->state, TEGRO_READY) == 0)
+	{
+		item->task = TEGRO_SEND;
+		return strcmp(identity, own) != 0 ? tegro_rule_inherited(item) : build_request(item);
+	}
+	if (strcmp(item->state, TEGRO_SENDING) == 0)
+		return tegro_rule_orphaned(item);
+	if (strcmp(item->state, TEGRO_IN_DOUBT) == 0 ||
+		strcmp(item->state, TEGRO_IN_REVIEW) == 0)
+	{
+		item->task = TEGRO_LOOK_UP;
+		return build_request(item);
+	}
+
+	item->task = TEGRO_CALL_BACK;
+	return callback_state && strcmp(callback_state, "waiting") == 0 ? NULL :
+		tegro_rule_settled(item);
+}
+
+static void settle(const TegroLedger *ledger, List *items);
+
+/* Until when a claim that is made now holds. */
+static TimestampTz
+end_of_lease(void)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), tegro_lease * INT64CONST(1000));
+}
+
+List *
+tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *items;
+	List	   *to_send = NIL;
+	List	   *to_take = NIL;
+	List	   *put_off = NIL;
+	TegroItem **found;
+	char	  **identities;
+	char	  **callback_states;
+	TimestampTz now = GetCurrentTimestamp();
+	int64		now_us = tegro_clock_us();
+	TimestampTz lease_until;
+	Datum		values[4];
+	Datum	   *shops;
+	int			nshops = 0;
+	int			nfound;
+	ListCell   *cell;
+	Scope		scope;
+	bool		isnull;
+
+	enter(ledger, &scope);
+
+	shops = palloc((list_length(claim->paused_shops) + 1) * sizeof(Datum));
+	foreach(cell, claim->paused_shops)
+		shops[nshops++] = CStringGetTextDatum((char *) lfirst(cell));
+	values[0] = TimestampTzGetDatum(now);
+	values[1] = TimestampTzGetDatum(claim->fast ? claim->after : DT_NOBEGIN);
+	values[2] = PointerGetDatum(construct_array(shops, nshops, TEXTOID, -1, false, TYPALIGN_INT));
+	values[3] = Int32GetDatum(claim->max);
+	nfound = (int) run(ledger, STMT_DUE, values, NULL);
+	claim->full = nfound == claim->max;
+
+	/* the rows first: what follows runs statements of its own */
+	found = palloc((nfound + 1) * sizeof(TegroItem *));
+	identities = palloc((nfound + 1) * sizeof(char *));
+	callback_states = palloc((nfound + 1) * sizeof(char *));
+	for (int i = 0; i < nfound; i++)
+	{
+		MemoryContext context = AllocSetContextCreate(caller, "tegro request",
+													  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		found[i] = read_item(i, &identities[i], &callback_states[i]);
+		found[i]->claimed_us = now_us;
+		MemoryContextSwitchTo(old);
+	}
+	if (nfound > 0)
+		claim->after = DatumGetTimestampTz(column(nfound - 1, 18, &isnull));
+
+	for (int i = 0; i < nfound; i++)
+	{
+		TegroItem  *item = found[i];
+		MemoryContext old = MemoryContextSwitchTo(item->context);
+
+		item->ruling = prepare_item(item, identities[i], callback_states[i], claim->identity);
+		MemoryContextSwitchTo(old);
+		if (item->ruling)
+			put_off = lappend(put_off, item);
+		else if (item->task == TEGRO_SEND)
+			to_send = lappend(to_send, item);
+		else
+			to_take = lappend(to_take, item);
+	}
+
+	lease_until = end_of_lease();
+	settle(ledger, put_off);
+	record_sending(ledger, to_send, lease_until);
+	record_taking(ledger, to_take, lease_until);
+
+	MemoryContextSwitchTo(caller);
+	items = list_concat_copy(to_send, to_take);
+	foreach(cell, put_off)
+		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
+
+	/* what was settled just now may be due, so ask from this claim's time on */
+	claim->next_at = 0;
+	if (!claim->full)
+	{
+		values[0] = TimestampTzGetDatum(now);
+		if (run(ledger, STMT_NEXT_AT, values, NULL) > 0)
+			claim->next_at = DatumGetTimestampTz(column(0, 1, &isnull));
+	}
+
+	leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return items;
+}
+
+TegroItem *
+tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller, "tegro request",
+												  ALLOCSET_DEFAULT_SIZES);
+	TegroItem  *item;
+	char	   *identity;
+	char	   *callback_state;
+	Datum		values[1] = {Int64GetDatum(id)};
+	Scope		scope;
+
+	enter(ledger, &scope);
+	if (run(ledger, STMT_ONE, values, NULL) != 1)
+		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
+	MemoryContextSwitchTo(context);
+	item = read_item(0, &identity, &callback_state);
+	item->claimed_us = tegro_clock_us();
+	item->task = TEGRO_SEND;
+	/* here an error is the caller's, and takes the row with it */
+	item->call = tegro_api_prepare(item->method, send_params(item), item->role);
+	item->request = tegro_api_build(item->call);
+	record_sending(ledger, list_make1(item), end_of_lease());
+	leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return item;
+}
+
+
+/*
+ * Settling.
+ */
+
+/* Writes the rulings of items whose exchanges were given up, or were not. */
+static void
+settle_rows(const TegroLedger *ledger, List *items, bool late)
+{
+	static const Oid types[13] = {
+		INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, JSONBOID, TEXTOID, TEXTOID,
+		INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT4OID, TEXTOID
+	};
+	int			nrows = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	Column		c[13];
+	Datum		values[13];
+	ListCell   *cell;
+
+	for (int i = 0; i < lengthof(c); i++)
+		c[i] = new_column(list_length(items));
+	foreach(cell, items)
+	{
+		const TegroItem *item = lfirst(cell);
+		const TegroRuling *ruling = item->ruling;
+
+		if (item->given_up != late)
+			continue;
+		c[0].values[nrows] = Int64GetDatum(item->id);
+		c[1].values[nrows] = Int64GetDatum(item->lease);
+		set_text(&c[2], nrows, ruling->state);
+		c[3].values[nrows] = TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, ruling->delay_ms));
+		c[3].nulls[nrows] = ruling->delay_ms < 0;
+		c[4].values[nrows] = ruling->answer ? JsonbPGetDatum(ruling->answer) : (Datum) 0;
+		c[4].nulls[nrows] = ruling->answer == NULL;
+		set_text(&c[5], nrows, ruling->sqlstate);
+		set_text(&c[6], nrows, ruling->message);
+		c[7].values[nrows] = Int32GetDatum(ruling->failures);
+		c[8].values[nrows] = Int32GetDatum(ruling->absent);
+		c[9].values[nrows] = TimestampTzGetDatum(ruling->unknown_since);
+		c[9].nulls[nrows] = ruling->unknown_since == 0;
+		set_text(&c[10], nrows, ruling->renew_identity ? own_identity() : NULL);
+		c[11].values[nrows] = Int32GetDatum(ruling->not_sent ? 1 : 0);
+		set_text(&c[12], nrows, item->state);
+		nrows++;
+	}
+	if (nrows == 0)
+		return;
+	for (int i = 0; i < lengthof(c); i++)
+		values[i] = to_array(&c[i], nrows, types[i]);
+	run(ledger, late ? STMT_SETTLE_LATE : STMT_SETTLE, values, NULL);
+}
+
+/* Writes what was seen of attempts, also of those that no longer count. */
+static void
+end_attempts(const TegroLedger *ledger, List *items)
+{
+	static const Oid types[6] = {INT8OID, INT8OID, TEXTOID, INT4OID, TEXTOID, BYTEAOID};
+	int			nrows = 0;
+	Column		c[6];
+	Datum		values[6];
+	ListCell   *cell;
+
+	for (int i = 0; i < lengthof(c); i++)
+		c[i] = new_column(list_length(items));
+	foreach(cell, items)
+	{
+		const TegroItem *item = lfirst(cell);
+		const TegroRuling *ruling = item->ruling;
+
+		if (ruling->outcome == NULL)
+			continue;
+		c[0].values[nrows] = Int64GetDatum(item->id);
+		c[1].values[nrows] = Int64GetDatum(item->lease);
+		set_text(&c[2], nrows, ruling->outcome);
+		c[3].values[nrows] = Int32GetDatum(ruling->http_status);
+		set_text(&c[4], nrows, ruling->attempt_message);
+		c[5].nulls[nrows] = ruling->raw_answer_len == 0;
+		if (ruling->raw_answer_len > 0)
+			set_bytes(&c[5], nrows, ruling->raw_answer, ruling->raw_answer_len);
+		nrows++;
+	}
+	if (nrows == 0)
+		return;
+	for (int i = 0; i < lengthof(c); i++)
+		values[i] = to_array(&c[i], nrows, types[i]);
+	run(ledger, STMT_END_ATTEMPT, values, NULL);
+}
+
+static void
+settle(const TegroLedger *ledger, List *items)
+{
+	if (items == NIL)
+		return;
+	settle_rows(ledger, items, false);
+	settle_rows(ledger, items, true);
+	end_attempts(ledger, items);
+}
+
+void
+tegro_outbox_settle(const TegroLedger *ledger, List *items)
+{
+	Scope		scope;
+
+	if (items == NIL)
+		return;
+	enter(ledger, &scope);
+	settle(ledger, items);
+	leave(&scope);
+}
+
+void
+tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
+						 const char *message, int64 delay_ms)
+{
+	Scope		scope;
+	Datum		values[4];
+	char		nulls[5] = "    ";
+
+	enter(ledger, &scope);
+	values[0] = Int64GetDatum(item->id);
+	values[1] = Int64GetDatum(item->lease);
+	values[2] = text_datum(message);
+	nulls[2] = null_if(message == NULL);
+	values[3] = TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms));
+	nulls[3] = null_if(delay_ms < 0);
+	run(ledger, STMT_CALLED_BACK, values, nulls);
+	leave(&scope);
+}
+
+
+/*
+ * Identity and history.
+ */
+
+bool
+tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity, char **detail)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Scope		scope;
+	Datum		values[2] = {CStringGetTextDatum(identity), (Datum) 0};
+	const char *reason = NULL;
+	bool		allowed = true;
+
+	*detail = NULL;
+	enter(ledger, &scope);
+	if (run(ledger, STMT_GET_IDENTITY, NULL, NULL) > 0)
+	{
+		char	   *then = copy_text(0, 1);
+
+		switch (tegro_identity_compare(then, identity))
+		{
+			case TEGRO_SAME:
+				break;
+			case TEGRO_SUCCESSOR:
+				reason = psprintf("a failover or restore, from %s", then);
+				ereport(LOG,
+						(errmsg("this database follows %s after a failover or restore", then),
+						 errdetail("Requests from before are looked up before they are sent.")));
+				break;
+			case TEGRO_STRANGER:
+				*detail = MemoryContextStrdup(caller, psprintf("The outbox belongs to %s, this is %s.", then, identity));
+				allowed = false;
+				break;
+		}
+	}
+	else if (run(ledger, STMT_FOREIGN, values, NULL) > 0)
+	{
+		*detail = MemoryContextStrdup(caller, psprintf("The outbox has requests of another database than this, %s.", identity));
+		allowed = false;
+	}
+	else
+		reason = "first use";
+
+	if (reason)
+	{
+		values[1] = CStringGetTextDatum(reason);
+		run(ledger, STMT_SET_IDENTITY, values, NULL);
+	}
+	leave(&scope);
+	return allowed;
+}
+
+void
+tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before)
+{
+	Scope		scope;
+	Datum		values[2] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX)};
+
+	enter(ledger, &scope);
+	run(ledger, STMT_FORGET, values, NULL);
+	leave(&scope);
+}
+
+bool
+tegro_outbox_any_prepared(void)
+{
+	bool		found;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	found = SPI_execute("SELECT 1 FROM pg_catalog.pg_prepared_xacts"
+						" WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
+						true, 1) == SPI_OK_SELECT && SPI_processed > 0;
+	SPI_finish();
+	return found;
+}
+
+bool
+tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
+					 Jsonb **answer, TegroOutcome *outcome, const char **state)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Scope		scope;
+	Datum		values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
+	char	   *sqlstate;
+	char	   *message;
+	char	   *reference;
+	char	   *method;
+	TransactionId xmin;
+	bool		isnull;
+	bool		ended = true;
+
+	*answer = NULL;
+	memset(outcome, 0, sizeof(*outcome));
+
+	/* as it is committed now, whatever the caller's snapshot says */
+	PushActiveSnapshot(GetLatestSnapshot());
+	enter(ledger, &scope);
+	if (run(ledger, STMT_OUTCOME, values, NULL) != 1 ||
+		!DatumGetBool(column(0, 7, &isnull)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("request " INT64_FORMAT " is not in the outbox", id),
+				 errdetail("Or another role enqueued it.")));
+	xmin = DatumGetTransactionId(column(0, 8, &isnull));
+	if (TransactionIdIsCurrentTransactionId(xmin))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("request " INT64_FORMAT " was enqueued or changed by this very transaction", id),
+				 errdetail("It is delivered after the transaction has committed."),
+				 errhint("Commit first, then wait.")));
+	MemoryContextSwitchTo(context);
+	*state = copy_text(0, 1);
+	*answer = copy_jsonb(0, 2);
+	sqlstate = copy_text(0, 3);
+	message = copy_text(0, 4);
+	reference = copy_text(0, 5);
+	method = copy_text(0, 6);
+	leave(&scope);
+	PopActiveSnapshot();
+	MemoryContextSwitchTo(context);
+
+	if (strcmp(*state, TEGRO_DONE) == 0)
+	{
+		outcome->result = TEGRO_ANSWERED;
+		if (*answer == NULL)
+		{
+			outcome->result = TEGRO_UNKNOWN;
+			outcome->message = psprintf("%s \"%s\" counts as done, without an answer", method, reference);
+			outcome->detail = message;
+		}
+	}
+	else if (strcmp(*state, TEGRO_FAILED) == 0)
+	{
+		*answer = NULL;
+		outcome->result = sqlstate && strcmp(sqlstate, "TG005") == 0 ? TEGRO_RATE_LIMITED : TEGRO_REFUSED;
+		outcome->message = psprintf("Tegro refused %s \"%s\"", method, reference);
+		outcome->detail = message;
+		outcome->hint = psprintf("Request " INT64_FORMAT " of the outbox failed; tegro_retry sends it again.", id);
+	}
+	else if (strcmp(*state, TEGRO_IN_REVIEW) == 0)
+	{
+		*answer = NULL;
+		outcome->result = TEGRO_UNKNOWN;
+		outcome->message = psprintf("the outcome of %s \"%s\" is unknown", method, reference);
+		outcome->detail = message;
+		outcome->hint = psprintf("Find out what became of it, then call tegro_resolve(" INT64_FORMAT ", ...).", id);
+	}
+	else if (strcmp(*state, TEGRO_CANCELLED) == 0)
+	{
+		*answer = NULL;
+		outcome->result = TEGRO_NOT_SENT;
+		outcome->message = psprintf("%s \"%s\" was cancelled", method, reference);
+		outcome->hint = psprintf("tegro_retry(" INT64_FORMAT ") sends it after all.", id);
+	}
+	else
+	{
+		*answer = NULL;
+		outcome->result = TEGRO_UNKNOWN;
+		outcome->detail = message;
+		ended = false;
+	}
+	return ended;
+}
+
+bool
+tegro_outbox_waiting(const TegroLedger *ledger)
+{
+	Scope		scope;
+	bool		found;
+
+	enter(ledger, &scope);
+	found = run(ledger, STMT_WAITING, NULL, NULL) > 0;
+	leave(&scope);
+	return found;
+}
+
+bool
+tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
+					TegroDecision decision, const char *note)
+{
+	Scope		scope;
+	Datum		values[5];
+	bool		changed = false;
+
+	values[0] = Int64GetDatum(id);
+	values[1] = ObjectIdGetDatum(caller);
+	values[2] = CStringGetTextDatum(note);
+	values[3] = CStringGetTextDatum(own_identity());
+
+	tegro_wake_at_commit();
+	enter(ledger, &scope);
+	switch (decision)
+	{
+		case TEGRO_CANCEL:
+			changed = run(ledger, STMT_CANCEL, values, NULL) > 0;
+			break;
+		case TEGRO_RETRY:
+			changed = run(ledger, STMT_RETRY, values, NULL) > 0;
+			break;
+		case TEGRO_RESOLVE_DONE:
+		case TEGRO_RESOLVE_FAILED:
+		case TEGRO_RESOLVE_RESEND:
+			values[4] = CStringGetTextDatum(decision == TEGRO_RESOLVE_DONE ? TEGRO_DONE :
+											decision == TEGRO_RESOLVE_FAILED ? TEGRO_FAILED :
+											TEGRO_READY);
+			changed = run(ledger, STMT_RESOLVE, values, NULL) > 0;
+			break;
+	}
+	leave(&scope);
+	return changed;
+}
+
+void
+tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders, uint64 *payouts)
+{
+	Scope		scope;
+	Datum		values[2];
+
+	values[0] = CStringGetTextDatum(own_identity());
+	values[1] = CStringGetTextDatum(note);
+	tegro_wake_at_commit();
+	enter(ledger, &scope);
+	run(ledger, STMT_SET_IDENTITY, values, NULL);
+	values[1] = CStringGetTextDatum("it comes from another database, and may have been sent there; it is looked up");
+	*orders = run(ledger, STMT_ARM_ORDERS, values, NULL);
+	values[1] = CStringGetTextDatum("it comes from another database, and may have been sent there; a person decides with tegro_resolve");
+	*payouts = run(ledger, STMT_ARM_PAYOUTS, values, NULL);
+	leave(&scope);
+}

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * requests.h
+ *		SQL functions of the outbox.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_REQUESTS_H
+#define TEGRO_REQUESTS_H
+
+#include "src/outbox.h"
+
+/*
+ * Pays out with these parameters, as tegro_create_withdrawal() does: makes up
+ * a payment_id if there is none.  For the functions that call any method.
+ */
+extern Jsonb *tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params);
+
+#endif							/* TEGRO_REQUESTS_H */

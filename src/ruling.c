@@ -1,0 +1,544 @@
+/*-------------------------------------------------------------------------
+ *
+ * ruling.c
+ *		What becomes of a request, by what was seen of it.
+ *
+ * These are the rules by which money never leaves twice:
+ *
+ *		ready    -> sending		claimed, on record, committed (outbox.c)
+ *		ready    -> unknown		it comes from another server: look first
+ *		sending  -> ready		certainly not sent; or refused for now
+ *		sending  -> done		answered
+ *		sending  -> failed		refused
+ *		sending  -> unknown		all else, and where the deliverer is gone
+ *		unknown  -> done		found, and it agrees with what was asked
+ *		unknown  -> review		found, but different
+ *		unknown  -> ready		an order, not found twice, the second time
+ *								when its request must have ended
+ *		unknown  -> review		a payout, not found three times over the
+ *								settle time (or ready, if the administrator
+ *								chose tegro.withdrawal_unknown = resend)
+ *		review   -> done		found after all
+ *
+ * Why an order may be sent again and a payout not: a second order is a second
+ * link that nobody pays, and a customer is waiting; a second payout is money
+ * gone.
+ *
+ * A look-up that fails is not "not found"; nor is a refusal whose words don't
+ * say so.  The provider doesn't document its words, so the patterns are
+ * settings, and what matches none of them leaves the request where it is.
+ *
+ * model/outbox.pml is a model of this, checked exhaustively.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_collation.h"
+#include "common/pg_prng.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+#include "src/ruling.h"
+#include "src/settings.h"
+
+/* First and longest wait between attempts or look-ups that come to nothing. */
+#define FIRST_BACKOFF_MS 1000
+#define MAX_BACKOFF_MS (10 * 60 * 1000)
+
+/* Longest that a provider is obeyed when it asks to wait. */
+#define MAX_PAUSE_MS (60 * 60 * 1000)
+
+/*
+ * An order that was not found is sent again only so long after the send that
+ * its request must have ended at the provider, too.
+ */
+#define ORDER_MARGIN_MS 5000
+
+/* How often each must not be found. */
+#define ORDER_ABSENT 2
+#define PAYOUT_ABSENT 3
+
+/* A payout in review is looked up as long as this, in case it shows up. */
+#define REVIEW_LOOK_UP_MS (24 * INT64CONST(3600000))
+
+/* Bytes of a useless answer that are kept with the attempt. */
+#define MAX_RAW_ANSWER 8192
+
+int64
+tegro_rule_backoff_ms(int failures)
+{
+	double		ms = FIRST_BACKOFF_MS * (double) (INT64CONST(1) << Min(Max(failures - 1, 0), 20));
+
+	/* varies by half, so that what failed together does not return together */
+	return (int64) (Min(ms, MAX_BACKOFF_MS) * (0.75 + pg_prng_double(&pg_global_prng_state) / 2));
+}
+
+static bool
+is_payout(const TegroItem *item)
+{
+	return strcmp(item->method, "createWithdrawal") == 0;
+}
+
+/*
+ * Does a refusal's text match a pattern of the settings?  One that is no
+ * regular expression matches nothing, which leaves the request in doubt.
+ */
+static bool
+matches(const char *desc, const char *pattern, const char *setting)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool result = false;
+
+	if (pattern == NULL || *pattern == '\0')
+		return false;
+	PG_TRY();
+	{
+		result = DatumGetBool(DirectFunctionCall2Coll(textregexeq, DEFAULT_COLLATION_OID,
+													  CStringGetTextDatum(desc),
+													  CStringGetTextDatum(pattern)));
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_INVALID_REGULAR_EXPRESSION)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
+				 errmsg("parameter \"%s\" is not a regular expression: %s",
+						setting, error->message)));
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/* An SQLSTATE's five characters, palloc'd. */
+static char *
+sqlstate_text(int sqlstate)
+{
+	return pstrdup(unpack_sql_state(sqlstate));
+}
+
+/* A ruling that leaves all as it is, to be changed. */
+static TegroRuling *
+begin_ruling(const TegroItem *item, const char *state)
+{
+	TegroRuling *ruling = palloc0(sizeof(TegroRuling));
+
+	ruling->state = state;
+	ruling->delay_ms = -1;
+	ruling->failures = item->failures;
+	ruling->absent = item->absent;
+	ruling->unknown_since = item->unknown_since;
+	return ruling;
+}
+
+static char *
+join(const char *message, const char *detail)
+{
+	return detail ? psprintf("%s: %s", message, detail) : pstrdup(message);
+}
+
+/* Takes over what a call's outcome says. */
+static void
+put_outcome(TegroRuling *ruling, const TegroCall *call)
+{
+	if (call->outcome.result != TEGRO_ANSWERED)
+	{
+		ruling->sqlstate = sqlstate_text(tegro_error_sqlstate(call->outcome.result));
+		ruling->message = join(call->outcome.message, call->outcome.detail);
+	}
+}
+
+static void
+finish(TegroRuling *ruling, const char *state)
+{
+	ruling->state = state;
+	ruling->delay_ms = -1;
+	ruling->failures = 0;
+	ruling->absent = 0;
+}
+
+static void
+doubt(TegroRuling *ruling, int64 delay_ms)
+{
+	ruling->state = TEGRO_IN_DOUBT;
+	ruling->delay_ms = delay_ms;
+	ruling->failures = 0;
+	ruling->absent = 0;
+	ruling->unknown_since = GetCurrentTimestamp();
+}
+
+static void
+wait_ready(TegroRuling *ruling, int64 delay_ms)
+{
+	ruling->state = TEGRO_READY;
+	ruling->failures++;
+	ruling->delay_ms = Max(delay_ms, tegro_rule_backoff_ms(ruling->failures));
+}
+
+/* Milliseconds since the outcome became unknown. */
+static int64
+doubt_ms(const TegroItem *item)
+{
+	return item->unknown_since == 0 ? 0 :
+		(GetCurrentTimestamp() - item->unknown_since) / 1000;
+}
+
+TegroRuling *
+tegro_rule_sent(const TegroItem *item)
+{
+	const TegroCall *call = item->call;
+	const TegroExchange *exchange = tegro_api_exchange(call);
+	const TegroOutcome *outcome = &call->outcome;
+	TegroRuling *ruling = begin_ruling(item, item->state);
+	int64		pause_ms;
+
+	put_outcome(ruling, call);
+	ruling->http_status = exchange->http_status;
+	ruling->attempt_message = ruling->message;
+
+	switch (outcome->result)
+	{
+		case TEGRO_ANSWERED:
+			finish(ruling, TEGRO_DONE);
+			ruling->answer = call->envelope;
+			ruling->outcome = "answered";
+			return ruling;
+
+		case TEGRO_NOT_SENT:
+		case TEGRO_MISCONFIGURED:
+			ruling->outcome = "not sent";
+			ruling->not_sent = true;
+			wait_ready(ruling, 0);
+			return ruling;
+
+		case TEGRO_RATE_LIMITED:
+			ruling->outcome = "rate limited";
+			pause_ms = Min(exchange->retry_after_s, MAX_PAUSE_MS / 1000) * 1000;
+			if (item->attempts >= tegro_max_attempts)
+				finish(ruling, TEGRO_FAILED);
+			else
+				wait_ready(ruling, pause_ms);
+			ruling->pause_ms = Max(pause_ms, FIRST_BACKOFF_MS);
+			return ruling;
+
+		case TEGRO_REFUSED:
+			ruling->outcome = "refused";
+			if (outcome->unauthorized)
+			{
+				/* the key is wrong: so it is for the others of the shop */
+				wait_ready(ruling, 0);
+				ruling->not_sent = true;
+				ruling->pause_until_reload = true;
+			}
+			else if (matches(outcome->desc, tegro_duplicate, "tegro.duplicate"))
+				doubt(ruling, 0);
+			else if (item->attempts < tegro_max_attempts &&
+					 matches(outcome->desc, tegro_repeatable, "tegro.repeatable"))
+				wait_ready(ruling, 0);
+			else
+				finish(ruling, TEGRO_FAILED);
+			return ruling;
+
+		case TEGRO_UNKNOWN:
+		case TEGRO_UNREADABLE:
+			break;
+	}
+
+	ruling->outcome = "unknown";
+	ruling->raw_answer = exchange->answer;
+	ruling->raw_answer_len = Min(exchange->answer_len, MAX_RAW_ANSWER);
+	if (outcome->unauthorized)
+		ruling->pause_until_reload = true;
+	doubt(ruling, FIRST_BACKOFF_MS);
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_overdue(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+
+	doubt(ruling, 0);
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	ruling->message = psprintf("no answer in %d ms; it is looked up", tegro_timeout);
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_unsent(const TegroItem *item, const char *why)
+{
+	TegroRuling *ruling = begin_ruling(item, TEGRO_READY);
+
+	ruling->delay_ms = 0;
+	ruling->not_sent = true;
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_NOT_SENT);
+	ruling->message = why;
+	ruling->outcome = "not sent";
+	ruling->attempt_message = why;
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_postponed(const TegroItem *item, const char *sqlstate, const char *why)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+
+	ruling->failures++;
+	ruling->delay_ms = tegro_rule_backoff_ms(ruling->failures);
+	ruling->sqlstate = sqlstate;
+	ruling->message = why;
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_orphaned(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+
+	doubt(ruling, 0);
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	ruling->message = "its deliverer ended before it told the outcome; it is looked up";
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_inherited(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+
+	doubt(ruling, 0);
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	ruling->message = "it was enqueued before a failover or restore, and may have been sent there; it is looked up";
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_settled(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+
+	ruling->message = item->message;
+	return ruling;
+}
+
+/*
+ * Looking up.
+ */
+
+static bool
+get_field(Jsonb *object, const char *name, JsonbValue *value)
+{
+	return object != NULL && JB_ROOT_IS_OBJECT(object) &&
+		getKeyJsonValueFromContainer(&object->root, name, (int) strlen(name), value) != NULL &&
+		value->type != jbvNull;
+}
+
+/* A field's text: a number and a string of its digits look alike. */
+static char *
+field_text(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return pnstrdup(value->val.string.val, value->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(DirectFunctionCall1(numeric_out,
+													   NumericGetDatum(value->val.numeric)));
+		default:
+			return NULL;
+	}
+}
+
+/* The number that a field is, or is the text of; NULL if it is none. */
+static Numeric
+field_number(const JsonbValue *value)
+{
+	char	   *string;
+
+	if (value->type == jbvNumeric)
+		return value->val.numeric;
+	string = field_text(value);
+	/* plain decimals only: what numeric_in would throw at is none */
+	if (string == NULL || *string == '\0' ||
+		strspn(string, "0123456789.-") != strlen(string) ||
+		strlen(string) > 100 || strchr(string, '.') != strrchr(string, '.') ||
+		strrchr(string, '-') > string || strpbrk(string, "0123456789") == NULL)
+		return NULL;
+	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(string),
+											   ObjectIdGetDatum(InvalidOid),
+											   Int32GetDatum(-1)));
+}
+
+/*
+ * The first field in which what was found differs from what was asked, in
+ * words; NULL if they agree wherever both have the field.
+ */
+static char *
+difference(Jsonb *asked, Jsonb *found)
+{
+	static const char *const fields[] = {"amount", "currency", "account"};
+
+	for (int i = 0; i < lengthof(fields); i++)
+	{
+		JsonbValue	a;
+		JsonbValue	f;
+		Numeric		a_number;
+		Numeric		f_number;
+		bool		same;
+
+		if (!get_field(asked, fields[i], &a) || !get_field(found, fields[i], &f) ||
+			field_text(&a) == NULL || field_text(&f) == NULL)
+			continue;
+		a_number = i == 0 ? field_number(&a) : NULL;
+		f_number = i == 0 ? field_number(&f) : NULL;
+		same = a_number && f_number ?
+			DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(a_number),
+											 NumericGetDatum(f_number))) :
+			strcmp(field_text(&a), field_text(&f)) == 0;
+		if (!same)
+			return psprintf("%s %s was asked for, %s is there", fields[i],
+							field_text(&a), field_text(&f));
+	}
+	return NULL;
+}
+
+/* "data" of an envelope, as a document of its own; NULL if it is no object. */
+static Jsonb *
+get_data(Jsonb *envelope)
+{
+	JsonbValue	value;
+
+	if (!get_field(envelope, "data", &value) || value.type != jbvBinary ||
+		!JsonContainerIsObject(value.val.binary.data))
+		return NULL;
+	return JsonbValueToJsonb(&value);
+}
+
+/* It was found. */
+static TegroRuling *
+rule_found(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+	Jsonb	   *found = get_data(item->call->envelope);
+	char	   *difference_text;
+
+	if (found == NULL)
+	{
+		/* an answer that can't be compared settles nothing */
+		return tegro_rule_postponed(item, sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
+									"the look-up's answer has no object in \"data\"");
+	}
+
+	difference_text = difference(item->params, found);
+	ruling->answer = item->call->envelope;
+	if (difference_text)
+	{
+		finish(ruling, TEGRO_IN_REVIEW);
+		ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
+		ruling->message = psprintf("found under this reference, but different: %s", difference_text);
+		return ruling;
+	}
+
+	finish(ruling, TEGRO_DONE);
+	ruling->message = is_payout(item) ? "found by look-up" :
+		"found by look-up, which gives no link to pay at; tegro_retry asks for another";
+	return ruling;
+}
+
+/* It was not found, once more. */
+static TegroRuling *
+rule_absent(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+	int64		in_doubt_ms = doubt_ms(item);
+	int64		settle_ms = tegro_settle_time * INT64CONST(1000);
+
+	ruling->absent = item->absent + 1;
+	ruling->failures = 0;
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+
+	if (!is_payout(item))
+	{
+		int64		needed_ms = tegro_timeout + ORDER_MARGIN_MS;
+
+		if (ruling->absent >= ORDER_ABSENT && in_doubt_ms >= needed_ms)
+		{
+			ruling->state = TEGRO_READY;
+			ruling->delay_ms = 0;
+			ruling->absent = 0;
+			ruling->renew_identity = true;
+			ruling->message = "not found; it is sent again";
+			return ruling;
+		}
+		ruling->delay_ms = Max(needed_ms - in_doubt_ms, FIRST_BACKOFF_MS);
+		ruling->message = "not found so far; it is looked up again";
+		return ruling;
+	}
+
+	if (strcmp(item->state, TEGRO_IN_REVIEW) == 0)
+	{
+		/* a person has it now; it is looked up in case it shows up */
+		ruling->message = item->message;
+		if (in_doubt_ms < REVIEW_LOOK_UP_MS)
+			ruling->delay_ms = Max(in_doubt_ms / 4, settle_ms / 4);
+		return ruling;
+	}
+
+	if (ruling->absent >= PAYOUT_ABSENT && in_doubt_ms >= settle_ms)
+	{
+		if (tegro_withdrawal_unknown == TEGRO_RESEND)
+		{
+			ruling->state = TEGRO_READY;
+			ruling->delay_ms = 0;
+			ruling->absent = 0;
+			ruling->renew_identity = true;
+			ruling->message = "not found over the settle time; it is sent again, as tegro.withdrawal_unknown says";
+			return ruling;
+		}
+		ruling->state = TEGRO_IN_REVIEW;
+		ruling->delay_ms = settle_ms / 4;
+		ruling->message = "not found over the settle time; a person decides with tegro_resolve";
+		return ruling;
+	}
+
+	/* spread over the settle time, the last look just after it */
+	ruling->delay_ms = ruling->absent + 1 >= PAYOUT_ABSENT ?
+		Max(settle_ms - in_doubt_ms + 100, settle_ms / 10) : settle_ms / 3;
+	ruling->delay_ms = Max(ruling->delay_ms, 100);
+	ruling->message = "not found so far; it is looked up again";
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_looked_up(const TegroItem *item)
+{
+	const TegroCall *call = item->call;
+	const TegroExchange *exchange = tegro_api_exchange(call);
+	TegroRuling *ruling;
+
+	if (call->outcome.result == TEGRO_ANSWERED)
+		return rule_found(item);
+	if (call->outcome.result == TEGRO_REFUSED && !call->outcome.unauthorized &&
+		matches(call->outcome.desc, tegro_not_found, "tegro.not_found"))
+		return rule_absent(item);
+
+	/* it failed: that says nothing about the request */
+	ruling = tegro_rule_postponed(item, NULL, NULL);
+	put_outcome(ruling, call);
+	ruling->message = psprintf("the look-up failed: %s", ruling->message);
+	if (call->outcome.result == TEGRO_RATE_LIMITED)
+	{
+		ruling->pause_ms = Min(Max(exchange->retry_after_s, 1), MAX_PAUSE_MS / 1000) * 1000;
+		ruling->delay_ms = Max(ruling->delay_ms, ruling->pause_ms);
+	}
+	if (call->outcome.unauthorized)
+		ruling->pause_until_reload = true;
+	return ruling;
+}

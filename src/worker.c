@@ -1,0 +1,322 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		Background workers: the one that delivers, and the launcher.
+ *
+ * The delivery worker of a database is started when a transaction that
+ * enqueued commits (wake.c), delivers what is due (delivery.c), and ends when
+ * nothing has been waiting for tegro.worker_idle.  While something waits, now
+ * or for later, it stays.
+ *
+ * Workers that were started on demand don't outlive the server.  So with
+ * shared_preload_libraries = 'tegro' a launcher looks once, at the server's
+ * start or promotion, into every database, by starting a worker there that
+ * ends at once if nothing waits.  Without it, delivery goes on with the next
+ * request that is enqueued.
+ *
+ * Ends.  Exit status 0 means that the worker is not started again; 1 that the
+ * postmaster starts it again after a few seconds.  It ends with 1 on errors,
+ * and where someone terminated it while requests wait; with 0 where there is
+ * nothing to do for it: idle, held, no extension, no database.
+ *
+ * On SIGTERM it stops within a round and leaves its requests in a state from
+ * which they go on at once.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/wait_event.h"
+
+#include "src/delivery.h"
+#include "src/settings.h"
+#include "src/wake.h"
+#include "src/worker.h"
+
+PGDLLEXPORT void tegro_worker_main(Datum arg);
+PGDLLEXPORT void tegro_launcher_main(Datum arg);
+
+static volatile sig_atomic_t stop_requested = false;
+static bool connected = false;
+
+/*
+ * SIGTERM.  ProcDiePending without InterruptPending: a wait for a synchronous
+ * standby ends at once, as it must, while other interrupt checks let us finish
+ * the round.
+ */
+static void
+on_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	stop_requested = true;
+	ProcDiePending = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+/*
+ * A database that was dropped can't be connected to, and trying again is
+ * useless: exit with 0, so that nobody does.  (A callback may call proc_exit;
+ * the ones that are left still run.)
+ */
+static void
+give_up_if_not_connected(int code, Datum arg)
+{
+	if (!connected && code != 0)
+		proc_exit(0);
+}
+
+static void
+force(const char *name, const char *value)
+{
+	SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+void
+tegro_worker_connect(Oid database)
+{
+	on_proc_exit(give_up_if_not_connected, (Datum) 0);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	connected = true;
+
+	/*
+	 * The database may have settings for all its sessions; these are ours.
+	 * A claim must be on disk, and where it is replicated, before it is sent.
+	 */
+	force("search_path", "pg_catalog, pg_temp");
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		force("synchronous_commit", "on");
+	force("default_transaction_isolation", "read committed");
+	force("default_transaction_read_only", "off");
+	force("statement_timeout", "0");
+	force("idle_in_transaction_session_timeout", "0");
+	/* a row that someone holds must not hold up the others for long */
+	force("lock_timeout", "1s");
+	force("enable_seqscan", "off");
+	force("jit", "off");
+}
+
+void
+tegro_worker_begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void
+tegro_worker_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+}
+
+static void
+reload_if_asked(void)
+{
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+static void
+report(const char *activity)
+{
+	if (activity)
+		pgstat_report_activity(STATE_RUNNING, activity);
+	else
+		pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+/* Waits for a reload, or until someone wants us to stop. */
+static void
+wait_for_signal(void)
+{
+	report(NULL);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 60 * 1000L, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	reload_if_asked();
+}
+
+/* Is there anything left to do in this database? */
+static bool
+anything_waits(void)
+{
+	TegroLedger ledger;
+	bool		waits;
+
+	tegro_worker_begin();
+	waits = tegro_outbox_find(&ledger) && tegro_outbox_waiting(&ledger);
+	tegro_worker_commit();
+	return waits;
+}
+
+/* The delivery worker's main function; arg is the database. */
+void
+tegro_worker_main(Datum arg)
+{
+	TegroDeliverer deliverer = {0};
+	bool		probe = strcmp(MyBgworkerEntry->bgw_extra, TEGRO_PROBE) == 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, on_sigterm);
+	BackgroundWorkerUnblockSignals();
+	tegro_worker_connect(DatumGetObjectId(arg));
+
+	if (!tegro_wake_register())
+		proc_exit(0);			/* there is one already */
+	if (probe && !anything_waits())
+		proc_exit(0);
+
+	deliverer.begin = tegro_worker_begin;
+	deliverer.commit = tegro_worker_commit;
+	deliverer.stay = true;
+	deliverer.max = -1;
+	deliverer.stop = &stop_requested;
+	deliverer.reload = reload_if_asked;
+	deliverer.report = report;
+
+	for (;;)
+	{
+		switch (tegro_deliver_due(&deliverer))
+		{
+			case TEGRO_NOTHING_DUE:
+
+				/*
+				 * A commit that wakes us between the last look and here would
+				 * be lost: first stop being found, then look again.
+				 */
+				tegro_wake_unregister();
+				if (!anything_waits() || !tegro_wake_register())
+					proc_exit(0);
+				break;
+			case TEGRO_STOPPED:
+				/* to be started again, if there is anything to do */
+				proc_exit(anything_waits() ? 1 : 0);
+			case TEGRO_DELIVERY_OFF:
+				if (stop_requested)
+					proc_exit(1);
+				wait_for_signal();
+				break;
+			case TEGRO_DELIVERY_HELD:
+				tegro_wake_hold(true);
+				proc_exit(0);
+			case TEGRO_NO_LEDGER:
+				proc_exit(0);
+		}
+	}
+}
+
+void
+tegro_worker_register_launcher(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 5;
+	strlcpy(worker.bgw_library_name, "tegro", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "tegro_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "tegro launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "tegro launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* The databases that can be connected to, as a list in TopMemoryContext. */
+static List *
+list_databases(void)
+{
+	List	   *databases = NIL;
+	Relation	relation;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	tegro_worker_begin();
+	relation = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(relation, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (database->datallowconn && !database->datistemplate)
+		{
+			MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+			databases = lappend_oid(databases, database->oid);
+			MemoryContextSwitchTo(old);
+		}
+	}
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	tegro_worker_commit();
+	return databases;
+}
+
+/*
+ * The launcher's main function: has a worker look into each database, one
+ * after the other, so that it takes no more than one free worker slot.
+ */
+void
+tegro_launcher_main(Datum arg)
+{
+	List	   *databases;
+	ListCell   *cell;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	databases = list_databases();
+	foreach(cell, databases)
+	{
+		BackgroundWorkerHandle *handle;
+		pid_t		pid;
+
+		if (!tegro_wake_start_worker(lfirst_oid(cell), true, &handle))
+		{
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("could not start the delivery worker for database %u", lfirst_oid(cell)),
+					 errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")));
+			continue;
+		}
+
+		/* long enough for a look; one that stays has something to do */
+		for (int i = 0; i < 50; i++)
+		{
+			if (GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED)
+				break;
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 20L, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	proc_exit(0);
+}
