@@ -69,7 +69,8 @@ static const TegroMethod methods[] = {
 	{"balance", TEGRO_READS, NULL, NULL, NULL},
 	{"order", TEGRO_READS, NULL, NULL, NULL},
 	{"orders", TEGRO_READS, NULL, NULL, NULL},
-	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal", "withdrawal"},
+	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal",
+	 "withdrawal"},
 	{"withdrawals", TEGRO_READS, NULL, NULL, NULL},
 	{"withdrawal", TEGRO_READS, NULL, NULL, NULL},
 	{"rates", TEGRO_READS, NULL, NULL, NULL},
@@ -79,18 +80,18 @@ static const TegroMethod methods[] = {
 struct TegroCallState
 {
 	/* prepared */
-	TegroCredentials credentials;	/* api_key is NULL: not to be signed */
-	char	   *shop_json;		/* shop_id as the body holds it */
-	char	   *rest;			/* the other parameters, "{...}" in PHP's form */
-	size_t		rest_len;
-	int64		nonce;			/* the parameters', if they carry one */
+	TegroCredentials credentials; /* api_key is NULL: not to be signed */
+	char *shop_json;			  /* shop_id as the body holds it */
+	char *rest; /* the other parameters, "{...}" in PHP's form */
+	size_t rest_len;
+	int64 nonce; /* the parameters', if they carry one */
 
 	/* running */
-	MemoryContext context;		/* all of what follows; NULL: not begun */
+	MemoryContext context; /* all of what follows; NULL: not begun */
 	TegroExchange *exchange;
-	bool		in_flight;
-	int64		begun_us;		/* tegro_clock_us() at the first request */
-	int64		next_us;		/* when to send again, if not in flight */
+	bool in_flight;
+	int64 begun_us; /* tegro_clock_us() at the first request */
+	int64 next_us;	/* when to send again, if not in flight */
 };
 
 
@@ -102,7 +103,7 @@ struct TegroCallState
 static const TegroMethod *
 find_method(const char *name)
 {
-	size_t		len = strlen(name);
+	size_t len = strlen(name);
 	TegroMethod *unknown;
 
 	for (int i = 0; i < lengthof(methods); i++)
@@ -122,7 +123,9 @@ find_method(const char *name)
 	}
 
 	if (len == 0 || len > MAX_METHOD_LEN ||
-		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") != len ||
+		strspn(name,
+			   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") !=
+			len ||
 		(name[0] >= '0' && name[0] <= '9'))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -149,11 +152,11 @@ tegro_api_effect(const char *method)
 static char *
 to_php(char *json, size_t *out_len)
 {
-	size_t		len = strlen(json);
-	char	   *utf8;
-	char	   *out;
-	size_t		fault;
-	size_t		fault_len;
+	size_t len = strlen(json);
+	char *utf8;
+	char *out;
+	size_t fault;
+	size_t fault_len;
 
 	if (len > MAX_PARAMS_LEN)
 		ereport(ERROR,
@@ -172,7 +175,7 @@ to_php(char *json, size_t *out_len)
 			break;
 		case TEGRO_BODY_LOSES_DIGITS:
 			{
-				int			shown = (int) Min(fault_len, 60);
+				int shown = (int) Min(fault_len, 60);
 
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -207,7 +210,8 @@ to_php(char *json, size_t *out_len)
 static JsonbValue *
 get_param(Jsonb *params, const char *name, JsonbValue *value)
 {
-	return getKeyJsonValueFromContainer(&params->root, name, (int) strlen(name), value);
+	return getKeyJsonValueFromContainer(&params->root, name,
+										(int) strlen(name), value);
 }
 
 static Jsonb *
@@ -224,10 +228,11 @@ parse_nonce(const JsonbValue *value)
 {
 	if (value->type == jbvNumeric)
 	{
-		char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
-																 NumericGetDatum(value->val.numeric)));
-		char	   *end;
-		int64		nonce;
+		char *digits = DatumGetCString(
+			DirectFunctionCall1(numeric_out,
+								NumericGetDatum(value->val.numeric)));
+		char *end;
+		int64 nonce;
 
 		errno = 0;
 		nonce = strtoi64(digits, &end, 10);
@@ -248,26 +253,27 @@ parse_nonce(const JsonbValue *value)
 static char *
 get_reference(Jsonb *params, const char *name)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	if (get_param(params, name, &value) == NULL)
 		return NULL;
 	if (value.type == jbvString && value.val.string.len > 0)
 		return pnstrdup(value.val.string.val, value.val.string.len);
 	if (value.type == jbvNumeric)
-		return DatumGetCString(DirectFunctionCall1(numeric_out,
-												   NumericGetDatum(value.val.numeric)));
+		return DatumGetCString(
+			DirectFunctionCall1(numeric_out,
+								NumericGetDatum(value.val.numeric)));
 	return NULL;
 }
 
 TegroCall *
 tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 {
-	TegroCall  *call = palloc0(sizeof(TegroCall));
+	TegroCall *call = palloc0(sizeof(TegroCall));
 	struct TegroCallState *state = palloc0(sizeof(struct TegroCallState));
-	JsonbValue	value;
+	JsonbValue value;
 	StringInfoData shop_json;
-	size_t		len;
+	size_t len;
 
 	tegro_settings_check();
 	call->state = state;
@@ -350,11 +356,12 @@ tegro_api_build(TegroCall *call)
 	request.signature = NULL;
 	if (state->credentials.api_key)
 	{
-		char	   *signature = palloc(TEGRO_SIGNATURE_LEN + 1);
+		char *signature = palloc(TEGRO_SIGNATURE_LEN + 1);
 
 		if (!tegro_signature_request(state->credentials.api_key,
 									 strlen(state->credentials.api_key),
-									 request.body, request.body_len, signature))
+									 request.body, request.body_len,
+									 signature))
 			ereport(ERROR,
 					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 					 errmsg("could not sign the request"),
@@ -372,8 +379,8 @@ left_ms(TegroCall *call)
 }
 
 void
-tegro_api_send(TegroCall *call, const TegroRequest *request,
-			   int timeout_ms, int64 send_before_us)
+tegro_api_send(TegroCall *call, const TegroRequest *request, int timeout_ms,
+			   int64 send_before_us)
 {
 	struct TegroCallState *state = call->state;
 	TegroExchange *exchange = state->exchange;
@@ -383,7 +390,8 @@ tegro_api_send(TegroCall *call, const TegroRequest *request,
 	exchange->url = request->url;
 	exchange->body = request->body;
 	exchange->body_len = request->body_len;
-	strlcpy(exchange->signature, request->signature, sizeof(exchange->signature));
+	strlcpy(exchange->signature, request->signature,
+			sizeof(exchange->signature));
 	exchange->connect_timeout_ms = Min(tegro_connect_timeout, tegro_timeout);
 	exchange->timeout_ms = timeout_ms;
 	exchange->send_before_us = send_before_us;
@@ -409,7 +417,8 @@ send_call(TegroCall *call)
 
 	if (state->context == NULL)
 	{
-		state->context = AllocSetContextCreate(CurrentMemoryContext, "tegro call",
+		state->context = AllocSetContextCreate(CurrentMemoryContext,
+											   "tegro call",
 											   ALLOCSET_DEFAULT_SIZES);
 		state->begun_us = tegro_clock_us();
 	}
@@ -439,13 +448,16 @@ describe_exchange(TegroCall *call)
 	if (exchange->kept_alive)
 		appendStringInfoString(&out, "connection kept alive, ");
 	else if (exchange->name_lookup_us > 0)
-		appendStringInfo(&out, "name look-up %.1f ms, ", exchange->name_lookup_us / 1000.0);
+		appendStringInfo(&out, "name look-up %.1f ms, ",
+						 exchange->name_lookup_us / 1000.0);
 	if (exchange->connect_us > 0 && !exchange->kept_alive)
-		appendStringInfo(&out, "connection %.1f ms, ", exchange->connect_us / 1000.0);
+		appendStringInfo(&out, "connection %.1f ms, ",
+						 exchange->connect_us / 1000.0);
 	if (exchange->tls_us > 0 && !exchange->kept_alive)
 		appendStringInfo(&out, "TLS %.1f ms, ", exchange->tls_us / 1000.0);
 	if (exchange->first_byte_us > 0)
-		appendStringInfo(&out, "first byte %.1f ms, ", exchange->first_byte_us / 1000.0);
+		appendStringInfo(&out, "first byte %.1f ms, ",
+						 exchange->first_byte_us / 1000.0);
 	appendStringInfo(&out, "total %.1f ms", exchange->total_us / 1000.0);
 	if (call->attempts > 1)
 		appendStringInfo(&out, "; attempt %d", call->attempts);
@@ -458,7 +470,8 @@ unknown_hint(TegroCall *call)
 {
 	if (call->method->look_up)
 		return psprintf("It may have taken effect. Look it up with %s(payment_id => %s) before you repeat it.",
-						call->method->look_up, quote_literal_cstr(call->reference));
+						call->method->look_up,
+						quote_literal_cstr(call->reference));
 	return "It may have taken effect. Find out before you repeat it.";
 }
 
@@ -466,7 +479,7 @@ unknown_hint(TegroCall *call)
 static bool
 is_about_rate(const char *desc)
 {
-	char	   *lower = asc_tolower(desc, strlen(desc));
+	char *lower = asc_tolower(desc, strlen(desc));
 
 	return strstr(lower, "too many requests") != NULL ||
 		strstr(lower, "rate limit") != NULL;
@@ -484,29 +497,36 @@ judge_useless(TegroCall *call, const char *why, const TegroSecrets *secrets)
 	appendStringInfo(&detail, "%s (%s)", why, describe_exchange(call));
 	if (exchange->answer_len > 0)
 		appendStringInfo(&detail, " The answer begins: %s",
-						 tegro_error_excerpt(exchange->answer, exchange->answer_len,
+						 tegro_error_excerpt(exchange->answer,
+											 exchange->answer_len,
 											 TEGRO_EXCERPT_LEN, secrets));
 	outcome->detail = detail.data;
 
 	if (call->method->effect == TEGRO_READS)
 	{
 		outcome->result = TEGRO_UNREADABLE;
-		outcome->message = psprintf("could not read the answer to %s", call->method->name);
+		outcome->message = psprintf("could not read the answer to %s",
+									call->method->name);
 		if (exchange->fault == TEGRO_FAULT_TOO_LARGE)
-			outcome->hint = "Raise tegro.max_answer_size if answers of this size are expected.";
+			outcome->hint =
+				"Raise tegro.max_answer_size if answers of this size are expected.";
 		else if (exchange->http_status == 403)
-			outcome->hint = "The provider's gateway turned the request away: check tegro.user_agent, and whether this server's address is allowed.";
+			outcome->hint =
+				"The provider's gateway turned the request away: check tegro.user_agent, and whether this server's address is allowed.";
 		else
-			outcome->hint = "Nothing was changed; it is safe to repeat this call.";
+			outcome->hint =
+				"Nothing was changed; it is safe to repeat this call.";
 	}
 	else
 	{
 		outcome->result = TEGRO_UNKNOWN;
-		outcome->message = psprintf("the outcome of %s is unknown", call->method->name);
+		outcome->message = psprintf("the outcome of %s is unknown",
+									call->method->name);
 		outcome->hint = unknown_hint(call);
 		if (exchange->http_status == 403)
-			outcome->hint = psprintf("%s The provider's gateway may have turned it away: check tegro.user_agent, and whether this server's address is allowed.",
-									 outcome->hint);
+			outcome->hint =
+				psprintf("%s The provider's gateway may have turned it away: check tegro.user_agent, and whether this server's address is allowed.",
+						 outcome->hint);
 	}
 }
 
@@ -517,20 +537,24 @@ judge_not_sent(TegroCall *call)
 	const TegroExchange *exchange = call->state->exchange;
 	TegroOutcome *outcome = &call->outcome;
 
-	outcome->message = exchange->fault == TEGRO_FAULT_SETTING ?
-		"could not use the settings for the Tegro API" : "could not reach the Tegro API";
+	outcome->message = exchange->fault == TEGRO_FAULT_SETTING
+		? "could not use the settings for the Tegro API"
+		: "could not reach the Tegro API";
 	outcome->detail = psprintf("%s, %s; nothing was sent. (%s)",
-							   exchange->problem, tegro_exchange_phase(exchange),
+							   exchange->problem,
+							   tegro_exchange_phase(exchange),
 							   describe_exchange(call));
 	switch (exchange->fault)
 	{
 		case TEGRO_FAULT_SETTING:
 			outcome->result = TEGRO_MISCONFIGURED;
-			outcome->hint = "Check tegro.api_url, tegro.ca_file and tegro.proxy.";
+			outcome->hint =
+				"Check tegro.api_url, tegro.ca_file and tegro.proxy.";
 			break;
 		case TEGRO_FAULT_CERTIFICATE:
 			outcome->result = TEGRO_NOT_SENT;
-			outcome->hint = "Whoever answers could not prove to be the provider. Check tegro.api_url, the system's certificate authorities (or tegro.ca_file) and its clock.";
+			outcome->hint =
+				"Whoever answers could not prove to be the provider. Check tegro.api_url, the system's certificate authorities (or tegro.ca_file) and its clock.";
 			break;
 		default:
 			outcome->result = TEGRO_NOT_SENT;
@@ -544,15 +568,16 @@ tegro_api_judge(TegroCall *call)
 {
 	const TegroExchange *exchange = call->state->exchange;
 	TegroOutcome *outcome = &call->outcome;
-	bool		reads = call->method->effect == TEGRO_READS;
+	bool reads = call->method->effect == TEGRO_READS;
 	TegroSecrets secrets = {{call->state->credentials.api_key,
-			call->state->credentials.secret_key,
-	exchange->signature}};
+							 call->state->credentials.secret_key,
+							 exchange->signature}};
 	TegroAnswer answer;
 
 	memset(outcome, 0, sizeof(*outcome));
 	outcome->desc = "";
-	outcome->unauthorized = exchange->http_status == 401 || exchange->http_status == 403;
+	outcome->unauthorized = exchange->http_status == 401 ||
+		exchange->http_status == 403;
 	call->envelope = NULL;
 
 	if (exchange->end == TEGRO_EXCHANGE_NOT_SENT)
@@ -563,10 +588,13 @@ tegro_api_judge(TegroCall *call)
 
 	if (exchange->end == TEGRO_EXCHANGE_BROKEN)
 	{
-		judge_useless(call, psprintf("%s, %s.",
-									 tegro_error_excerpt(exchange->problem, strlen(exchange->problem),
-														 sizeof(exchange->problem), &secrets),
-									 tegro_exchange_phase(exchange)),
+		judge_useless(call,
+					  psprintf("%s, %s.",
+							   tegro_error_excerpt(exchange->problem,
+												   strlen(exchange->problem),
+												   sizeof(exchange->problem),
+												   &secrets),
+							   tegro_exchange_phase(exchange)),
 					  &secrets);
 		return reads && exchange->fault == TEGRO_FAULT_NETWORK;
 	}
@@ -580,11 +608,13 @@ tegro_api_judge(TegroCall *call)
 	{
 		outcome->result = TEGRO_RATE_LIMITED;
 		outcome->message = "Tegro accepts no more requests for now";
-		outcome->detail = exchange->retry_after_s > 0 ?
-			psprintf("It asks to wait " INT64_FORMAT " s. (%s)",
-					 exchange->retry_after_s, describe_exchange(call)) :
-			psprintf("It does not say for how long. (%s)", describe_exchange(call));
-		outcome->hint = "It did not act on the request. Wait, then repeat it; ask for less at once.";
+		outcome->detail = exchange->retry_after_s > 0
+			? psprintf("It asks to wait " INT64_FORMAT " s. (%s)",
+					   exchange->retry_after_s, describe_exchange(call))
+			: psprintf("It does not say for how long. (%s)",
+					   describe_exchange(call));
+		outcome->hint =
+			"It did not act on the request. Wait, then repeat it; ask for less at once.";
 		return reads;
 	}
 
@@ -594,34 +624,41 @@ tegro_api_judge(TegroCall *call)
 	 */
 	if (answer.kind == TEGRO_ANSWER_REFUSAL && exchange->http_status < 500)
 	{
-		const char *desc = tegro_error_excerpt(answer.desc, strlen(answer.desc),
+		const char *desc = tegro_error_excerpt(answer.desc,
+											   strlen(answer.desc),
 											   MAX_DESC_LEN, &secrets);
 
 		outcome->result = TEGRO_REFUSED;
 		outcome->message = psprintf("Tegro refused %s", call->method->name);
-		outcome->detail = *desc ?
-			psprintf("It says: \"%s\". (%s)", desc, describe_exchange(call)) :
-			psprintf("It gives no reason. (%s)", describe_exchange(call));
+		outcome->detail = *desc
+			? psprintf("It says: \"%s\". (%s)", desc, describe_exchange(call))
+			: psprintf("It gives no reason. (%s)", describe_exchange(call));
 		outcome->desc = answer.desc;
 		if (strstr(answer.desc, "uthoriz") != NULL)
 			outcome->unauthorized = true;
 		if (outcome->unauthorized)
-			outcome->hint = psprintf("Check that the API key is the one of shop \"%s\".", call->shop_id);
+			outcome->hint =
+				psprintf("Check that the API key is the one of shop \"%s\".",
+						 call->shop_id);
 		return false;
 	}
 
-	if (answer.kind == TEGRO_ANSWER_SUCCESS &&
-		exchange->http_status >= 200 && exchange->http_status <= 299)
+	if (answer.kind == TEGRO_ANSWER_SUCCESS && exchange->http_status >= 200 &&
+		exchange->http_status <= 299)
 	{
 		outcome->result = TEGRO_ANSWERED;
 		call->envelope = answer.envelope;
 		return false;
 	}
 
-	judge_useless(call, answer.kind == TEGRO_ANSWER_UNREADABLE ? answer.why :
-				  psprintf("It says \"%s\", but with HTTP status %d.",
-						   answer.kind == TEGRO_ANSWER_SUCCESS ? "success" : "error",
-						   exchange->http_status),
+	judge_useless(call,
+				  answer.kind == TEGRO_ANSWER_UNREADABLE
+					  ? answer.why
+					  : psprintf("It says \"%s\", but with HTTP status %d.",
+								 answer.kind == TEGRO_ANSWER_SUCCESS
+									 ? "success"
+									 : "error",
+								 exchange->http_status),
 				  &secrets);
 	return reads && exchange->http_status >= 500;
 }
@@ -640,7 +677,7 @@ advance(TegroCall *call, long *wait_ms)
 	if (state->in_flight && state->exchange->end != TEGRO_EXCHANGE_OPEN)
 	{
 		MemoryContext old = MemoryContextSwitchTo(state->context);
-		bool		may_repeat = tegro_api_judge(call);
+		bool may_repeat = tegro_api_judge(call);
 
 		MemoryContextSwitchTo(old);
 		state->in_flight = false;
@@ -648,17 +685,19 @@ advance(TegroCall *call, long *wait_ms)
 			call->done = true;
 		else
 		{
-			double		backoff_ms = FIRST_BACKOFF_MS *
+			double backoff_ms = FIRST_BACKOFF_MS *
 				(double) (1 << Min(call->attempts - 1, 10)) *
 				(0.5 + pg_prng_double(&pg_global_prng_state));
 
-			backoff_ms = Max(backoff_ms, state->exchange->retry_after_s * 1000.0);
+			backoff_ms = Max(backoff_ms,
+							 state->exchange->retry_after_s * 1000.0);
 
 			/* a repeat that could not end in time is not begun */
 			if (backoff_ms >= (double) left_ms(call))
 				call->done = true;
 			else
-				state->next_us = tegro_clock_us() + (int64) (backoff_ms * 1000);
+				state->next_us = tegro_clock_us() +
+					(int64) (backoff_ms * 1000);
 		}
 	}
 	if (call->done)
@@ -667,7 +706,7 @@ advance(TegroCall *call, long *wait_ms)
 	if (!state->in_flight)
 	{
 		/* rounded up, so as not to wake just before the time */
-		int64		pause_ms = (state->next_us - tegro_clock_us() + 999) / 1000;
+		int64 pause_ms = (state->next_us - tegro_clock_us() + 999) / 1000;
 
 		if (pause_ms <= 0)
 			send_call(call);
@@ -681,7 +720,7 @@ advance(TegroCall *call, long *wait_ms)
 typedef struct RunState
 {
 	TegroCall **calls;
-	int			begun;			/* calls[0 .. begun - 1] were sent */
+	int begun; /* calls[0 .. begun - 1] were sent */
 } RunState;
 
 /*
@@ -692,25 +731,27 @@ typedef struct RunState
 static void
 tell_what_was_sent(void *arg)
 {
-	RunState   *run = arg;
-	int			sent = 0;
-	TegroCall  *one = NULL;
-	int			category = ERRCODE_TO_CATEGORY(geterrcode());
+	RunState *run = arg;
+	int sent = 0;
+	TegroCall *one = NULL;
+	int category = ERRCODE_TO_CATEGORY(geterrcode());
 
 	/* messages of other kinds, and our own errors, which say it themselves */
-	if (category == ERRCODE_SUCCESSFUL_COMPLETION || category == ERRCODE_WARNING ||
+	if (category == ERRCODE_SUCCESSFUL_COMPLETION ||
+		category == ERRCODE_WARNING ||
 		category == ERRCODE_TO_CATEGORY(TEGRO_ERRCODE_REFUSED))
 		return;
 	for (int i = 0; i < run->begun; i++)
 	{
-		TegroCall  *call = run->calls[i];
+		TegroCall *call = run->calls[i];
 
 		if (call->method->effect == TEGRO_READS)
 			continue;
 		/* done: only if it took or may have taken effect */
-		if (call->done ?
-			call->outcome.result == TEGRO_ANSWERED || call->outcome.result == TEGRO_UNKNOWN :
-			call->state->in_flight && call->state->exchange->handed_over)
+		if (call->done
+				? call->outcome.result == TEGRO_ANSWERED ||
+					call->outcome.result == TEGRO_UNKNOWN
+				: call->state->in_flight && call->state->exchange->handed_over)
 		{
 			sent++;
 			one = call;
@@ -728,19 +769,21 @@ void
 tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 			  TegroCallDone done, void *arg)
 {
-	RunState	run = {calls, 0};
+	RunState run = {calls, 0};
 	ErrorContextCallback context;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext run_context;
 	TegroCall **running;
-	int			nrunning = 0;
+	int nrunning = 0;
 
 	/*
 	 * All that is in flight hangs below this context: when it goes, on
 	 * whatever way, the exchanges are stopped.
 	 */
-	run_context = AllocSetContextCreate(caller, "tegro calls", ALLOCSET_SMALL_SIZES);
-	running = MemoryContextAlloc(run_context, max_in_flight * sizeof(TegroCall *));
+	run_context = AllocSetContextCreate(caller, "tegro calls",
+										ALLOCSET_SMALL_SIZES);
+	running = MemoryContextAlloc(run_context,
+								 max_in_flight * sizeof(TegroCall *));
 
 	context.callback = tell_what_was_sent;
 	context.arg = &run;
@@ -751,8 +794,8 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 	{
 		while (run.begun < ncalls || nrunning > 0)
 		{
-			long		wait_ms = -1;
-			int			i;
+			long wait_ms = -1;
+			int i;
 
 			/* fill the free places */
 			MemoryContextSwitchTo(run_context);
@@ -764,7 +807,7 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 
 			for (i = 0; i < nrunning;)
 			{
-				TegroCall  *call = running[i];
+				TegroCall *call = running[i];
 
 				if (advance(call, &wait_ms))
 				{
@@ -780,7 +823,8 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 			}
 
 			/* wait, unless places became free that can be filled first */
-			if (nrunning > 0 && !(run.begun < ncalls && nrunning < max_in_flight))
+			if (nrunning > 0 &&
+				!(run.begun < ncalls && nrunning < max_in_flight))
 				(void) tegro_transport_wait(wait_ms);
 		}
 	}

@@ -16,15 +16,15 @@
 /* What a method does, which decides when it may be sent again. */
 typedef enum TegroEffect
 {
-	TEGRO_READS,				/* nothing: may be repeated */
-	TEGRO_ORDERS,				/* makes a payment order */
-	TEGRO_PAYS_OUT,				/* sends money away */
-	TEGRO_UNKNOWN_EFFECT		/* unknown to this version: as if it did */
+	TEGRO_READS,		 /* nothing: may be repeated */
+	TEGRO_ORDERS,		 /* makes a payment order */
+	TEGRO_PAYS_OUT,		 /* sends money away */
+	TEGRO_UNKNOWN_EFFECT /* unknown to this version: as if it did */
 } TegroEffect;
 
 typedef struct TegroMethod
 {
-	const char *name;			/* as in the URL */
+	const char *name; /* as in the URL */
 	TegroEffect effect;
 	const char *reference;		/* parameter that names what is asked for in
 								 * the shop's own terms; NULL if none */
@@ -38,31 +38,31 @@ typedef struct TegroMethod
 typedef struct TegroCall
 {
 	const TegroMethod *method;
-	const char *shop_id;		/* whom it acts for, in server encoding */
-	const char *reference;		/* the shop's own number, or NULL */
-	Jsonb	   *params;			/* without "shop_id" and "nonce" */
-	bool		has_nonce;		/* "nonce" was given; it is used each time */
-	int			position;		/* the caller's, among several */
+	const char *shop_id;   /* whom it acts for, in server encoding */
+	const char *reference; /* the shop's own number, or NULL */
+	Jsonb *params;		   /* without "shop_id" and "nonce" */
+	bool has_nonce;		   /* "nonce" was given; it is used each time */
+	int position;		   /* the caller's, among several */
 
 	/* while it runs */
-	bool		done;
-	int			attempts;		/* exchanges begun */
+	bool done;
+	int attempts; /* exchanges begun */
 
 	/* once it is done */
 	TegroOutcome outcome;
-	Jsonb	   *envelope;		/* the answer, where answered; else NULL */
+	Jsonb *envelope; /* the answer, where answered; else NULL */
 
-	struct TegroCallState *state;	/* api.c's own */
+	struct TegroCallState *state; /* api.c's own */
 } TegroCall;
 
 /* The request that a call would send, for showing. */
 typedef struct TegroRequest
 {
 	const char *url;
-	const char *body;			/* pure ASCII, NUL-terminated */
-	size_t		body_len;
-	int64		nonce;
-	const char *signature;		/* NULL if it was not asked for */
+	const char *body; /* pure ASCII, NUL-terminated */
+	size_t body_len;
+	int64 nonce;
+	const char *signature; /* NULL if it was not asked for */
 } TegroRequest;
 
 /*
@@ -78,7 +78,8 @@ typedef struct TegroRequest
  * The call lives in the current memory context, which must outlive it, as
  * "params" must.
  */
-extern TegroCall *tegro_api_prepare(const char *method, Jsonb *params, Oid role);
+extern TegroCall *tegro_api_prepare(const char *method, Jsonb *params,
+									Oid role);
 
 /* What a method does; throws, as tegro_api_prepare() does, if it can't be one. */
 extern TegroEffect tegro_api_effect(const char *method);
@@ -107,7 +108,7 @@ extern const TegroExchange *tegro_api_exchange(const TegroCall *call);
 extern bool tegro_api_judge(TegroCall *call);
 
 /* What tegro_api_run() calls when a call is done; it may throw. */
-typedef void (*TegroCallDone) (TegroCall *call, void *arg);
+typedef void (*TegroCallDone)(TegroCall *call, void *arg);
 
 /*
  * Runs calls until all are done, at most "max_in_flight" at once, and hands
@@ -120,4 +121,4 @@ typedef void (*TegroCallDone) (TegroCall *call, void *arg);
 extern void tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 						  TegroCallDone done, void *arg);
 
-#endif							/* TEGRO_API_H */
+#endif /* TEGRO_API_H */

@@ -74,7 +74,8 @@ static inline bool
 tegro_may_execute(Oid function, Oid role)
 {
 #if PG_VERSION_NUM >= 160000
-	return object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE) == ACLCHECK_OK;
+	return object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE) ==
+		ACLCHECK_OK;
 #else
 	return pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK;
 #endif
@@ -98,8 +99,8 @@ tegro_name_list(const char *name)
 static inline bool
 tegro_commit_is_replicated(void)
 {
-	bool		defined;
-	bool		replicated;
+	bool defined;
+	bool replicated;
 
 	/* minor releases changed the field's name */
 #ifdef SYNC_STANDBY_DEFINED
@@ -115,4 +116,4 @@ tegro_commit_is_replicated(void)
 	return replicated;
 }
 
-#endif							/* TEGRO_COMPAT_H */
+#endif /* TEGRO_COMPAT_H */

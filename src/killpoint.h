@@ -23,9 +23,9 @@
 static inline void
 tegro_kill_point(const char *name)
 {
-	char		line[128] = "";
-	FILE	   *file = fopen("tegro_kill", "r");
-	char	   *signal_name;
+	char line[128] = "";
+	FILE *file = fopen("tegro_kill", "r");
+	char *signal_name;
 
 	if (file == NULL)
 		return;
@@ -39,12 +39,14 @@ tegro_kill_point(const char *name)
 	*signal_name++ = '\0';
 	if (strcmp(line, name) != 0 || unlink("tegro_kill") != 0)
 		return;
-	kill(getpid(), strcmp(signal_name, "STOP") == 0 ? SIGSTOP :
-		 strcmp(signal_name, "TERM") == 0 ? SIGTERM : SIGKILL);
+	kill(getpid(),
+		 strcmp(signal_name, "STOP") == 0		? SIGSTOP
+			 : strcmp(signal_name, "TERM") == 0 ? SIGTERM
+												: SIGKILL);
 }
 
 #else
 #define tegro_kill_point(name) ((void) 0)
 #endif
 
-#endif							/* TEGRO_KILLPOINT_H */
+#endif /* TEGRO_KILLPOINT_H */

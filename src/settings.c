@@ -55,33 +55,32 @@
 /* The provider's CDN turns away libraries that don't say who they are. */
 #define DEFAULT_USER_AGENT "tegro-postgresql/1.0"
 
-char	   *tegro_api_url = NULL;
-char	   *tegro_ca_file = NULL;
-char	   *tegro_proxy = NULL;
-char	   *tegro_user_agent = NULL;
-int			tegro_max_answer_size = 1024;
-int			tegro_connect_timeout = 3000;
-int			tegro_timeout = 10000;
-int			tegro_read_retries = 2;
-int			tegro_max_concurrency = 32;
+char *tegro_api_url = NULL;
+char *tegro_ca_file = NULL;
+char *tegro_proxy = NULL;
+char *tegro_user_agent = NULL;
+int tegro_max_answer_size = 1024;
+int tegro_connect_timeout = 3000;
+int tegro_timeout = 10000;
+int tegro_read_retries = 2;
+int tegro_max_concurrency = 32;
 
-bool		tegro_delivery = true;
-int			tegro_lease = 60;
-int			tegro_settle_time = 15 * 60;
-int			tegro_withdrawal_unknown = TEGRO_REVIEW;
-int			tegro_max_attempts = 20;
-int			tegro_rate_limit = 0;
-int			tegro_worker_idle = 60;
-int			tegro_retention = 0;
-char	   *tegro_not_found = NULL;
-char	   *tegro_repeatable = NULL;
-char	   *tegro_duplicate = NULL;
+bool tegro_delivery = true;
+int tegro_lease = 60;
+int tegro_settle_time = 15 * 60;
+int tegro_withdrawal_unknown = TEGRO_REVIEW;
+int tegro_max_attempts = 20;
+int tegro_rate_limit = 0;
+int tegro_worker_idle = 60;
+int tegro_retention = 0;
+char *tegro_not_found = NULL;
+char *tegro_repeatable = NULL;
+char *tegro_duplicate = NULL;
 
-static const struct config_enum_entry withdrawal_unknown_options[] = {
-	{"review", TEGRO_REVIEW, false},
-	{"resend", TEGRO_RESEND, false},
-	{NULL, 0, false}
-};
+static const struct config_enum_entry withdrawal_unknown_options[] =
+	{{"review", TEGRO_REVIEW, false},
+	 {"resend", TEGRO_RESEND, false},
+	 {NULL, 0, false}};
 
 static char *shop_id = NULL;
 static char *api_key = NULL;
@@ -91,15 +90,15 @@ static char *credentials_file = NULL;
 /* The credentials file as it was read, taken apart. */
 typedef struct Credential
 {
-	const char *fields[4];		/* shop_id, role, api_key, secret_key */
+	const char *fields[4]; /* shop_id, role, api_key, secret_key */
 } Credential;
 
 static char *file_bytes = NULL; /* what the fields point into */
 static size_t file_bytes_len = 0;
 static Credential *file_lines = NULL;
-static int	file_nlines = 0;
-static char *file_path = NULL;	/* which file it was; NULL: none is read */
-static TimestampTz file_reload_time = 0;	/* PgReloadTime at the reading */
+static int file_nlines = 0;
+static char *file_path = NULL; /* which file it was; NULL: none is read */
+static TimestampTz file_reload_time = 0; /* PgReloadTime at the reading */
 
 
 /*
@@ -149,7 +148,7 @@ check_printable(char **newval, void **extra, GucSource source)
 static bool
 is_loopback_host(const char *host, size_t len)
 {
-	char		buf[INET6_ADDRSTRLEN];
+	char buf[INET6_ADDRSTRLEN];
 	struct in_addr v4;
 
 	if (len == 5 && strncmp(host, "[::1]", 5) == 0)
@@ -160,7 +159,8 @@ is_loopback_host(const char *host, size_t len)
 		return false;
 	memcpy(buf, host, len);
 	buf[len] = '\0';
-	return inet_pton(AF_INET, buf, &v4) == 1 && (ntohl(v4.s_addr) >> 24) == 127;
+	return inet_pton(AF_INET, buf, &v4) == 1 &&
+		(ntohl(v4.s_addr) >> 24) == 127;
 }
 
 /*
@@ -174,9 +174,9 @@ check_api_url(char **newval, void **extra, GucSource source)
 	const char *url = *newval;
 	const char *host;
 	const char *p;
-	size_t		host_len;
-	bool		http = false;
-	size_t		len = strlen(url);
+	size_t host_len;
+	bool http = false;
+	size_t len = strlen(url);
 
 	if (pg_strncasecmp(url, "https://", 8) == 0)
 		host = url + 8;
@@ -200,19 +200,23 @@ check_api_url(char **newval, void **extra, GucSource source)
 			host_len++;
 	}
 	else
-		host_len = strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-");
+		host_len =
+			strspn(host,
+				   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-");
 	p = host + host_len;
 	if (host_len > 0 && *p == ':')
 	{
-		size_t		digits = strspn(p + 1, "0123456789");
-		long		port = digits > 0 && digits <= 5 ? strtol(p + 1, NULL, 10) : 0;
+		size_t digits = strspn(p + 1, "0123456789");
+		long port = digits > 0 && digits <= 5 ? strtol(p + 1, NULL, 10) : 0;
 
 		if (port < 1 || port > 65535)
 			host_len = 0;
 		p += 1 + digits;
 	}
 	if (host_len > 0 && *p == '/')
-		p += strspn(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._~-");
+		p +=
+			strspn(p,
+				   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._~-");
 	if (host_len == 0 || *p != '\0')
 	{
 		GUC_check_errdetail("The address must have the form https://host[:port][/path], without user, query or escapes.");
@@ -233,7 +237,8 @@ check_api_url(char **newval, void **extra, GucSource source)
 static bool
 check_proxy(char **newval, void **extra, GucSource source)
 {
-	static const char *const schemes[] = {"http://", "https://", "socks5://", "socks5h://"};
+	static const char *const schemes[] = {"http://", "https://", "socks5://",
+										  "socks5h://"};
 
 	if (*newval == NULL || **newval == '\0')
 		return true;
@@ -269,7 +274,8 @@ static const char *
 show_proxy(void)
 {
 	/* its address may carry a password */
-	return superuser() || !tegro_proxy ? tegro_proxy : show_masked(tegro_proxy);
+	return superuser() || !tegro_proxy ? tegro_proxy
+									   : show_masked(tegro_proxy);
 }
 
 /*
@@ -287,15 +293,11 @@ show_proxy(void)
 static struct
 {
 	const char *name;
-	bool		refused;
-}			guarded_settings[] =
-{
-	{"tegro.api_url"},
-	{"tegro.ca_file"},
-	{"tegro.proxy"},
-	{"tegro.user_agent"},
-	{"tegro.max_answer_size"},
-	{"tegro.credentials_file"},
+	bool refused;
+} guarded_settings[] = {
+	{"tegro.api_url"},		   {"tegro.ca_file"},
+	{"tegro.proxy"},		   {"tegro.user_agent"},
+	{"tegro.max_answer_size"}, {"tegro.credentials_file"},
 };
 
 void
@@ -320,11 +322,12 @@ void
 tegro_settings_define(void)
 {
 	/* Keys appear in no list.  RESET ALL wipes them, for poolers' sake. */
-	const int	key_flags = GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE;
+	const int key_flags = GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL |
+		GUC_NOT_IN_SAMPLE;
 
 	for (int i = 0; i < lengthof(guarded_settings); i++)
-		guarded_settings[i].refused =
-			GetConfigOption(guarded_settings[i].name, true, false) != NULL;
+		guarded_settings[i].refused = GetConfigOption(guarded_settings[i].name,
+													  true, false) != NULL;
 
 	DefineCustomStringVariable("tegro.shop_id",
 							   "Shop to act for: its public key at Tegro.",
@@ -514,15 +517,16 @@ static void
 read_file_bytes(const char *path)
 {
 	struct stat st;
-	size_t		got = 0;
-	int			fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	size_t got = 0;
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
 	if (fd < 0)
 	{
 		if (errno == ELOOP)
 			refuse_file(path, "It is a symbolic link.",
 						"Set tegro.credentials_file to the file itself.");
-		refuse_file(path, psprintf("It could not be opened: %s.", strerror(errno)),
+		refuse_file(path,
+					psprintf("It could not be opened: %s.", strerror(errno)),
 					"Create the file that tegro.credentials_file names, owned by the server's user and with mode 0600.");
 	}
 
@@ -535,8 +539,10 @@ read_file_bytes(const char *path)
 	if (st.st_uid != geteuid() || (st.st_mode & (S_IRWXG | S_IRWXO)) != 0)
 	{
 		close(fd);
-		refuse_file(path, psprintf("It belongs to user %u with mode %04o.",
-								   (unsigned) st.st_uid, (unsigned) st.st_mode & 07777),
+		refuse_file(path,
+					psprintf("It belongs to user %u with mode %04o.",
+							 (unsigned) st.st_uid,
+							 (unsigned) st.st_mode & 07777),
 					psprintf("Give it to the server's user (chown %u) and close it to all others (chmod 0600).",
 							 (unsigned) geteuid()));
 	}
@@ -552,7 +558,7 @@ read_file_bytes(const char *path)
 	file_bytes = MemoryContextAllocZero(TopMemoryContext, file_bytes_len);
 	while (got < (size_t) st.st_size)
 	{
-		ssize_t		n = read(fd, file_bytes + got, (size_t) st.st_size - got);
+		ssize_t n = read(fd, file_bytes + got, (size_t) st.st_size - got);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -562,7 +568,8 @@ read_file_bytes(const char *path)
 	}
 	close(fd);
 	if (got < (size_t) st.st_size)
-		refuse_file(path, "It could not be read to its end.", "Reload the configuration once it is whole.");
+		refuse_file(path, "It could not be read to its end.",
+					"Reload the configuration once it is whole.");
 	if (memchr(file_bytes, '\0', got) != NULL)
 		refuse_file(path, "It contains NUL bytes.",
 					"Write it as plain text, a line for each shop.");
@@ -571,9 +578,9 @@ read_file_bytes(const char *path)
 bool
 tegro_settings_parse_line(char *line, const char *fields[4])
 {
-	char	   *from = line;
-	char	   *to = line;
-	int			n = 0;
+	char *from = line;
+	char *to = line;
+	int n = 0;
 
 	fields[0] = line;
 	for (;; from++)
@@ -582,7 +589,7 @@ tegro_settings_parse_line(char *line, const char *fields[4])
 			*to++ = *++from;
 		else if (*from == ':' || *from == '\0')
 		{
-			bool		last = (*from == '\0');
+			bool last = (*from == '\0');
 
 			*to++ = '\0';
 			n++;
@@ -601,10 +608,10 @@ tegro_settings_parse_line(char *line, const char *fields[4])
 static void
 read_file(void)
 {
-	char	   *line;
-	char	   *next;
-	int			line_number = 0;
-	int			room = 0;
+	char *line;
+	char *next;
+	int line_number = 0;
+	int room = 0;
 
 	if (file_path && file_reload_time == PgReloadTime &&
 		strcmp(file_path, credentials_file) == 0)
@@ -615,7 +622,7 @@ read_file(void)
 
 	for (line = file_bytes; line && *line; line = next)
 	{
-		size_t		len;
+		size_t len;
 
 		line_number++;
 		next = strchr(line, '\n');
@@ -630,14 +637,16 @@ read_file(void)
 		if (file_nlines == room)
 		{
 			room = room ? room * 2 : 8;
-			file_lines = file_lines ?
-				repalloc(file_lines, room * sizeof(Credential)) :
-				MemoryContextAlloc(TopMemoryContext, room * sizeof(Credential));
+			file_lines = file_lines
+				? repalloc(file_lines, room * sizeof(Credential))
+				: MemoryContextAlloc(TopMemoryContext,
+									 room * sizeof(Credential));
 		}
 		if (!tegro_settings_parse_line(line, file_lines[file_nlines].fields) ||
 			*file_lines[file_nlines].fields[2] == '\0')
 			refuse_file(credentials_file,
-						psprintf("Line %d does not have the form shop_id:role:api_key:secret_key.", line_number),
+						psprintf("Line %d does not have the form shop_id:role:api_key:secret_key.",
+								 line_number),
 						"Write \"*\" for any shop or any role, and \"\\:\" for a colon within a field.");
 		file_nlines++;
 	}
@@ -653,7 +662,7 @@ read_file(void)
 static bool
 role_fits(const char *name, Oid role)
 {
-	Oid			line_role;
+	Oid line_role;
 
 	if (strcmp(name, "*") == 0)
 		return true;
@@ -711,10 +720,9 @@ tegro_settings_credentials(const char *shop, Oid role)
 static const struct
 {
 	const char *name;
-	char	  **string;			/* or */
-	int		   *number;
-}			call_settings[] =
-{
+	char **string; /* or */
+	int *number;
+} call_settings[] = {
 	{"tegro.shop_id", &shop_id, NULL},
 	{"tegro.api_key", &api_key, NULL},
 	{"tegro.secret_key", &secret_key, NULL},
@@ -738,7 +746,10 @@ tegro_settings_export(Size *len)
 	for (int i = 0; i < lengthof(call_settings); i++)
 	{
 		if (call_settings[i].string)
-			appendStringInfoString(&out, *call_settings[i].string ? *call_settings[i].string : "");
+			appendStringInfoString(&out,
+								   *call_settings[i].string
+									   ? *call_settings[i].string
+									   : "");
 		else
 			appendStringInfo(&out, "%d", *call_settings[i].number);
 		appendStringInfoChar(&out, '\0');
@@ -754,7 +765,8 @@ tegro_settings_import(const char *bytes, Size len)
 
 	for (int i = 0; i < lengthof(call_settings) && bytes < end; i++)
 	{
-		SetConfigOption(call_settings[i].name, bytes, PGC_SUSET, PGC_S_SESSION);
+		SetConfigOption(call_settings[i].name, bytes, PGC_SUSET,
+						PGC_S_SESSION);
 		bytes += strlen(bytes) + 1;
 	}
 }

@@ -11,38 +11,38 @@
 /* The credentials of one shop; the strings live as long as the settings do. */
 typedef struct TegroCredentials
 {
-	const char *api_key;		/* signs requests; never empty */
-	const char *secret_key;		/* signs links and notifications; "" if none */
+	const char *api_key;	/* signs requests; never empty */
+	const char *secret_key; /* signs links and notifications; "" if none */
 } TegroCredentials;
 
 /* The values of the settings; read-only elsewhere. */
-extern char *tegro_api_url;			/* no slash at its end */
-extern char *tegro_ca_file;			/* "" for the system's authorities */
-extern char *tegro_proxy;			/* "" for none */
+extern char *tegro_api_url; /* no slash at its end */
+extern char *tegro_ca_file; /* "" for the system's authorities */
+extern char *tegro_proxy;	/* "" for none */
 extern char *tegro_user_agent;
-extern int	tegro_max_answer_size;	/* kB */
-extern int	tegro_connect_timeout;	/* ms */
-extern int	tegro_timeout;			/* ms */
-extern int	tegro_read_retries;
-extern int	tegro_max_concurrency;
+extern int tegro_max_answer_size; /* kB */
+extern int tegro_connect_timeout; /* ms */
+extern int tegro_timeout;		  /* ms */
+extern int tegro_read_retries;
+extern int tegro_max_concurrency;
 
 /* What to do with a payout that can't be found: see tegro.withdrawal_unknown. */
 typedef enum TegroWithdrawalUnknown
 {
-	TEGRO_REVIEW,				/* a person decides */
-	TEGRO_RESEND				/* send it again */
+	TEGRO_REVIEW, /* a person decides */
+	TEGRO_RESEND  /* send it again */
 } TegroWithdrawalUnknown;
 
 /* Those of the outbox; read-only elsewhere. */
 extern bool tegro_delivery;
-extern int	tegro_lease;			/* s */
-extern int	tegro_settle_time;		/* s */
-extern int	tegro_withdrawal_unknown;	/* TegroWithdrawalUnknown */
-extern int	tegro_max_attempts;
-extern int	tegro_rate_limit;		/* requests a second, 0: none */
-extern int	tegro_worker_idle;		/* s */
-extern int	tegro_retention;		/* s, 0: for ever */
-extern char *tegro_not_found;		/* patterns over "desc" */
+extern int tegro_lease;				 /* s */
+extern int tegro_settle_time;		 /* s */
+extern int tegro_withdrawal_unknown; /* TegroWithdrawalUnknown */
+extern int tegro_max_attempts;
+extern int tegro_rate_limit;  /* requests a second, 0: none */
+extern int tegro_worker_idle; /* s */
+extern int tegro_retention;	  /* s, 0: for ever */
+extern char *tegro_not_found; /* patterns over "desc" */
 extern char *tegro_repeatable;
 extern char *tegro_duplicate;
 
@@ -67,7 +67,8 @@ extern const char *tegro_settings_shop_id(void);
  * Throws TG006, with a hint that says how to set them, if there are none or
  * the file can't be used.  The result is good until the next reload or SET.
  */
-extern TegroCredentials tegro_settings_credentials(const char *shop_id, Oid role);
+extern TegroCredentials tegro_settings_credentials(const char *shop_id,
+												   Oid role);
 
 /*
  * Takes one line of a credentials file apart, in place.
@@ -92,4 +93,4 @@ extern char *tegro_settings_export(Size *len);
 /* Takes over what tegro_settings_export() put down in another session. */
 extern void tegro_settings_import(const char *bytes, Size len);
 
-#endif							/* TEGRO_SETTINGS_H */
+#endif /* TEGRO_SETTINGS_H */

@@ -96,55 +96,55 @@ struct TegroExchangeState
 {
 	TegroExchange *exchange;
 	MemoryContextCallback on_reset; /* stops it when its memory goes */
-	CURL	   *easy;			/* libcurl's handle while in flight, or NULL */
-	int64		setup;			/* engine.setup_number that it is set up for */
-	dlist_node	node;			/* in engine.in_flight, while easy is set */
-	struct curl_slist authorization;	/* in front of engine.headers */
-	char		authorization_line[sizeof("Authorization: Bearer ") +
-								   TEGRO_SIGNATURE_LEN];
-	size_t		answer_room;	/* bytes that "answer" can hold */
-	size_t		answer_wanted;	/* room to make before going on, or 0 */
-	size_t		header_bytes;
-	bool		loopback_only;	/* plain http */
-	bool		too_large;
-	bool		too_late;
-	bool		repeat_stopped; /* libcurl wanted to send again */
-	bool		address_refused;
+	CURL *easy;		 /* libcurl's handle while in flight, or NULL */
+	int64 setup;	 /* engine.setup_number that it is set up for */
+	dlist_node node; /* in engine.in_flight, while easy is set */
+	struct curl_slist authorization; /* in front of engine.headers */
+	char authorization_line[sizeof("Authorization: Bearer ") +
+							TEGRO_SIGNATURE_LEN];
+	size_t answer_room;	  /* bytes that "answer" can hold */
+	size_t answer_wanted; /* room to make before going on, or 0 */
+	size_t header_bytes;
+	bool loopback_only; /* plain http */
+	bool too_large;
+	bool too_late;
+	bool repeat_stopped; /* libcurl wanted to send again */
+	bool address_refused;
 };
 
 /* One a process; nothing in it until the first exchange. */
 static struct
 {
-	CURLM	   *multi;
+	CURLM *multi;
 	struct curl_slist *headers; /* those that all requests share */
-	int			epoll_fd;
+	int epoll_fd;
 	WaitEventSet *wait_set;
-	dlist_head	in_flight;
-	int			ended;			/* exchanges that ended since last told */
-	bool		paused;			/* some wait for room for their answers */
-	bool		failed;			/* a socket could not be watched */
-	bool		signals_blocked;	/* by on_resolve(); they were "signals" */
-	sigset_t	signals;
-	int64		timer_us;		/* when libcurl wants to be called; -1: never */
-	int			nidle;
-	CURL	   *idle[MAX_IDLE_HANDLES]; /* set up for "setup" */
-	char	   *setup;			/* the settings that handles are set up for */
-	int64		setup_number;	/* how often these have changed */
+	dlist_head in_flight;
+	int ended;			  /* exchanges that ended since last told */
+	bool paused;		  /* some wait for room for their answers */
+	bool failed;		  /* a socket could not be watched */
+	bool signals_blocked; /* by on_resolve(); they were "signals" */
+	sigset_t signals;
+	int64 timer_us; /* when libcurl wants to be called; -1: never */
+	int nidle;
+	CURL *idle[MAX_IDLE_HANDLES]; /* set up for "setup" */
+	char *setup;		/* the settings that handles are set up for */
+	int64 setup_number; /* how often these have changed */
 
 	/*
 	 * What is known of sockets by their number: see on_socket().  Those beyond
 	 * are watched as well, only at a higher price.
 	 */
-	uint8		sockets[MAX_KNOWN_SOCKETS];
-	int			nwanted;		/* how many libcurl wants to be told of */
-	curl_socket_t last_wanted;	/* the one it named last */
+	uint8 sockets[MAX_KNOWN_SOCKETS];
+	int nwanted;			   /* how many libcurl wants to be told of */
+	curl_socket_t last_wanted; /* the one it named last */
 } engine;
 
 /* Flags in engine.sockets[]. */
-#define SOCKET_OURS		0x01	/* opened by on_open_socket(), and not closed */
-#define SOCKET_IN		0x02	/* in the epoll set, for reading */
-#define SOCKET_OUT		0x04	/* in the epoll set, for writing */
-#define SOCKET_WANTED	0x08	/* libcurl wants to be told of it */
+#define SOCKET_OURS	  0x01 /* opened by on_open_socket(), and not closed */
+#define SOCKET_IN	  0x02 /* in the epoll set, for reading */
+#define SOCKET_OUT	  0x04 /* in the epoll set, for writing */
+#define SOCKET_WANTED 0x08 /* libcurl wants to be told of it */
 
 
 int64
@@ -166,12 +166,12 @@ on_body(char *bytes, size_t size, size_t count, void *arg)
 {
 	struct TegroExchangeState *state = arg;
 	TegroExchange *exchange = state->exchange;
-	size_t		len = size * count;
+	size_t len = size * count;
 
 	if (len > exchange->answer_max - exchange->answer_len)
 	{
 		state->too_large = true;
-		return 0;				/* anything but "len" ends the exchange */
+		return 0; /* anything but "len" ends the exchange */
 	}
 	if (exchange->answer_len + len > state->answer_room)
 	{
@@ -189,7 +189,7 @@ static size_t
 on_header(char *bytes, size_t size, size_t count, void *arg)
 {
 	struct TegroExchangeState *state = arg;
-	size_t		len = size * count;
+	size_t len = size * count;
 
 	state->header_bytes += len;
 	if (state->header_bytes > MAX_HEADER_BYTES)
@@ -207,7 +207,7 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 static int
 on_resolve(void *resolver, void *reserved, void *arg)
 {
-	sigset_t	blocked;
+	sigset_t blocked;
 
 	if (engine.signals_blocked)
 		return 0;
@@ -218,7 +218,8 @@ on_resolve(void *resolver, void *reserved, void *arg)
 	sigdelset(&blocked, SIGILL);
 	sigdelset(&blocked, SIGABRT);
 	sigdelset(&blocked, SIGTRAP);
-	engine.signals_blocked = pthread_sigmask(SIG_SETMASK, &blocked, &engine.signals) == 0;
+	engine.signals_blocked = pthread_sigmask(SIG_SETMASK, &blocked,
+											 &engine.signals) == 0;
 	return engine.signals_blocked ? 0 : 1;
 }
 
@@ -252,10 +253,11 @@ on_ready_to_send(void *arg, char *peer_address, char *own_address,
 
 /* Is it an address that names this machine, or one of its own link? */
 static void
-classify_address(const struct sockaddr *address, bool *loopback, bool *link_local)
+classify_address(const struct sockaddr *address, bool *loopback,
+				 bool *link_local)
 {
-	uint32		v4 = 0;
-	bool		is_v4 = false;
+	uint32 v4 = 0;
+	bool is_v4 = false;
 
 	*loopback = *link_local = false;
 	if (address->sa_family == AF_INET)
@@ -265,7 +267,8 @@ classify_address(const struct sockaddr *address, bool *loopback, bool *link_loca
 	}
 	else if (address->sa_family == AF_INET6)
 	{
-		const struct in6_addr *v6 = &((const struct sockaddr_in6 *) address)->sin6_addr;
+		const struct in6_addr *v6 =
+			&((const struct sockaddr_in6 *) address)->sin6_addr;
 
 		if (IN6_IS_ADDR_V4MAPPED(v6))
 		{
@@ -295,8 +298,8 @@ static curl_socket_t
 on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
 	struct TegroExchangeState *state = arg;
-	bool		loopback;
-	bool		link_local;
+	bool loopback;
+	bool link_local;
 	curl_socket_t fd;
 
 	classify_address(&address->addr, &loopback, &link_local);
@@ -345,10 +348,11 @@ watch(curl_socket_t fd, bool known, uint32_t events)
 static int
 on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
 {
-	bool		ours = fd >= 0 && fd < MAX_KNOWN_SOCKETS && (engine.sockets[fd] & SOCKET_OURS);
-	uint8		wanted = ((what & CURL_POLL_IN) ? SOCKET_IN : 0) |
+	bool ours = fd >= 0 && fd < MAX_KNOWN_SOCKETS &&
+		(engine.sockets[fd] & SOCKET_OURS);
+	uint8 wanted = ((what & CURL_POLL_IN) ? SOCKET_IN : 0) |
 		((what & CURL_POLL_OUT) ? SOCKET_OUT : 0);
-	uint8		watched = ours ? engine.sockets[fd] & (SOCKET_IN | SOCKET_OUT) : 0;
+	uint8 watched = ours ? engine.sockets[fd] & (SOCKET_IN | SOCKET_OUT) : 0;
 
 	if (what == CURL_POLL_REMOVE)
 	{
@@ -365,7 +369,8 @@ on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
 
 	if ((!ours || wanted != watched) &&
 		!watch(fd, ours ? watched != 0 : known != NULL,
-			   ((what & CURL_POLL_IN) ? EPOLLIN : 0) | ((what & CURL_POLL_OUT) ? EPOLLOUT : 0)))
+			   ((what & CURL_POLL_IN) ? EPOLLIN : 0) |
+				   ((what & CURL_POLL_OUT) ? EPOLLOUT : 0)))
 	{
 		engine.failed = true;
 		return -1;
@@ -385,8 +390,9 @@ on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
 static int
 on_timer(CURLM *multi, long timeout_ms, void *arg)
 {
-	engine.timer_us = timeout_ms < 0 ? -1 :
-		tegro_clock_us() + timeout_ms * INT64CONST(1000);
+	engine.timer_us = timeout_ms < 0
+		? -1
+		: tegro_clock_us() + timeout_ms * INT64CONST(1000);
 	return 0;
 }
 
@@ -432,9 +438,10 @@ start_engine(void)
 
 	if (!initialized)
 	{
-		CURLcode	code;
+		CURLcode code;
 
-		if ((curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS) == 0)
+		if ((curl_version_info(CURLVERSION_NOW)->features &
+			 CURL_VERSION_ASYNCHDNS) == 0)
 			ereport(ERROR,
 					(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 					 errmsg("libcurl resolves names synchronously"),
@@ -450,7 +457,8 @@ start_engine(void)
 
 	if (engine.headers == NULL)
 	{
-		struct curl_slist *list = curl_slist_append(NULL, "Content-Type: " TEGRO_CONTENT_TYPE);
+		struct curl_slist *list =
+			curl_slist_append(NULL, "Content-Type: " TEGRO_CONTENT_TYPE);
 
 		/* no "Expect: 100-continue": it would split the request in two */
 		if (list == NULL ||
@@ -465,12 +473,14 @@ start_engine(void)
 
 	if (engine.multi == NULL)
 	{
-		CURLM	   *multi = curl_multi_init();
+		CURLM *multi = curl_multi_init();
 
 		if (multi == NULL)
 			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-		if (curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
-			curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer) != CURLM_OK)
+		if (curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket) !=
+				CURLM_OK ||
+			curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer) !=
+				CURLM_OK)
 		{
 			curl_multi_cleanup(multi);
 			ereport(ERROR,
@@ -493,8 +503,10 @@ start_engine(void)
 		WaitEventSet *set = tegro_create_process_wait_event_set(3);
 
 		AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-		AddWaitEventToSet(set, WL_SOCKET_READABLE, engine.epoll_fd, NULL, NULL);
+		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
+						  NULL);
+		AddWaitEventToSet(set, WL_SOCKET_READABLE, engine.epoll_fd, NULL,
+						  NULL);
 		engine.wait_set = set;
 	}
 }
@@ -510,7 +522,8 @@ TegroExchange *
 tegro_exchange_create(void)
 {
 	TegroExchange *exchange = palloc0(sizeof(TegroExchange));
-	struct TegroExchangeState *state = palloc0(sizeof(struct TegroExchangeState));
+	struct TegroExchangeState *state = palloc0(
+		sizeof(struct TegroExchangeState));
 
 	exchange->state = state;
 	state->exchange = exchange;
@@ -580,7 +593,8 @@ set_options(CURL *easy, struct TegroExchangeState *state)
 	SETOPT(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) exchange->body_len);
 	SETOPT(easy, CURLOPT_HTTPHEADER, &state->authorization);
 	SETOPT(easy, CURLOPT_PREREQDATA, state);
-	SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) exchange->connect_timeout_ms);
+	SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS,
+		   (long) exchange->connect_timeout_ms);
 	SETOPT(easy, CURLOPT_TIMEOUT_MS, (long) exchange->timeout_ms);
 	SETOPT(easy, CURLOPT_WRITEDATA, state);
 	SETOPT(easy, CURLOPT_HEADERDATA, state);
@@ -594,9 +608,9 @@ static void
 check_setup(bool loopback_only)
 {
 	const char *parts[] = {loopback_only ? "http" : "https", tegro_proxy,
-	tegro_ca_file, tegro_user_agent};
+						   tegro_ca_file, tegro_user_agent};
 	const char *known = engine.setup;
-	Size		len = 0;
+	Size len = 0;
 
 	/* the parts, each with its NUL, are what engine.setup holds */
 	for (int i = 0; known && i < lengthof(parts); i++)
@@ -630,7 +644,7 @@ void
 tegro_exchange_start(TegroExchange *exchange)
 {
 	struct TegroExchangeState *state = exchange->state;
-	bool		fresh = false;
+	bool fresh = false;
 
 	Assert(state->easy == NULL);
 	start_engine();
@@ -672,14 +686,15 @@ tegro_exchange_start(TegroExchange *exchange)
 	if (fresh)
 		set_up_handle(state->easy, state->loopback_only);
 	set_options(state->easy, state);
-	check_multi(curl_multi_add_handle(engine.multi, state->easy), "add a request");
+	check_multi(curl_multi_add_handle(engine.multi, state->easy),
+				"add a request");
 }
 
 void
 tegro_exchange_stop(TegroExchange *exchange)
 {
 	struct TegroExchangeState *state = exchange->state;
-	CURL	   *easy = state->easy;
+	CURL *easy = state->easy;
 
 	if (easy == NULL)
 		return;
@@ -692,7 +707,8 @@ tegro_exchange_stop(TegroExchange *exchange)
 	(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
 	(void) curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
 	/* kept only if it is set up, and still for the settings of now */
-	if (engine.nidle < MAX_IDLE_HANDLES && exchange->end != TEGRO_EXCHANGE_OPEN &&
+	if (engine.nidle < MAX_IDLE_HANDLES &&
+		exchange->end != TEGRO_EXCHANGE_OPEN &&
 		state->setup == engine.setup_number)
 		engine.idle[engine.nidle++] = easy;
 	else
@@ -707,7 +723,7 @@ tegro_exchange_stop(TegroExchange *exchange)
 static int64
 get_time(CURL *easy, CURLINFO what)
 {
-	curl_off_t	us = 0;
+	curl_off_t us = 0;
 
 	return curl_easy_getinfo(easy, what, &us) == CURLE_OK ? (int64) us : 0;
 }
@@ -717,27 +733,30 @@ static void
 end_exchange(struct TegroExchangeState *state, CURLcode code)
 {
 	TegroExchange *exchange = state->exchange;
-	CURL	   *easy = state->easy;
-	long		status = 0;
-	long		connections = 0;
-	long		port = 0;
-	curl_off_t	retry_after = 0;
+	CURL *easy = state->easy;
+	long status = 0;
+	long connections = 0;
+	long port = 0;
+	curl_off_t retry_after = 0;
 
 	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
 		exchange->http_status = (int) status;
-	if (curl_easy_getinfo(easy, CURLINFO_RETRY_AFTER, &retry_after) == CURLE_OK)
+	if (curl_easy_getinfo(easy, CURLINFO_RETRY_AFTER, &retry_after) ==
+		CURLE_OK)
 		exchange->retry_after_s = (int64) retry_after;
 	/* libcurl stops the clock of connecting only after TLS, if that fails */
 	if (curl_easy_getinfo(easy, CURLINFO_LOCAL_PORT, &port) == CURLE_OK)
 		exchange->connected = port > 0;
-	if (curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connections) == CURLE_OK)
+	if (curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connections) ==
+		CURLE_OK)
 		exchange->kept_alive = exchange->handed_over && connections == 0;
 	exchange->name_lookup_us = get_time(easy, CURLINFO_NAMELOOKUP_TIME_T);
 	exchange->connect_us = get_time(easy, CURLINFO_CONNECT_TIME_T);
 	exchange->tls_us = get_time(easy, CURLINFO_APPCONNECT_TIME_T);
 	/* libcurl counts this from the request where no byte came */
 	if (state->header_bytes > 0)
-		exchange->first_byte_us = get_time(easy, CURLINFO_STARTTRANSFER_TIME_T);
+		exchange->first_byte_us = get_time(easy,
+										   CURLINFO_STARTTRANSFER_TIME_T);
 	exchange->total_us = get_time(easy, CURLINFO_TOTAL_TIME_T);
 	exchange->answer[exchange->answer_len] = '\0';
 
@@ -745,8 +764,8 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 		exchange->end = TEGRO_EXCHANGE_COMPLETE;
 	else
 	{
-		exchange->end = exchange->handed_over ?
-			TEGRO_EXCHANGE_BROKEN : TEGRO_EXCHANGE_NOT_SENT;
+		exchange->end = exchange->handed_over ? TEGRO_EXCHANGE_BROKEN
+											  : TEGRO_EXCHANGE_NOT_SENT;
 		if (exchange->problem[0] == '\0')
 			strlcpy(exchange->problem, curl_easy_strerror(code),
 					sizeof(exchange->problem));
@@ -774,7 +793,8 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 		{
 			/* the times are those of the connection for the repeat */
 			exchange->kept_alive = true;
-			exchange->name_lookup_us = exchange->connect_us = exchange->tls_us = 0;
+			exchange->name_lookup_us = exchange->connect_us =
+				exchange->tls_us = 0;
 			strlcpy(exchange->problem,
 					"The connection was lost before an answer came",
 					sizeof(exchange->problem));
@@ -794,9 +814,10 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 		else if (state->address_refused && !exchange->handed_over)
 		{
 			exchange->fault = TEGRO_FAULT_SETTING;
-			strlcpy(exchange->problem, state->loopback_only ?
-					"The name of the API's host leads away from this machine, where plain http is not allowed" :
-					"The name of the API's host leads to a link-local address",
+			strlcpy(exchange->problem,
+					state->loopback_only
+						? "The name of the API's host leads away from this machine, where plain http is not allowed"
+						: "The name of the API's host leads to a link-local address",
 					sizeof(exchange->problem));
 		}
 	}
@@ -820,7 +841,7 @@ restore_signals(void)
 static void
 make_room(void)
 {
-	dlist_iter	iter;
+	dlist_iter iter;
 
 	dlist_foreach(iter, &engine.in_flight)
 	{
@@ -830,8 +851,9 @@ make_room(void)
 
 		while (state->answer_wanted > 0)
 		{
-			size_t		room = Min(Max(state->answer_wanted, 2 * state->answer_room),
-								   exchange->answer_max);
+			size_t room = Min(Max(state->answer_wanted,
+								  2 * state->answer_room),
+							  exchange->answer_max);
 
 			exchange->answer = repalloc_huge(exchange->answer, room + 1);
 			state->answer_room = room;
@@ -848,8 +870,8 @@ make_room(void)
 static void
 serve_exchanges(void)
 {
-	CURLMsg    *message;
-	int			remaining;
+	CURLMsg *message;
+	int remaining;
 
 	if (engine.paused)
 		make_room();
@@ -857,10 +879,11 @@ serve_exchanges(void)
 	while ((message = curl_multi_info_read(engine.multi, &remaining)) != NULL)
 	{
 		struct TegroExchangeState *state = NULL;
-		CURLcode	code = message->data.result;
+		CURLcode code = message->data.result;
 
 		if (message->msg == CURLMSG_DONE &&
-			curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **) &state) == CURLE_OK &&
+			curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE,
+							  (char **) &state) == CURLE_OK &&
 			state != NULL)
 			end_exchange(state, code);
 	}
@@ -870,8 +893,8 @@ serve_exchanges(void)
 static void
 move_exchanges(curl_socket_t fd, int events)
 {
-	CURLMcode	code;
-	int			running;
+	CURLMcode code;
+	int running;
 
 	code = curl_multi_socket_action(engine.multi, fd, events, &running);
 	restore_signals();
@@ -907,8 +930,10 @@ serve_socket(const struct epoll_event *event)
 	}
 	move_exchanges(fd,
 				   ((event->events & EPOLLIN) ? CURL_CSELECT_IN : 0) |
-				   ((event->events & EPOLLOUT) ? CURL_CSELECT_OUT : 0) |
-				   ((event->events & (EPOLLERR | EPOLLHUP)) ? CURL_CSELECT_ERR : 0));
+					   ((event->events & EPOLLOUT) ? CURL_CSELECT_OUT : 0) |
+					   ((event->events & (EPOLLERR | EPOLLHUP))
+							? CURL_CSELECT_ERR
+							: 0));
 }
 
 /*
@@ -925,11 +950,13 @@ serve_sockets(bool guess)
 
 	if (guess && engine.nwanted == 1 && only < MAX_KNOWN_SOCKETS &&
 		(engine.sockets[only] & SOCKET_WANTED))
-		move_exchanges(only, (engine.sockets[only] & SOCKET_IN) ? CURL_CSELECT_IN : CURL_CSELECT_OUT);
+		move_exchanges(only,
+					   (engine.sockets[only] & SOCKET_IN) ? CURL_CSELECT_IN
+														  : CURL_CSELECT_OUT);
 	else
 	{
 		struct epoll_event ready[MAX_EVENTS];
-		int			nready = epoll_wait(engine.epoll_fd, ready, MAX_EVENTS, 0);
+		int nready = epoll_wait(engine.epoll_fd, ready, MAX_EVENTS, 0);
 
 		for (int i = 0; i < nready; i++)
 			serve_socket(&ready[i]);
@@ -941,7 +968,7 @@ serve_sockets(bool guess)
 static long
 timer_remaining_ms(void)
 {
-	int64		left_us;
+	int64 left_us;
 
 	if (engine.timer_us < 0)
 		return -1;
@@ -953,18 +980,18 @@ timer_remaining_ms(void)
 bool
 tegro_transport_wait(long timeout_ms)
 {
-	int64		start_us;
-	bool		guess = true;
+	int64 start_us;
+	bool guess = true;
 
 	start_engine();
 	start_us = tegro_clock_us();
 
 	for (;;)
 	{
-		WaitEvent	events[2];
-		int			nevents;
-		long		wait_ms;
-		bool		latch_set = false;
+		WaitEvent events[2];
+		int nevents;
+		long wait_ms;
+		bool latch_set = false;
 
 		CHECK_FOR_INTERRUPTS();
 
@@ -984,7 +1011,8 @@ tegro_transport_wait(long timeout_ms)
 
 		if (timeout_ms >= 0)
 		{
-			long		left_ms = timeout_ms - (long) ((tegro_clock_us() - start_us) / 1000);
+			long left_ms = timeout_ms -
+				(long) ((tegro_clock_us() - start_us) / 1000);
 
 			left_ms = Max(left_ms, 0);
 			if (wait_ms < 0 || wait_ms > left_ms)
@@ -1017,7 +1045,8 @@ tegro_transport_wait(long timeout_ms)
 			CHECK_FOR_INTERRUPTS();
 			return false;
 		}
-		if (timeout_ms >= 0 && tegro_clock_us() - start_us >= timeout_ms * INT64CONST(1000))
+		if (timeout_ms >= 0 &&
+			tegro_clock_us() - start_us >= timeout_ms * INT64CONST(1000))
 			return false;
 	}
 }

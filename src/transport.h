@@ -16,21 +16,21 @@
 /* How an exchange ended, as far as the network goes. */
 typedef enum TegroExchangeEnd
 {
-	TEGRO_EXCHANGE_OPEN,		/* it has not ended */
-	TEGRO_EXCHANGE_COMPLETE,	/* a whole answer came */
-	TEGRO_EXCHANGE_NOT_SENT,	/* nothing of the request was written */
-	TEGRO_EXCHANGE_BROKEN		/* the request may have arrived; no answer */
+	TEGRO_EXCHANGE_OPEN,	 /* it has not ended */
+	TEGRO_EXCHANGE_COMPLETE, /* a whole answer came */
+	TEGRO_EXCHANGE_NOT_SENT, /* nothing of the request was written */
+	TEGRO_EXCHANGE_BROKEN	 /* the request may have arrived; no answer */
 } TegroExchangeEnd;
 
 /* What went wrong, where it decides what to do next. */
 typedef enum TegroExchangeFault
 {
 	TEGRO_FAULT_NONE,
-	TEGRO_FAULT_NETWORK,		/* may pass by itself */
-	TEGRO_FAULT_CERTIFICATE,	/* the peer could not prove who it is */
-	TEGRO_FAULT_SETTING,		/* a setting is wrong */
-	TEGRO_FAULT_TOO_LARGE,		/* the answer passed answer_max */
-	TEGRO_FAULT_TOO_LATE		/* send_before_us had passed */
+	TEGRO_FAULT_NETWORK,	 /* may pass by itself */
+	TEGRO_FAULT_CERTIFICATE, /* the peer could not prove who it is */
+	TEGRO_FAULT_SETTING,	 /* a setting is wrong */
+	TEGRO_FAULT_TOO_LARGE,	 /* the answer passed answer_max */
+	TEGRO_FAULT_TOO_LATE	 /* send_before_us had passed */
 } TegroExchangeFault;
 
 /*
@@ -41,37 +41,37 @@ typedef struct TegroExchange
 {
 	/* the request; strings must stay as they are until the end */
 	const char *url;
-	const char *body;			/* the bytes that are sent */
-	size_t		body_len;
-	char		signature[TEGRO_SIGNATURE_LEN + 1]; /* over "body" */
-	int			connect_timeout_ms;
-	int			timeout_ms;		/* for all of it */
-	size_t		answer_max;		/* bytes; a longer answer is cut */
-	int64		send_before_us; /* on tegro_clock_us(); later, it is not sent;
+	const char *body; /* the bytes that are sent */
+	size_t body_len;
+	char signature[TEGRO_SIGNATURE_LEN + 1]; /* over "body" */
+	int connect_timeout_ms;
+	int timeout_ms;		  /* for all of it */
+	size_t answer_max;	  /* bytes; a longer answer is cut */
+	int64 send_before_us; /* on tegro_clock_us(); later, it is not sent;
 								 * 0: no limit */
 
 	/* the answer */
 	TegroExchangeEnd end;
 	TegroExchangeFault fault;
-	bool		handed_over;	/* the connection stood and the request went
+	bool handed_over; /* the connection stood and the request went
 								 * to it: some of it may have been sent */
-	int			http_status;	/* 0 if none came */
-	char	   *answer;			/* body, NUL behind its end; palloc'd */
-	size_t		answer_len;
-	int64		retry_after_s;	/* Retry-After; 0 if none or not readable */
-	char		problem[256];	/* libcurl's words, where it failed */
+	int http_status;  /* 0 if none came */
+	char *answer;	  /* body, NUL behind its end; palloc'd */
+	size_t answer_len;
+	int64 retry_after_s; /* Retry-After; 0 if none or not readable */
+	char problem[256];	 /* libcurl's words, where it failed */
 
-	bool		connected;		/* TCP stood, if not more */
-	bool		kept_alive;		/* on a connection of an earlier exchange */
+	bool connected;	 /* TCP stood, if not more */
+	bool kept_alive; /* on a connection of an earlier exchange */
 
 	/* when each phase ended, microseconds from the start; 0 if it did not */
-	int64		name_lookup_us;
-	int64		connect_us;
-	int64		tls_us;
-	int64		first_byte_us;
-	int64		total_us;
+	int64 name_lookup_us;
+	int64 connect_us;
+	int64 tls_us;
+	int64 first_byte_us;
+	int64 total_us;
 
-	struct TegroExchangeState *state;	/* transport.c's own */
+	struct TegroExchangeState *state; /* transport.c's own */
 } TegroExchange;
 
 /*
@@ -112,4 +112,4 @@ extern bool tegro_transport_wait(long timeout_ms);
 /* Where an exchange failed, for people: "during the TLS handshake". */
 extern const char *tegro_exchange_phase(const TegroExchange *exchange);
 
-#endif							/* TEGRO_TRANSPORT_H */
+#endif /* TEGRO_TRANSPORT_H */
