@@ -48,7 +48,7 @@ char *
 tegro_identity_current(void)
 {
 	struct stat st;
-	char	   *path = psprintf("%s/PG_VERSION", DataDir);
+	char *path = psprintf("%s/PG_VERSION", DataDir);
 
 	if (stat(path, &st) != 0)
 		ereport(ERROR,
@@ -64,25 +64,25 @@ tegro_identity_current(void)
 static bool
 parse(const char *string, Identity *identity)
 {
-	int			end = 0;
+	int end = 0;
 
 	return sscanf(string, "%llu/%u/%u/%llu%n", &identity->system,
-				  &identity->database, &identity->timeline,
-				  &identity->inode, &end) == 4 &&
+				  &identity->database, &identity->timeline, &identity->inode,
+				  &end) == 4 &&
 		string[end] == '\0';
 }
 
 TegroKinship
 tegro_identity_compare(const char *then, const char *now)
 {
-	Identity	a;
-	Identity	b;
+	Identity a;
+	Identity b;
 
-	if (!parse(then, &a) || !parse(now, &b) ||
-		a.system != b.system || a.database != b.database)
+	if (!parse(then, &a) || !parse(now, &b) || a.system != b.system ||
+		a.database != b.database)
 		return TEGRO_STRANGER;
 	if (b.timeline > a.timeline)
 		return TEGRO_SUCCESSOR;
-	return b.timeline == a.timeline && b.inode == a.inode ?
-		TEGRO_SAME : TEGRO_STRANGER;
+	return b.timeline == a.timeline && b.inode == a.inode ? TEGRO_SAME
+														  : TEGRO_STRANGER;
 }

@@ -11,9 +11,9 @@
 /* What became of the database since an identity was taken down. */
 typedef enum TegroKinship
 {
-	TEGRO_SAME,					/* it is this very database */
-	TEGRO_SUCCESSOR,			/* this is it, after a failover or restore */
-	TEGRO_STRANGER				/* this is a copy, or something else */
+	TEGRO_SAME,		 /* it is this very database */
+	TEGRO_SUCCESSOR, /* this is it, after a failover or restore */
+	TEGRO_STRANGER	 /* this is a copy, or something else */
 } TegroKinship;
 
 /*
@@ -29,4 +29,4 @@ extern char *tegro_identity_current(void);
  */
 extern TegroKinship tegro_identity_compare(const char *then, const char *now);
 
-#endif							/* TEGRO_IDENTITY_H */
+#endif /* TEGRO_IDENTITY_H */

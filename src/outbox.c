@@ -95,189 +95,193 @@ typedef enum Statement
 	N_STATEMENTS
 } Statement;
 
-#define ITEM_COLUMNS \
+#define ITEM_COLUMNS                                                            \
 	"id, shop_id, method, reference, params, state, lease, attempts, failures," \
-	" absent, unknown_since, enqueued_by::oid, identity, answer, callback," \
+	" absent, unknown_since, enqueued_by::oid, identity, answer, callback,"     \
 	" callback_state, message, next_at"
 
 static const struct
 {
 	const char *text;
-	int			nargs;
-	Oid			args[20];
-}			statements[N_STATEMENTS] =
-{
-	[STMT_INSERT] = {
-		"INSERT INTO %1$s.tegro_outbox"
-		" (id, shop_id, method, params, reference, next_at, enqueued_by, identity, callback, callback_state)"
-		" OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
-		" ON CONFLICT (shop_id, method, reference) DO NOTHING",
-		10, {INT8OID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TIMESTAMPTZOID, REGROLEOID, TEXTOID, TEXTOID, TEXTOID}
-	},
-	[STMT_FIND_REFERENCE] = {
-		"SELECT id, params = $4 FROM %1$s.tegro_outbox"
-		" WHERE shop_id = $1 AND method = $2 AND reference = $3",
-		4, {TEXTOID, TEXTOID, TEXTOID, JSONBOID}
-	},
-	[STMT_DUE] = {
-		"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
-		" WHERE next_at <= $1 AND next_at >= $2 AND shop_id <> ALL ($3)"
-		" ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
-		4, {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}
-	},
-	[STMT_ONE] = {
-		"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE",
-		1, {INT8OID}
-	},
-	[STMT_NEXT_AT] = {
-		"SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1",
-		1, {TIMESTAMPTZOID}
-	},
-	[STMT_MARK_SENDING] = {
-		"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
-		" lease_until = $2, next_at = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
-		2, {INT8ARRAYOID, TIMESTAMPTZOID}
-	},
-	[STMT_ADD_ATTEMPT] = {
-		"INSERT INTO %1$s.tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at)"
-		" SELECT id, lease, nonce, sha256(body), clock_timestamp()"
-		" FROM unnest($1, $2, $3, $4) AS a (id, lease, nonce, body)",
-		4, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}
-	},
-	[STMT_MARK_TAKEN] = {
-		"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2, next_at = $2"
-		" WHERE id = ANY ($1)",
-		2, {INT8ARRAYOID, TIMESTAMPTZOID}
-	},
-	/* a finished request with a callback is due again, at once, for that */
-#define SETTLE \
-	"UPDATE %1$s.tegro_outbox AS o SET state = s.state," \
-	" next_at = CASE WHEN s.state IN ('done', 'failed') AND o.callback_state = 'waiting'" \
-	" THEN clock_timestamp() ELSE s.next_at END," \
-	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message," \
-	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since," \
-	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent," \
+	int nargs;
+	Oid args[20];
+} statements[N_STATEMENTS] = {
+	[STMT_INSERT] =
+		{"INSERT INTO %1$s.tegro_outbox"
+		 " (id, shop_id, method, params, reference, next_at, enqueued_by, identity, callback, callback_state)"
+		 " OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+		 " ON CONFLICT (shop_id, method, reference) DO NOTHING",
+		 10,
+		 {INT8OID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TIMESTAMPTZOID,
+		  REGROLEOID, TEXTOID, TEXTOID, TEXTOID}},
+	[STMT_FIND_REFERENCE] =
+		{"SELECT id, params = $4 FROM %1$s.tegro_outbox"
+		 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
+		 4,
+		 {TEXTOID, TEXTOID, TEXTOID, JSONBOID}},
+	[STMT_DUE] =
+		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
+		 " WHERE next_at <= $1 AND next_at >= $2 AND shop_id <> ALL ($3)"
+		 " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
+		 4,
+		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
+	[STMT_ONE] = {"SELECT " ITEM_COLUMNS
+				  " FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE",
+				  1,
+				  {INT8OID}},
+	[STMT_NEXT_AT] =
+		{"SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1",
+		 1,
+		 {TIMESTAMPTZOID}},
+	[STMT_MARK_SENDING] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
+		 " lease_until = $2, next_at = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
+		 2,
+		 {INT8ARRAYOID, TIMESTAMPTZOID}},
+	[STMT_ADD_ATTEMPT] =
+		{"INSERT INTO %1$s.tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at)"
+		 " SELECT id, lease, nonce, sha256(body), clock_timestamp()"
+		 " FROM unnest($1, $2, $3, $4) AS a (id, lease, nonce, body)",
+		 4,
+		 {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}},
+	[STMT_MARK_TAKEN] =
+		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2, next_at = $2"
+		 " WHERE id = ANY ($1)",
+		 2,
+		 {INT8ARRAYOID, TIMESTAMPTZOID}},
+/* a finished request with a callback is due again, at once, for that */
+#define SETTLE                                                                                \
+	"UPDATE %1$s.tegro_outbox AS o SET state = s.state,"                                      \
+	" next_at = CASE WHEN s.state IN ('done', 'failed') AND o.callback_state = 'waiting'"     \
+	" THEN clock_timestamp() ELSE s.next_at END,"                                             \
+	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message,"     \
+	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"             \
+	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent,"         \
 	" lease_until = NULL, finished_at = CASE WHEN s.state IN ('done', 'failed', 'cancelled')" \
-	" THEN coalesce(o.finished_at, clock_timestamp()) END" \
-	" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)" \
-	" AS s (id, lease, state, next_at, answer, sqlstate, message, failures, absent," \
+	" THEN coalesce(o.finished_at, clock_timestamp()) END"                                    \
+	" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"                    \
+	" AS s (id, lease, state, next_at, answer, sqlstate, message, failures, absent,"          \
 	" unknown_since, identity, unsent, was)"
-#define SETTLE_ARGS \
-	13, {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, JSONBARRAYOID, \
-		TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, \
-		TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID}
-	[STMT_SETTLE] = {
-		SETTLE " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
-		SETTLE_ARGS
-	},
-	[STMT_SETTLE_LATE] = {
-		SETTLE " WHERE o.id = s.id AND o.sent_lease = s.lease AND o.state IN ('unknown', 'review')"
-		" AND s.state <> 'unknown'",
-		SETTLE_ARGS
-	},
-	[STMT_END_ATTEMPT] = {
-		"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
-		" http_status = nullif(s.http_status, 0), message = s.message, raw_answer = s.raw"
-		" FROM unnest($1, $2, $3, $4, $5, $6) AS s (id, lease, outcome, http_status, message, raw)"
-		" WHERE a.outbox_id = s.id AND a.lease = s.lease",
-		6, {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID}
-	},
-	[STMT_CALLED_BACK] = {
-		"UPDATE %1$s.tegro_outbox SET"
-		" callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
-		" callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures + 1 END,"
-		" next_at = $4, lease_until = NULL"
-		" WHERE id = $1 AND lease = $2",
-		4, {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}
-	},
-	[STMT_GET_IDENTITY] = {
-		"SELECT identity FROM %1$s.tegro_identity", 0
-	},
-	[STMT_SET_IDENTITY] = {
-		"INSERT INTO %1$s.tegro_identity AS i (identity, reason) VALUES ($1, $2)"
-		" ON CONFLICT (singleton) DO UPDATE SET identity = $1, reason = $2, since = clock_timestamp()",
-		2, {TEXTOID, TEXTOID}
-	},
-	[STMT_FOREIGN] = {
-		"SELECT 1 FROM %1$s.tegro_outbox WHERE identity <> $1 LIMIT 1",
-		1, {TEXTOID}
-	},
-	[STMT_FORGET] = {
-		"WITH old AS (SELECT id FROM (SELECT id, finished_at, next_at FROM %1$s.tegro_outbox ORDER BY id LIMIT $2) o"
-		" WHERE finished_at < $1 AND next_at IS NULL),"
-		" attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old))"
-		" DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old)",
-		2, {TIMESTAMPTZOID, INT4OID}
-	},
-	[STMT_OUTCOME] = {
-		"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin"
-		" FROM %1$s.tegro_outbox WHERE id = $1",
-		2, {INT8OID, OIDOID}
-	},
-	[STMT_WAITING] = {
-		"SELECT 1 FROM %1$s.tegro_outbox WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1", 0
-	},
+#define SETTLE_ARGS                                                        \
+	13,                                                                    \
+	{                                                                      \
+		INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID,     \
+			JSONBARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID,       \
+			INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT4ARRAYOID, \
+			TEXTARRAYOID                                                   \
+	}
+	[STMT_SETTLE] =
+		{SETTLE " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
+		 SETTLE_ARGS},
+	[STMT_SETTLE_LATE] =
+		{SETTLE
+		 " WHERE o.id = s.id AND o.sent_lease = s.lease AND o.state IN ('unknown', 'review')"
+		 " AND s.state <> 'unknown'",
+		 SETTLE_ARGS},
+	[STMT_END_ATTEMPT] =
+		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
+		 " http_status = nullif(s.http_status, 0), message = s.message, raw_answer = s.raw"
+		 " FROM unnest($1, $2, $3, $4, $5, $6) AS s (id, lease, outcome, http_status, message, raw)"
+		 " WHERE a.outbox_id = s.id AND a.lease = s.lease",
+		 6,
+		 {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
+		  BYTEAARRAYOID}},
+	[STMT_CALLED_BACK] =
+		{"UPDATE %1$s.tegro_outbox SET"
+		 " callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
+		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures + 1 END,"
+		 " next_at = $4, lease_until = NULL"
+		 " WHERE id = $1 AND lease = $2",
+		 4,
+		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
+	[STMT_GET_IDENTITY] = {"SELECT identity FROM %1$s.tegro_identity", 0},
+	[STMT_SET_IDENTITY] =
+		{"INSERT INTO %1$s.tegro_identity AS i (identity, reason) VALUES ($1, $2)"
+		 " ON CONFLICT (singleton) DO UPDATE SET identity = $1, reason = $2, since = clock_timestamp()",
+		 2,
+		 {TEXTOID, TEXTOID}},
+	[STMT_FOREIGN] =
+		{"SELECT 1 FROM %1$s.tegro_outbox WHERE identity <> $1 LIMIT 1",
+		 1,
+		 {TEXTOID}},
+	[STMT_FORGET] =
+		{"WITH old AS (SELECT id FROM (SELECT id, finished_at, next_at FROM %1$s.tegro_outbox ORDER BY id LIMIT $2) o"
+		 " WHERE finished_at < $1 AND next_at IS NULL),"
+		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old))"
+		 " DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old)",
+		 2,
+		 {TIMESTAMPTZOID, INT4OID}},
+	[STMT_OUTCOME] =
+		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin"
+		 " FROM %1$s.tegro_outbox WHERE id = $1",
+		 2,
+		 {INT8OID, OIDOID}},
+	[STMT_WAITING] =
+		{"SELECT 1 FROM %1$s.tegro_outbox WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1",
+		 0},
 	/* a person's; $2 is who, $3 what is noted */
-	[STMT_CANCEL] = {
-		"UPDATE %1$s.tegro_outbox SET state = 'cancelled', next_at = NULL, finished_at = clock_timestamp(),"
-		" message = 'cancelled', sqlstate = NULL, decision = $3"
-		" WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'",
-		3, {INT8OID, OIDOID, TEXTOID}
-	},
+	[STMT_CANCEL] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'cancelled', next_at = NULL, finished_at = clock_timestamp(),"
+		 " message = 'cancelled', sqlstate = NULL, decision = $3"
+		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'",
+		 3,
+		 {INT8OID, OIDOID, TEXTOID}},
 #define HAS_NO_LINK \
 	"(state = 'done' AND method = 'createOrder' AND (answer #>> '{data,url}') IS NULL)"
 #define IS_SENT_AGAIN "(state IN ('failed', 'cancelled') OR " HAS_NO_LINK ")"
-	[STMT_RETRY] = {
-		"UPDATE %1$s.tegro_outbox SET"
-		" state = CASE WHEN " IS_SENT_AGAIN " THEN 'ready' ELSE state END,"
-		" finished_at = CASE WHEN " IS_SENT_AGAIN " THEN NULL ELSE finished_at END,"
-		" identity = CASE WHEN " IS_SENT_AGAIN " THEN $4 ELSE identity END,"
-		" callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN ")"
-		" THEN 'waiting' ELSE callback_state END,"
-		" next_at = clock_timestamp(), failures = 0, decision = $3"
-		" WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
-		" AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
-		" OR callback_state IN ('waiting', 'failed'))",
-		4, {INT8OID, OIDOID, TEXTOID, TEXTOID}
-	},
-	[STMT_RESOLVE] = {
-		"UPDATE %1$s.tegro_outbox SET state = $5,"
-		" next_at = CASE WHEN $5 = 'ready' OR callback_state = 'waiting' THEN clock_timestamp() END,"
-		" finished_at = CASE WHEN $5 <> 'ready' THEN clock_timestamp() END,"
-		" identity = CASE WHEN $5 = 'ready' THEN $4 ELSE identity END,"
-		" failures = 0, absent = 0, message = $3, decision = $3,"
-		" sqlstate = CASE WHEN $5 = 'failed' THEN 'TG001' END"
-		" WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
-		" AND state IN ('review', 'unknown')",
-		5, {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID}
-	},
+	[STMT_RETRY] =
+		{"UPDATE %1$s.tegro_outbox SET"
+		 " state = CASE WHEN " IS_SENT_AGAIN " THEN 'ready' ELSE state END,"
+		 " finished_at = CASE WHEN " IS_SENT_AGAIN
+		 " THEN NULL ELSE finished_at END,"
+		 " identity = CASE WHEN " IS_SENT_AGAIN " THEN $4 ELSE identity END,"
+		 " callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN
+		 ")"
+		 " THEN 'waiting' ELSE callback_state END,"
+		 " next_at = clock_timestamp(), failures = 0, decision = $3"
+		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
+		 " AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
+		 " OR callback_state IN ('waiting', 'failed'))",
+		 4,
+		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
+	[STMT_RESOLVE] =
+		{"UPDATE %1$s.tegro_outbox SET state = $5,"
+		 " next_at = CASE WHEN $5 = 'ready' OR callback_state = 'waiting' THEN clock_timestamp() END,"
+		 " finished_at = CASE WHEN $5 <> 'ready' THEN clock_timestamp() END,"
+		 " identity = CASE WHEN $5 = 'ready' THEN $4 ELSE identity END,"
+		 " failures = 0, absent = 0, message = $3, decision = $3,"
+		 " sqlstate = CASE WHEN $5 = 'failed' THEN 'TG001' END"
+		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
+		 " AND state IN ('review', 'unknown')",
+		 5,
+		 {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID}},
 	/* those of another server: $1 is this one */
-	[STMT_ARM_ORDERS] = {
-		"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		" lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
-		" WHERE identity <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
-		2, {TEXTOID, TEXTOID}
-	},
-	[STMT_ARM_PAYOUTS] = {
-		"UPDATE %1$s.tegro_outbox SET state = 'review', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		" lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
-		" WHERE identity <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
-		2, {TEXTOID, TEXTOID}
-	},
+	[STMT_ARM_ORDERS] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = clock_timestamp(), absent = 0, failures = 0,"
+		 " lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		 " WHERE identity <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
+		 2,
+		 {TEXTOID, TEXTOID}},
+	[STMT_ARM_PAYOUTS] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'review', next_at = clock_timestamp(), absent = 0, failures = 0,"
+		 " lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		 " WHERE identity <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
+		 2,
+		 {TEXTOID, TEXTOID}},
 };
 
 /* The plans of this session, for the ledger in that schema. */
 static SPIPlanPtr plans[N_STATEMENTS];
-static Oid	plans_namespace = InvalidOid;
+static Oid plans_namespace = InvalidOid;
 
 /*
  * While statements run: as whom, and with which search_path, it was before.
  */
 typedef struct Scope
 {
-	Oid			user;
-	int			security_context;
-	int			guc_level;
+	Oid user;
+	int security_context;
+	int guc_level;
 } Scope;
 
 /*
@@ -289,7 +293,8 @@ enter_plainly(const TegroLedger *ledger, Scope *scope)
 {
 	GetUserIdAndSecContext(&scope->user, &scope->security_context);
 	SetUserIdAndSecContext(ledger->owner,
-						   scope->security_context | SECURITY_LOCAL_USERID_CHANGE);
+						   scope->security_context |
+							   SECURITY_LOCAL_USERID_CHANGE);
 	scope->guc_level = NewGUCNestLevel();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -313,7 +318,8 @@ enter(const TegroLedger *ledger, Scope *scope)
 	enter_plainly(ledger, scope);
 	if (strcmp(namespace_search_path, SEARCH_PATH) != 0)
 		(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
 }
 
 static void
@@ -327,7 +333,7 @@ leave(const Scope *scope)
 static char *
 quoted_schema(const TegroLedger *ledger)
 {
-	char	   *name = get_namespace_name(ledger->namespace);
+	char *name = get_namespace_name(ledger->namespace);
 
 	if (name == NULL)
 		ereport(ERROR,
@@ -338,9 +344,10 @@ quoted_schema(const TegroLedger *ledger)
 
 /* Runs a statement; returns how many rows it found or changed. */
 static uint64
-run(const TegroLedger *ledger, Statement which, Datum *values, const char *nulls)
+run(const TegroLedger *ledger, Statement which, Datum *values,
+	const char *nulls)
 {
-	int			result;
+	int result;
 
 	if (plans[which] == NULL)
 	{
@@ -348,19 +355,24 @@ run(const TegroLedger *ledger, Statement which, Datum *values, const char *nulls
 		 * The outbox may be empty now and have millions of rows when the plan
 		 * is used: all ways are by index, in its order.
 		 */
-		char	   *sql = psprintf(statements[which].text, quoted_schema(ledger));
-		SPIPlanPtr	plan;
+		char *sql = psprintf(statements[which].text, quoted_schema(ledger));
+		SPIPlanPtr plan;
 
-		(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-		(void) set_config_option("enable_sort", "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-		(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-		(void) set_config_option("enable_hashjoin", "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-		(void) set_config_option("enable_mergejoin", "off", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+		(void) set_config_option("enable_seqscan", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		(void) set_config_option("enable_sort", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		(void) set_config_option("enable_hashjoin", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		(void) set_config_option("enable_mergejoin", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
 		plan = SPI_prepare_cursor(sql, statements[which].nargs,
 								  (Oid *) statements[which].args,
 								  CURSOR_OPT_GENERIC_PLAN);
@@ -381,7 +393,8 @@ run(const TegroLedger *ledger, Statement which, Datum *values, const char *nulls
 static Datum
 column(int row, int n, bool *isnull)
 {
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, isnull);
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n,
+						 isnull);
 }
 
 static Datum
@@ -399,9 +412,9 @@ null_if(bool is_null)
 TegroLedger
 tegro_outbox_of_function(Oid function)
 {
-	static Oid	known_function = InvalidOid;
+	static Oid known_function = InvalidOid;
 	static TegroLedger known;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	if (known_function == function)
 		return known;
@@ -418,15 +431,16 @@ tegro_outbox_of_function(Oid function)
 bool
 tegro_outbox_find(TegroLedger *ledger)
 {
-	bool		found = false;
+	bool found = false;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_execute("SELECT extnamespace, extowner FROM pg_catalog.pg_extension"
-					" WHERE extname OPERATOR(pg_catalog.=) 'tegro'", true, 1) == SPI_OK_SELECT &&
+					" WHERE extname OPERATOR(pg_catalog.=) 'tegro'",
+					true, 1) == SPI_OK_SELECT &&
 		SPI_processed == 1)
 	{
-		bool		isnull;
+		bool isnull;
 
 		ledger->namespace = DatumGetObjectId(column(0, 1, &isnull));
 		ledger->owner = DatumGetObjectId(column(0, 2, &isnull));
@@ -444,7 +458,8 @@ own_identity(void)
 
 	/* in recovery the insert that follows says what is wrong */
 	if (identity == NULL && !RecoveryInProgress())
-		identity = MemoryContextStrdup(TopMemoryContext, tegro_identity_current());
+		identity = MemoryContextStrdup(TopMemoryContext,
+									   tegro_identity_current());
 	return identity ? identity : "";
 }
 
@@ -452,8 +467,8 @@ own_identity(void)
 static int64
 next_id(const TegroLedger *ledger)
 {
-	static Oid	sequence = InvalidOid;
-	static Oid	sequence_namespace = InvalidOid;
+	static Oid sequence = InvalidOid;
+	static Oid sequence_namespace = InvalidOid;
 
 	/* it may have been dropped and made anew with the extension */
 	if (sequence_namespace != ledger->namespace ||
@@ -466,20 +481,21 @@ next_id(const TegroLedger *ledger)
 }
 
 int64
-tegro_outbox_enqueue(const TegroLedger *ledger, const char *method, Jsonb *params,
-					 Oid role, const char *callback, TimestampTz deliver_after,
-					 bool *inserted)
+tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
+					 Jsonb *params, Oid role, const char *callback,
+					 TimestampTz deliver_after, bool *inserted)
 {
-	TegroCall  *call = tegro_api_prepare(method, params, InvalidOid);
-	Scope		scope;
-	Datum		values[10];
-	char		nulls[11] = "          ";
-	bool		isnull;
-	bool		is_new;
-	bool		same = true;
-	int64		id;
+	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
+	Scope scope;
+	Datum values[10];
+	char nulls[11] = "          ";
+	bool isnull;
+	bool is_new;
+	bool same = true;
+	int64 id;
 
-	if (call->method->effect != TEGRO_ORDERS && call->method->effect != TEGRO_PAYS_OUT)
+	if (call->method->effect != TEGRO_ORDERS &&
+		call->method->effect != TEGRO_PAYS_OUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s can't be put into the outbox", call->method->name),
@@ -494,7 +510,8 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method, Jsonb *param
 	values[2] = CStringGetTextDatum(call->method->name);
 	values[3] = JsonbPGetDatum(call->params);
 	values[4] = CStringGetTextDatum(call->reference);
-	values[5] = TimestampTzGetDatum(deliver_after ? deliver_after : GetCurrentTimestamp());
+	values[5] = TimestampTzGetDatum(deliver_after ? deliver_after
+												  : GetCurrentTimestamp());
 	values[6] = ObjectIdGetDatum(role);
 	values[7] = CStringGetTextDatum(own_identity());
 	values[8] = text_datum(callback);
@@ -513,7 +530,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method, Jsonb *param
 	if (!is_new)
 	{
 		/* it is there already: another's insert was waited for */
-		Datum		reference[4] = {values[1], values[2], values[4], values[3]};
+		Datum reference[4] = {values[1], values[2], values[4], values[3]};
 
 		enter(ledger, &scope);
 		if (run(ledger, STMT_FIND_REFERENCE, reference, NULL) != 1)
@@ -546,8 +563,8 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method, Jsonb *param
 static char *
 copy_text(int row, int n)
 {
-	bool		isnull;
-	Datum		value = column(row, n, &isnull);
+	bool isnull;
+	Datum value = column(row, n, &isnull);
 
 	return isnull ? NULL : TextDatumGetCString(value);
 }
@@ -555,8 +572,8 @@ copy_text(int row, int n)
 static Jsonb *
 copy_jsonb(int row, int n)
 {
-	bool		isnull;
-	Datum		value = column(row, n, &isnull);
+	bool isnull;
+	Datum value = column(row, n, &isnull);
 
 	return isnull ? NULL : DatumGetJsonbPCopy(value);
 }
@@ -565,8 +582,8 @@ copy_jsonb(int row, int n)
 static TegroItem *
 read_item(int row, char **identity, char **callback_state)
 {
-	TegroItem  *item = palloc0(sizeof(TegroItem));
-	bool		isnull;
+	TegroItem *item = palloc0(sizeof(TegroItem));
+	bool isnull;
 
 	item->context = CurrentMemoryContext;
 	item->id = DatumGetInt64(column(row, 1, &isnull));
@@ -596,14 +613,15 @@ static Jsonb *
 look_up_params(const TegroItem *item)
 {
 	JsonbParseState *state = NULL;
-	const char *const pairs[2][2] = {{"payment_id", item->reference}, {"shop_id", item->shop_id}};
+	const char *const pairs[2][2] = {{"payment_id", item->reference},
+									 {"shop_id", item->shop_id}};
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < 2; i++)
 	{
 		for (int j = 0; j < 2; j++)
 		{
-			JsonbValue	value;
+			JsonbValue value;
 
 			value.type = jbvString;
 			value.val.string.val = unconstify(char *, pairs[i][j]);
@@ -619,9 +637,9 @@ static Jsonb *
 send_params(const TegroItem *item)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue	key;
-	JsonbValue	value;
-	Jsonb	   *shop;
+	JsonbValue key;
+	JsonbValue value;
+	Jsonb *shop;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	key.type = value.type = jbvString;
@@ -632,7 +650,8 @@ send_params(const TegroItem *item)
 	pushJsonbValue(&state, WJB_KEY, &key);
 	pushJsonbValue(&state, WJB_VALUE, &value);
 	shop = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(item->params),
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
+											  JsonbPGetDatum(item->params),
 											  JsonbPGetDatum(shop)));
 }
 
@@ -651,28 +670,38 @@ build_request(TegroItem *item)
 	PG_TRY();
 	{
 		if (item->task == TEGRO_SEND)
-			item->call = tegro_api_prepare(item->method, send_params(item), item->role);
+			item->call = tegro_api_prepare(item->method, send_params(item),
+										   item->role);
 		else
 		{
-			const char *method = strcmp(item->method, "createOrder") == 0 ? "order" : "withdrawal";
+			const char *method = strcmp(item->method, "createOrder") == 0
+				? "order"
+				: "withdrawal";
 
-			item->call = tegro_api_prepare(method, look_up_params(item), item->role);
+			item->call = tegro_api_prepare(method, look_up_params(item),
+										   item->role);
 		}
 		item->request = tegro_api_build(item->call);
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
-			ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+				ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+			ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+				ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
 			PG_RE_THROW();
 		FlushErrorState();
-		ruling = tegro_rule_postponed(item, pstrdup(unpack_sql_state(error->sqlerrcode)),
-									  error->hint ? psprintf("%s; %s", error->message, error->hint) :
-									  error->message);
+		ruling = tegro_rule_postponed(item,
+									  pstrdup(
+										  unpack_sql_state(error->sqlerrcode)),
+									  error->hint
+										  ? psprintf("%s; %s", error->message,
+													 error->hint)
+										  : error->message);
 	}
 	PG_END_TRY();
 	return ruling;
@@ -683,14 +712,14 @@ build_request(TegroItem *item)
  */
 typedef struct Column
 {
-	Datum	   *values;
-	bool	   *nulls;
+	Datum *values;
+	bool *nulls;
 } Column;
 
 static Column
 new_column(int nrows)
 {
-	Column		column_of_rows;
+	Column column_of_rows;
 
 	column_of_rows.values = palloc0((nrows + 1) * sizeof(Datum));
 	column_of_rows.nulls = palloc0((nrows + 1) * sizeof(bool));
@@ -708,7 +737,7 @@ set_text(Column *c, int row, const char *string)
 static void
 set_bytes(Column *c, int row, const char *bytes, size_t len)
 {
-	bytea	   *value = palloc(VARHDRSZ + len);
+	bytea *value = palloc(VARHDRSZ + len);
 
 	SET_VARSIZE(value, VARHDRSZ + len);
 	memcpy(VARDATA(value), bytes, len);
@@ -718,22 +747,22 @@ set_bytes(Column *c, int row, const char *bytes, size_t len)
 static Datum
 to_array(const Column *c, int nrows, Oid type)
 {
-	int16		len;
-	bool		byval;
-	char		align;
-	int			dims[1] = {nrows};
-	int			lower[1] = {1};
+	int16 len;
+	bool byval;
+	char align;
+	int dims[1] = {nrows};
+	int lower[1] = {1};
 
 	get_typlenbyvalalign(type, &len, &byval, &align);
-	return PointerGetDatum(construct_md_array(c->values, c->nulls, 1, dims, lower,
-											  type, len, byval, align));
+	return PointerGetDatum(construct_md_array(c->values, c->nulls, 1, dims,
+											  lower, type, len, byval, align));
 }
 
 /* The ids of items, as an array. */
 static Datum
 ids_of(List *items)
 {
-	Column		ids = new_column(list_length(items));
+	Column ids = new_column(list_length(items));
 
 	for (int i = 0; i < list_length(items); i++)
 		ids.values[i] = Int64GetDatum(((TegroItem *) list_nth(items, i))->id);
@@ -744,12 +773,12 @@ ids_of(List *items)
 static void
 record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 {
-	int			nitems = list_length(items);
-	Datum		mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
-	Datum		attempt[4];
-	Column		leases = new_column(nitems);
-	Column		nonces = new_column(nitems);
-	Column		bodies = new_column(nitems);
+	int nitems = list_length(items);
+	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
+	Datum attempt[4];
+	Column leases = new_column(nitems);
+	Column nonces = new_column(nitems);
+	Column bodies = new_column(nitems);
 
 	if (nitems == 0)
 		return;
@@ -757,7 +786,7 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 
 	for (int i = 0; i < nitems; i++)
 	{
-		TegroItem  *item = list_nth(items, i);
+		TegroItem *item = list_nth(items, i);
 
 		item->state = TEGRO_SENDING;
 		item->lease++;
@@ -777,8 +806,8 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 static void
 record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 {
-	Datum		mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
-	ListCell   *cell;
+	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
+	ListCell *cell;
 
 	if (items == NIL)
 		return;
@@ -799,7 +828,8 @@ prepare_item(TegroItem *item, const char *identity, const char *callback_state,
 	if (strcmp(item->state, TEGRO_READY) == 0)
 	{
 		item->task = TEGRO_SEND;
-		return strcmp(identity, own) != 0 ? tegro_rule_inherited(item) : build_request(item);
+		return strcmp(identity, own) != 0 ? tegro_rule_inherited(item)
+										  : build_request(item);
 	}
 	if (strcmp(item->state, TEGRO_SENDING) == 0)
 		return tegro_rule_orphaned(item);
@@ -811,8 +841,9 @@ prepare_item(TegroItem *item, const char *identity, const char *callback_state,
 	}
 
 	item->task = TEGRO_CALL_BACK;
-	return callback_state && strcmp(callback_state, "waiting") == 0 ? NULL :
-		tegro_rule_settled(item);
+	return callback_state && strcmp(callback_state, "waiting") == 0
+		? NULL
+		: tegro_rule_settled(item);
 }
 
 static void settle(const TegroLedger *ledger, List *items);
@@ -821,30 +852,31 @@ static void settle(const TegroLedger *ledger, List *items);
 static TimestampTz
 end_of_lease(void)
 {
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), tegro_lease * INT64CONST(1000));
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									   tegro_lease * INT64CONST(1000));
 }
 
 List *
 tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *items;
-	List	   *to_send = NIL;
-	List	   *to_take = NIL;
-	List	   *put_off = NIL;
+	List *items;
+	List *to_send = NIL;
+	List *to_take = NIL;
+	List *put_off = NIL;
 	TegroItem **found;
-	char	  **identities;
-	char	  **callback_states;
+	char **identities;
+	char **callback_states;
 	TimestampTz now = GetCurrentTimestamp();
-	int64		now_us = tegro_clock_us();
+	int64 now_us = tegro_clock_us();
 	TimestampTz lease_until;
-	Datum		values[4];
-	Datum	   *shops;
-	int			nshops = 0;
-	int			nfound;
-	ListCell   *cell;
-	Scope		scope;
-	bool		isnull;
+	Datum values[4];
+	Datum *shops;
+	int nshops = 0;
+	int nfound;
+	ListCell *cell;
+	Scope scope;
+	bool isnull;
 
 	enter(ledger, &scope);
 
@@ -853,7 +885,8 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 		shops[nshops++] = CStringGetTextDatum((char *) lfirst(cell));
 	values[0] = TimestampTzGetDatum(now);
 	values[1] = TimestampTzGetDatum(claim->fast ? claim->after : DT_NOBEGIN);
-	values[2] = PointerGetDatum(construct_array(shops, nshops, TEXTOID, -1, false, TYPALIGN_INT));
+	values[2] = PointerGetDatum(
+		construct_array(shops, nshops, TEXTOID, -1, false, TYPALIGN_INT));
 	values[3] = Int32GetDatum(claim->max);
 	nfound = (int) run(ledger, STMT_DUE, values, NULL);
 	claim->full = nfound == claim->max;
@@ -877,10 +910,11 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 
 	for (int i = 0; i < nfound; i++)
 	{
-		TegroItem  *item = found[i];
+		TegroItem *item = found[i];
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = prepare_item(item, identities[i], callback_states[i], claim->identity);
+		item->ruling = prepare_item(item, identities[i], callback_states[i],
+									claim->identity);
 		MemoryContextSwitchTo(old);
 		if (item->ruling)
 			put_off = lappend(put_off, item);
@@ -920,11 +954,11 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller, "tegro request",
 												  ALLOCSET_DEFAULT_SIZES);
-	TegroItem  *item;
-	char	   *identity;
-	char	   *callback_state;
-	Datum		values[1] = {Int64GetDatum(id)};
-	Scope		scope;
+	TegroItem *item;
+	char *identity;
+	char *callback_state;
+	Datum values[1] = {Int64GetDatum(id)};
+	Scope scope;
 
 	enter(ledger, &scope);
 	if (run(ledger, STMT_ONE, values, NULL) != 1)
@@ -934,7 +968,8 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 	item->claimed_us = tegro_clock_us();
 	item->task = TEGRO_SEND;
 	/* here an error is the caller's, and takes the row with it */
-	item->call = tegro_api_prepare(item->method, send_params(item), item->role);
+	item->call = tegro_api_prepare(item->method, send_params(item),
+								   item->role);
 	item->request = tegro_api_build(item->call);
 	record_sending(ledger, list_make1(item), end_of_lease());
 	leave(&scope);
@@ -951,15 +986,16 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 static void
 settle_rows(const TegroLedger *ledger, List *items, bool late)
 {
-	static const Oid types[13] = {
-		INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, JSONBOID, TEXTOID, TEXTOID,
-		INT4OID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT4OID, TEXTOID
-	};
-	int			nrows = 0;
+	static const Oid types[13] = {INT8OID,		  INT8OID,	TEXTOID,
+								  TIMESTAMPTZOID, JSONBOID, TEXTOID,
+								  TEXTOID,		  INT4OID,	INT4OID,
+								  TIMESTAMPTZOID, TEXTOID,	INT4OID,
+								  TEXTOID};
+	int nrows = 0;
 	TimestampTz now = GetCurrentTimestamp();
-	Column		c[13];
-	Datum		values[13];
-	ListCell   *cell;
+	Column c[13];
+	Datum values[13];
+	ListCell *cell;
 
 	for (int i = 0; i < lengthof(c); i++)
 		c[i] = new_column(list_length(items));
@@ -973,9 +1009,11 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 		c[0].values[nrows] = Int64GetDatum(item->id);
 		c[1].values[nrows] = Int64GetDatum(item->lease);
 		set_text(&c[2], nrows, ruling->state);
-		c[3].values[nrows] = TimestampTzGetDatum(TimestampTzPlusMilliseconds(now, ruling->delay_ms));
+		c[3].values[nrows] = TimestampTzGetDatum(
+			TimestampTzPlusMilliseconds(now, ruling->delay_ms));
 		c[3].nulls[nrows] = ruling->delay_ms < 0;
-		c[4].values[nrows] = ruling->answer ? JsonbPGetDatum(ruling->answer) : (Datum) 0;
+		c[4].values[nrows] = ruling->answer ? JsonbPGetDatum(ruling->answer)
+											: (Datum) 0;
 		c[4].nulls[nrows] = ruling->answer == NULL;
 		set_text(&c[5], nrows, ruling->sqlstate);
 		set_text(&c[6], nrows, ruling->message);
@@ -983,7 +1021,8 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 		c[8].values[nrows] = Int32GetDatum(ruling->absent);
 		c[9].values[nrows] = TimestampTzGetDatum(ruling->unknown_since);
 		c[9].nulls[nrows] = ruling->unknown_since == 0;
-		set_text(&c[10], nrows, ruling->renew_identity ? own_identity() : NULL);
+		set_text(&c[10], nrows,
+				 ruling->renew_identity ? own_identity() : NULL);
 		c[11].values[nrows] = Int32GetDatum(ruling->not_sent ? 1 : 0);
 		set_text(&c[12], nrows, item->state);
 		nrows++;
@@ -999,11 +1038,12 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 static void
 end_attempts(const TegroLedger *ledger, List *items)
 {
-	static const Oid types[6] = {INT8OID, INT8OID, TEXTOID, INT4OID, TEXTOID, BYTEAOID};
-	int			nrows = 0;
-	Column		c[6];
-	Datum		values[6];
-	ListCell   *cell;
+	static const Oid types[6] = {INT8OID, INT8OID, TEXTOID,
+								 INT4OID, TEXTOID, BYTEAOID};
+	int nrows = 0;
+	Column c[6];
+	Datum values[6];
+	ListCell *cell;
 
 	for (int i = 0; i < lengthof(c); i++)
 		c[i] = new_column(list_length(items));
@@ -1021,7 +1061,8 @@ end_attempts(const TegroLedger *ledger, List *items)
 		set_text(&c[4], nrows, ruling->attempt_message);
 		c[5].nulls[nrows] = ruling->raw_answer_len == 0;
 		if (ruling->raw_answer_len > 0)
-			set_bytes(&c[5], nrows, ruling->raw_answer, ruling->raw_answer_len);
+			set_bytes(&c[5], nrows, ruling->raw_answer,
+					  ruling->raw_answer_len);
 		nrows++;
 	}
 	if (nrows == 0)
@@ -1044,7 +1085,7 @@ settle(const TegroLedger *ledger, List *items)
 void
 tegro_outbox_settle(const TegroLedger *ledger, List *items)
 {
-	Scope		scope;
+	Scope scope;
 
 	if (items == NIL)
 		return;
@@ -1057,16 +1098,17 @@ void
 tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
 						 const char *message, int64 delay_ms)
 {
-	Scope		scope;
-	Datum		values[4];
-	char		nulls[5] = "    ";
+	Scope scope;
+	Datum values[4];
+	char nulls[5] = "    ";
 
 	enter(ledger, &scope);
 	values[0] = Int64GetDatum(item->id);
 	values[1] = Int64GetDatum(item->lease);
 	values[2] = text_datum(message);
 	nulls[2] = null_if(message == NULL);
-	values[3] = TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms));
+	values[3] = TimestampTzGetDatum(
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms));
 	nulls[3] = null_if(delay_ms < 0);
 	run(ledger, STMT_CALLED_BACK, values, nulls);
 	leave(&scope);
@@ -1078,19 +1120,20 @@ tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
  */
 
 bool
-tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity, char **detail)
+tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
+							char **detail)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Scope		scope;
-	Datum		values[2] = {CStringGetTextDatum(identity), (Datum) 0};
+	Scope scope;
+	Datum values[2] = {CStringGetTextDatum(identity), (Datum) 0};
 	const char *reason = NULL;
-	bool		allowed = true;
+	bool allowed = true;
 
 	*detail = NULL;
 	enter(ledger, &scope);
 	if (run(ledger, STMT_GET_IDENTITY, NULL, NULL) > 0)
 	{
-		char	   *then = copy_text(0, 1);
+		char *then = copy_text(0, 1);
 
 		switch (tegro_identity_compare(then, identity))
 		{
@@ -1103,14 +1146,20 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity, cha
 						 errdetail("Requests from before are looked up before they are sent.")));
 				break;
 			case TEGRO_STRANGER:
-				*detail = MemoryContextStrdup(caller, psprintf("The outbox belongs to %s, this is %s.", then, identity));
+				*detail =
+					MemoryContextStrdup(caller,
+										psprintf("The outbox belongs to %s, this is %s.",
+												 then, identity));
 				allowed = false;
 				break;
 		}
 	}
 	else if (run(ledger, STMT_FOREIGN, values, NULL) > 0)
 	{
-		*detail = MemoryContextStrdup(caller, psprintf("The outbox has requests of another database than this, %s.", identity));
+		*detail =
+			MemoryContextStrdup(caller,
+								psprintf("The outbox has requests of another database than this, %s.",
+										 identity));
 		allowed = false;
 	}
 	else
@@ -1128,8 +1177,8 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity, cha
 void
 tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before)
 {
-	Scope		scope;
-	Datum		values[2] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX)};
+	Scope scope;
+	Datum values[2] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX)};
 
 	enter(ledger, &scope);
 	run(ledger, STMT_FORGET, values, NULL);
@@ -1139,13 +1188,15 @@ tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before)
 bool
 tegro_outbox_any_prepared(void)
 {
-	bool		found;
+	bool found;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	found = SPI_execute("SELECT 1 FROM pg_catalog.pg_prepared_xacts"
-						" WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
-						true, 1) == SPI_OK_SELECT && SPI_processed > 0;
+	found =
+		SPI_execute("SELECT 1 FROM pg_catalog.pg_prepared_xacts"
+					" WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
+					true, 1) == SPI_OK_SELECT &&
+		SPI_processed > 0;
 	SPI_finish();
 	return found;
 }
@@ -1155,15 +1206,15 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 					 Jsonb **answer, TegroOutcome *outcome, const char **state)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Scope		scope;
-	Datum		values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
-	char	   *sqlstate;
-	char	   *message;
-	char	   *reference;
-	char	   *method;
+	Scope scope;
+	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
+	char *sqlstate;
+	char *message;
+	char *reference;
+	char *method;
 	TransactionId xmin;
-	bool		isnull;
-	bool		ended = true;
+	bool isnull;
+	bool ended = true;
 
 	*answer = NULL;
 	memset(outcome, 0, sizeof(*outcome));
@@ -1201,32 +1252,46 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 		if (*answer == NULL)
 		{
 			outcome->result = TEGRO_UNKNOWN;
-			outcome->message = psprintf("%s \"%s\" counts as done, without an answer", method, reference);
+			outcome->message =
+				psprintf("%s \"%s\" counts as done, without an answer", method,
+						 reference);
 			outcome->detail = message;
 		}
 	}
 	else if (strcmp(*state, TEGRO_FAILED) == 0)
 	{
 		*answer = NULL;
-		outcome->result = sqlstate && strcmp(sqlstate, "TG005") == 0 ? TEGRO_RATE_LIMITED : TEGRO_REFUSED;
-		outcome->message = psprintf("Tegro refused %s \"%s\"", method, reference);
+		outcome->result = sqlstate && strcmp(sqlstate, "TG005") == 0
+			? TEGRO_RATE_LIMITED
+			: TEGRO_REFUSED;
+		outcome->message = psprintf("Tegro refused %s \"%s\"", method,
+									reference);
 		outcome->detail = message;
-		outcome->hint = psprintf("Request " INT64_FORMAT " of the outbox failed; tegro_retry sends it again.", id);
+		outcome->hint =
+			psprintf("Request " INT64_FORMAT
+					 " of the outbox failed; tegro_retry sends it again.",
+					 id);
 	}
 	else if (strcmp(*state, TEGRO_IN_REVIEW) == 0)
 	{
 		*answer = NULL;
 		outcome->result = TEGRO_UNKNOWN;
-		outcome->message = psprintf("the outcome of %s \"%s\" is unknown", method, reference);
+		outcome->message = psprintf("the outcome of %s \"%s\" is unknown",
+									method, reference);
 		outcome->detail = message;
-		outcome->hint = psprintf("Find out what became of it, then call tegro_resolve(" INT64_FORMAT ", ...).", id);
+		outcome->hint =
+			psprintf("Find out what became of it, then call tegro_resolve(" INT64_FORMAT
+					 ", ...).",
+					 id);
 	}
 	else if (strcmp(*state, TEGRO_CANCELLED) == 0)
 	{
 		*answer = NULL;
 		outcome->result = TEGRO_NOT_SENT;
-		outcome->message = psprintf("%s \"%s\" was cancelled", method, reference);
-		outcome->hint = psprintf("tegro_retry(" INT64_FORMAT ") sends it after all.", id);
+		outcome->message = psprintf("%s \"%s\" was cancelled", method,
+									reference);
+		outcome->hint =
+			psprintf("tegro_retry(" INT64_FORMAT ") sends it after all.", id);
 	}
 	else
 	{
@@ -1241,8 +1306,8 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 bool
 tegro_outbox_waiting(const TegroLedger *ledger)
 {
-	Scope		scope;
-	bool		found;
+	Scope scope;
+	bool found;
 
 	enter(ledger, &scope);
 	found = run(ledger, STMT_WAITING, NULL, NULL) > 0;
@@ -1254,9 +1319,9 @@ bool
 tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 					TegroDecision decision, const char *note)
 {
-	Scope		scope;
-	Datum		values[5];
-	bool		changed = false;
+	Scope scope;
+	Datum values[5];
+	bool changed = false;
 
 	values[0] = Int64GetDatum(id);
 	values[1] = ObjectIdGetDatum(caller);
@@ -1276,9 +1341,10 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 		case TEGRO_RESOLVE_DONE:
 		case TEGRO_RESOLVE_FAILED:
 		case TEGRO_RESOLVE_RESEND:
-			values[4] = CStringGetTextDatum(decision == TEGRO_RESOLVE_DONE ? TEGRO_DONE :
-											decision == TEGRO_RESOLVE_FAILED ? TEGRO_FAILED :
-											TEGRO_READY);
+			values[4] = CStringGetTextDatum(
+				decision == TEGRO_RESOLVE_DONE		   ? TEGRO_DONE
+					: decision == TEGRO_RESOLVE_FAILED ? TEGRO_FAILED
+													   : TEGRO_READY);
 			changed = run(ledger, STMT_RESOLVE, values, NULL) > 0;
 			break;
 	}
@@ -1287,19 +1353,22 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 }
 
 void
-tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders, uint64 *payouts)
+tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders,
+				 uint64 *payouts)
 {
-	Scope		scope;
-	Datum		values[2];
+	Scope scope;
+	Datum values[2];
 
 	values[0] = CStringGetTextDatum(own_identity());
 	values[1] = CStringGetTextDatum(note);
 	tegro_wake_at_commit();
 	enter(ledger, &scope);
 	run(ledger, STMT_SET_IDENTITY, values, NULL);
-	values[1] = CStringGetTextDatum("it comes from another database, and may have been sent there; it is looked up");
+	values[1] = CStringGetTextDatum(
+		"it comes from another database, and may have been sent there; it is looked up");
 	*orders = run(ledger, STMT_ARM_ORDERS, values, NULL);
-	values[1] = CStringGetTextDatum("it comes from another database, and may have been sent there; a person decides with tegro_resolve");
+	values[1] = CStringGetTextDatum(
+		"it comes from another database, and may have been sent there; a person decides with tegro_resolve");
 	*payouts = run(ledger, STMT_ARM_PAYOUTS, values, NULL);
 	leave(&scope);
 }

@@ -20,53 +20,53 @@
 #define TEGRO_IN_DOUBT	"unknown"
 #define TEGRO_DONE		"done"
 #define TEGRO_FAILED	"failed"
-#define TEGRO_IN_REVIEW	"review"
-#define TEGRO_CANCELLED	"cancelled"
+#define TEGRO_IN_REVIEW "review"
+#define TEGRO_CANCELLED "cancelled"
 
 /* Where the ledger is, and whose; see tegro_outbox_find(). */
 typedef struct TegroLedger
 {
-	Oid			namespace;		/* the extension's schema */
-	Oid			owner;			/* the extension's owner, who may all */
+	Oid namespace; /* the extension's schema */
+	Oid owner;	   /* the extension's owner, who may all */
 } TegroLedger;
 
 /* What is to be done for a request that was claimed. */
 typedef enum TegroTask
 {
-	TEGRO_SEND,					/* its attempt is on record */
-	TEGRO_LOOK_UP,				/* find out what became of it */
-	TEGRO_CALL_BACK				/* tell its callback */
+	TEGRO_SEND,		/* its attempt is on record */
+	TEGRO_LOOK_UP,	/* find out what became of it */
+	TEGRO_CALL_BACK /* tell its callback */
 } TegroTask;
 
 /* A request, as it was when it was claimed. */
 typedef struct TegroItem
 {
-	MemoryContext context;		/* holds all of it */
-	TegroTask	task;
-	int64		id;
-	int64		lease;			/* under which it is claimed */
-	char	   *shop_id;
-	char	   *method;
-	char	   *reference;
-	Jsonb	   *params;
-	char	   *state;			/* now, the claim's change included */
-	Oid			role;			/* who enqueued it */
-	int			attempts;
-	int			failures;
-	int			absent;
-	TimestampTz unknown_since;	/* 0: never */
-	Jsonb	   *answer;			/* NULL: none */
-	char	   *callback;		/* NULL: none */
-	char	   *message;		/* NULL: none */
+	MemoryContext context; /* holds all of it */
+	TegroTask task;
+	int64 id;
+	int64 lease; /* under which it is claimed */
+	char *shop_id;
+	char *method;
+	char *reference;
+	Jsonb *params;
+	char *state; /* now, the claim's change included */
+	Oid role;	 /* who enqueued it */
+	int attempts;
+	int failures;
+	int absent;
+	TimestampTz unknown_since; /* 0: never */
+	Jsonb *answer;			   /* NULL: none */
+	char *callback;			   /* NULL: none */
+	char *message;			   /* NULL: none */
 
-	TegroCall  *call;			/* to send or to look up; else NULL */
-	TegroRequest request;		/* built, its nonce on record */
-	int64		claimed_us;		/* tegro_clock_us() before the claim */
+	TegroCall *call;	  /* to send or to look up; else NULL */
+	TegroRequest request; /* built, its nonce on record */
+	int64 claimed_us;	  /* tegro_clock_us() before the claim */
 
 	/* the deliverer's */
-	bool		in_flight;
-	bool		given_up;		/* settled as unknown, but still listened to */
-	bool		ruled;			/* "ruling" is to be settled */
+	bool in_flight;
+	bool given_up; /* settled as unknown, but still listened to */
+	bool ruled;	   /* "ruling" is to be settled */
 	struct TegroRuling *ruling;
 } TegroItem;
 
@@ -74,26 +74,26 @@ typedef struct TegroItem
 typedef struct TegroRuling
 {
 	const char *state;
-	int64		delay_ms;		/* until it is looked at next; -1: never */
-	Jsonb	   *answer;			/* NULL: as it is */
-	const char *sqlstate;		/* NULL: none */
-	const char *message;		/* NULL: none */
-	int			failures;
-	int			absent;
-	TimestampTz unknown_since;	/* 0: never */
-	bool		not_sent;		/* the attempt does not count */
-	bool		renew_identity; /* it is this server's from now on */
+	int64 delay_ms;		  /* until it is looked at next; -1: never */
+	Jsonb *answer;		  /* NULL: as it is */
+	const char *sqlstate; /* NULL: none */
+	const char *message;  /* NULL: none */
+	int failures;
+	int absent;
+	TimestampTz unknown_since; /* 0: never */
+	bool not_sent;			   /* the attempt does not count */
+	bool renew_identity;	   /* it is this server's from now on */
 
 	/* of the attempt; outcome is NULL where none ended */
 	const char *outcome;
-	int			http_status;
+	int http_status;
 	const char *attempt_message;
 	const char *raw_answer;
-	size_t		raw_answer_len;
+	size_t raw_answer_len;
 
 	/* of its shop; 0: go on */
-	int64		pause_ms;
-	bool		pause_until_reload;
+	int64 pause_ms;
+	bool pause_until_reload;
 } TegroRuling;
 
 /*
@@ -113,20 +113,21 @@ extern bool tegro_outbox_find(TegroLedger *ledger);
  * Returns its number.  Throws 22023 for parameters that can't be sent, TG007
  * if the reference is taken by another request.
  */
-extern int64 tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
-								  Jsonb *params, Oid role, const char *callback,
+extern int64 tegro_outbox_enqueue(const TegroLedger *ledger,
+								  const char *method, Jsonb *params, Oid role,
+								  const char *callback,
 								  TimestampTz deliver_after, bool *inserted);
 
 /* What tegro_outbox_claim() is asked for, and tells. */
 typedef struct TegroClaim
 {
-	int			max;			/* at most so many requests */
-	bool		fast;			/* pass over what is due before "after" */
-	TimestampTz after;			/* in: see fast; out: where it got to */
-	List	   *paused_shops;	/* of char *; their requests stay */
-	char	   *identity;		/* this server's */
-	bool		full;			/* out: there may be more */
-	TimestampTz next_at;		/* out: when the next is due; 0: none is */
+	int max;			 /* at most so many requests */
+	bool fast;			 /* pass over what is due before "after" */
+	TimestampTz after;	 /* in: see fast; out: where it got to */
+	List *paused_shops;	 /* of char *; their requests stay */
+	char *identity;		 /* this server's */
+	bool full;			 /* out: there may be more */
+	TimestampTz next_at; /* out: when the next is due; 0: none is */
 } TegroClaim;
 
 /*
@@ -149,7 +150,8 @@ extern TegroItem *tegro_outbox_claim_new(const TegroLedger *ledger, int64 id);
 extern void tegro_outbox_settle(const TegroLedger *ledger, List *items);
 
 /* Writes how a callback went; message is NULL where it went well. */
-extern void tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
+extern void tegro_outbox_called_back(const TegroLedger *ledger,
+									 const TegroItem *item,
 									 const char *message, int64 delay_ms);
 
 /*
@@ -171,9 +173,9 @@ extern bool tegro_outbox_any_prepared(void);
  * Returns false while it is on its way.  Otherwise *answer is set, or else
  * *outcome says what is wrong.
  */
-extern bool tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
-								 Jsonb **answer, TegroOutcome *outcome,
-								 const char **state);
+extern bool tegro_outbox_outcome(const TegroLedger *ledger, int64 id,
+								 Oid caller, Jsonb **answer,
+								 TegroOutcome *outcome, const char **state);
 
 /* Is there anything left to do, now or later? */
 extern bool tegro_outbox_waiting(const TegroLedger *ledger);
@@ -181,11 +183,11 @@ extern bool tegro_outbox_waiting(const TegroLedger *ledger);
 /* What a person can decide about a request. */
 typedef enum TegroDecision
 {
-	TEGRO_CANCEL,				/* a ready one is not sent */
-	TEGRO_RETRY,				/* do now what comes next, or send again */
-	TEGRO_RESOLVE_DONE,			/* what is in doubt took effect */
-	TEGRO_RESOLVE_FAILED,		/* it did not, and is left */
-	TEGRO_RESOLVE_RESEND		/* it did not, and is sent again */
+	TEGRO_CANCEL,		  /* a ready one is not sent */
+	TEGRO_RETRY,		  /* do now what comes next, or send again */
+	TEGRO_RESOLVE_DONE,	  /* what is in doubt took effect */
+	TEGRO_RESOLVE_FAILED, /* it did not, and is left */
+	TEGRO_RESOLVE_RESEND  /* it did not, and is sent again */
 } TegroDecision;
 
 /*
@@ -193,8 +195,9 @@ typedef enum TegroDecision
  * if there is no such request of the caller's in a state where that is
  * possible.
  */
-extern bool tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
-								TegroDecision decision, const char *note);
+extern bool tegro_outbox_decide(const TegroLedger *ledger, int64 id,
+								Oid caller, TegroDecision decision,
+								const char *note);
 
 /*
  * Makes this database the one that delivers.  What came from another: orders
@@ -206,4 +209,4 @@ extern void tegro_outbox_arm(const TegroLedger *ledger, const char *note,
 /* The ledger that a SQL function of this extension belongs to. */
 extern TegroLedger tegro_outbox_of_function(Oid function);
 
-#endif							/* TEGRO_OUTBOX_H */
+#endif /* TEGRO_OUTBOX_H */

@@ -45,7 +45,7 @@
 
 /* First and longest wait between attempts or look-ups that come to nothing. */
 #define FIRST_BACKOFF_MS 1000
-#define MAX_BACKOFF_MS (10 * 60 * 1000)
+#define MAX_BACKOFF_MS	 (10 * 60 * 1000)
 
 /* Longest that a provider is obeyed when it asks to wait. */
 #define MAX_PAUSE_MS (60 * 60 * 1000)
@@ -57,7 +57,7 @@
 #define ORDER_MARGIN_MS 5000
 
 /* How often each must not be found. */
-#define ORDER_ABSENT 2
+#define ORDER_ABSENT  2
 #define PAYOUT_ABSENT 3
 
 /* A payout in review is looked up as long as this, in case it shows up. */
@@ -69,10 +69,12 @@
 int64
 tegro_rule_backoff_ms(int failures)
 {
-	double		ms = FIRST_BACKOFF_MS * (double) (INT64CONST(1) << Min(Max(failures - 1, 0), 20));
+	double ms = FIRST_BACKOFF_MS *
+		(double) (INT64CONST(1) << Min(Max(failures - 1, 0), 20));
 
 	/* varies by half, so that what failed together does not return together */
-	return (int64) (Min(ms, MAX_BACKOFF_MS) * (0.75 + pg_prng_double(&pg_global_prng_state) / 2));
+	return (int64) (Min(ms, MAX_BACKOFF_MS) *
+					(0.75 + pg_prng_double(&pg_global_prng_state) / 2));
 }
 
 static bool
@@ -95,13 +97,14 @@ matches(const char *desc, const char *pattern, const char *setting)
 		return false;
 	PG_TRY();
 	{
-		result = DatumGetBool(DirectFunctionCall2Coll(textregexeq, DEFAULT_COLLATION_OID,
-													  CStringGetTextDatum(desc),
-													  CStringGetTextDatum(pattern)));
+		result = DatumGetBool(
+			DirectFunctionCall2Coll(textregexeq, DEFAULT_COLLATION_OID,
+									CStringGetTextDatum(desc),
+									CStringGetTextDatum(pattern)));
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
@@ -150,7 +153,8 @@ put_outcome(TegroRuling *ruling, const TegroCall *call)
 {
 	if (call->outcome.result != TEGRO_ANSWERED)
 	{
-		ruling->sqlstate = sqlstate_text(tegro_error_sqlstate(call->outcome.result));
+		ruling->sqlstate = sqlstate_text(
+			tegro_error_sqlstate(call->outcome.result));
 		ruling->message = join(call->outcome.message, call->outcome.detail);
 	}
 }
@@ -186,8 +190,9 @@ wait_ready(TegroRuling *ruling, int64 delay_ms)
 static int64
 doubt_ms(const TegroItem *item)
 {
-	return item->unknown_since == 0 ? 0 :
-		(GetCurrentTimestamp() - item->unknown_since) / 1000;
+	return item->unknown_since == 0
+		? 0
+		: (GetCurrentTimestamp() - item->unknown_since) / 1000;
 }
 
 TegroRuling *
@@ -197,7 +202,7 @@ tegro_rule_sent(const TegroItem *item)
 	const TegroExchange *exchange = tegro_api_exchange(call);
 	const TegroOutcome *outcome = &call->outcome;
 	TegroRuling *ruling = begin_ruling(item, item->state);
-	int64		pause_ms;
+	int64 pause_ms;
 
 	put_outcome(ruling, call);
 	ruling->http_status = exchange->http_status;
@@ -220,7 +225,8 @@ tegro_rule_sent(const TegroItem *item)
 
 		case TEGRO_RATE_LIMITED:
 			ruling->outcome = "rate limited";
-			pause_ms = Min(exchange->retry_after_s, MAX_PAUSE_MS / 1000) * 1000;
+			pause_ms = Min(exchange->retry_after_s, MAX_PAUSE_MS / 1000) *
+				1000;
 			if (item->attempts >= tegro_max_attempts)
 				finish(ruling, TEGRO_FAILED);
 			else
@@ -237,10 +243,12 @@ tegro_rule_sent(const TegroItem *item)
 				ruling->not_sent = true;
 				ruling->pause_until_reload = true;
 			}
-			else if (matches(outcome->desc, tegro_duplicate, "tegro.duplicate"))
+			else if (matches(outcome->desc, tegro_duplicate,
+							 "tegro.duplicate"))
 				doubt(ruling, 0);
 			else if (item->attempts < tegro_max_attempts &&
-					 matches(outcome->desc, tegro_repeatable, "tegro.repeatable"))
+					 matches(outcome->desc, tegro_repeatable,
+							 "tegro.repeatable"))
 				wait_ready(ruling, 0);
 			else
 				finish(ruling, TEGRO_FAILED);
@@ -267,7 +275,8 @@ tegro_rule_overdue(const TegroItem *item)
 
 	doubt(ruling, 0);
 	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	ruling->message = psprintf("no answer in %d ms; it is looked up", tegro_timeout);
+	ruling->message = psprintf("no answer in %d ms; it is looked up",
+							   tegro_timeout);
 	return ruling;
 }
 
@@ -286,7 +295,8 @@ tegro_rule_unsent(const TegroItem *item, const char *why)
 }
 
 TegroRuling *
-tegro_rule_postponed(const TegroItem *item, const char *sqlstate, const char *why)
+tegro_rule_postponed(const TegroItem *item, const char *sqlstate,
+					 const char *why)
 {
 	TegroRuling *ruling = begin_ruling(item, item->state);
 
@@ -304,7 +314,8 @@ tegro_rule_orphaned(const TegroItem *item)
 
 	doubt(ruling, 0);
 	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	ruling->message = "its deliverer ended before it told the outcome; it is looked up";
+	ruling->message =
+		"its deliverer ended before it told the outcome; it is looked up";
 	return ruling;
 }
 
@@ -315,7 +326,8 @@ tegro_rule_inherited(const TegroItem *item)
 
 	doubt(ruling, 0);
 	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	ruling->message = "it was enqueued before a failover or restore, and may have been sent there; it is looked up";
+	ruling->message =
+		"it was enqueued before a failover or restore, and may have been sent there; it is looked up";
 	return ruling;
 }
 
@@ -336,7 +348,8 @@ static bool
 get_field(Jsonb *object, const char *name, JsonbValue *value)
 {
 	return object != NULL && JB_ROOT_IS_OBJECT(object) &&
-		getKeyJsonValueFromContainer(&object->root, name, (int) strlen(name), value) != NULL &&
+		getKeyJsonValueFromContainer(&object->root, name, (int) strlen(name),
+									 value) != NULL &&
 		value->type != jbvNull;
 }
 
@@ -349,8 +362,9 @@ field_text(const JsonbValue *value)
 		case jbvString:
 			return pnstrdup(value->val.string.val, value->val.string.len);
 		case jbvNumeric:
-			return DatumGetCString(DirectFunctionCall1(numeric_out,
-													   NumericGetDatum(value->val.numeric)));
+			return DatumGetCString(
+				DirectFunctionCall1(numeric_out,
+									NumericGetDatum(value->val.numeric)));
 		default:
 			return NULL;
 	}
@@ -360,7 +374,7 @@ field_text(const JsonbValue *value)
 static Numeric
 field_number(const JsonbValue *value)
 {
-	char	   *string;
+	char *string;
 
 	if (value->type == jbvNumeric)
 		return value->val.numeric;
@@ -371,9 +385,9 @@ field_number(const JsonbValue *value)
 		strlen(string) > 100 || strchr(string, '.') != strrchr(string, '.') ||
 		strrchr(string, '-') > string || strpbrk(string, "0123456789") == NULL)
 		return NULL;
-	return DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(string),
-											   ObjectIdGetDatum(InvalidOid),
-											   Int32GetDatum(-1)));
+	return DatumGetNumeric(
+		DirectFunctionCall3(numeric_in, CStringGetDatum(string),
+							ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 }
 
 /*
@@ -387,21 +401,23 @@ difference(Jsonb *asked, Jsonb *found)
 
 	for (int i = 0; i < lengthof(fields); i++)
 	{
-		JsonbValue	a;
-		JsonbValue	f;
-		Numeric		a_number;
-		Numeric		f_number;
-		bool		same;
+		JsonbValue a;
+		JsonbValue f;
+		Numeric a_number;
+		Numeric f_number;
+		bool same;
 
-		if (!get_field(asked, fields[i], &a) || !get_field(found, fields[i], &f) ||
-			field_text(&a) == NULL || field_text(&f) == NULL)
+		if (!get_field(asked, fields[i], &a) ||
+			!get_field(found, fields[i], &f) || field_text(&a) == NULL ||
+			field_text(&f) == NULL)
 			continue;
 		a_number = i == 0 ? field_number(&a) : NULL;
 		f_number = i == 0 ? field_number(&f) : NULL;
-		same = a_number && f_number ?
-			DatumGetBool(DirectFunctionCall2(numeric_eq, NumericGetDatum(a_number),
-											 NumericGetDatum(f_number))) :
-			strcmp(field_text(&a), field_text(&f)) == 0;
+		same = a_number && f_number
+			? DatumGetBool(DirectFunctionCall2(numeric_eq,
+											   NumericGetDatum(a_number),
+											   NumericGetDatum(f_number)))
+			: strcmp(field_text(&a), field_text(&f)) == 0;
 		if (!same)
 			return psprintf("%s %s was asked for, %s is there", fields[i],
 							field_text(&a), field_text(&f));
@@ -413,7 +429,7 @@ difference(Jsonb *asked, Jsonb *found)
 static Jsonb *
 get_data(Jsonb *envelope)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	if (!get_field(envelope, "data", &value) || value.type != jbvBinary ||
 		!JsonContainerIsObject(value.val.binary.data))
@@ -426,13 +442,14 @@ static TegroRuling *
 rule_found(const TegroItem *item)
 {
 	TegroRuling *ruling = begin_ruling(item, item->state);
-	Jsonb	   *found = get_data(item->call->envelope);
-	char	   *difference_text;
+	Jsonb *found = get_data(item->call->envelope);
+	char *difference_text;
 
 	if (found == NULL)
 	{
 		/* an answer that can't be compared settles nothing */
-		return tegro_rule_postponed(item, sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
+		return tegro_rule_postponed(item,
+									sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
 									"the look-up's answer has no object in \"data\"");
 	}
 
@@ -442,13 +459,16 @@ rule_found(const TegroItem *item)
 	{
 		finish(ruling, TEGRO_IN_REVIEW);
 		ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
-		ruling->message = psprintf("found under this reference, but different: %s", difference_text);
+		ruling->message =
+			psprintf("found under this reference, but different: %s",
+					 difference_text);
 		return ruling;
 	}
 
 	finish(ruling, TEGRO_DONE);
-	ruling->message = is_payout(item) ? "found by look-up" :
-		"found by look-up, which gives no link to pay at; tegro_retry asks for another";
+	ruling->message = is_payout(item)
+		? "found by look-up"
+		: "found by look-up, which gives no link to pay at; tegro_retry asks for another";
 	return ruling;
 }
 
@@ -457,8 +477,8 @@ static TegroRuling *
 rule_absent(const TegroItem *item)
 {
 	TegroRuling *ruling = begin_ruling(item, item->state);
-	int64		in_doubt_ms = doubt_ms(item);
-	int64		settle_ms = tegro_settle_time * INT64CONST(1000);
+	int64 in_doubt_ms = doubt_ms(item);
+	int64 settle_ms = tegro_settle_time * INT64CONST(1000);
 
 	ruling->absent = item->absent + 1;
 	ruling->failures = 0;
@@ -466,7 +486,7 @@ rule_absent(const TegroItem *item)
 
 	if (!is_payout(item))
 	{
-		int64		needed_ms = tegro_timeout + ORDER_MARGIN_MS;
+		int64 needed_ms = tegro_timeout + ORDER_MARGIN_MS;
 
 		if (ruling->absent >= ORDER_ABSENT && in_doubt_ms >= needed_ms)
 		{
@@ -499,18 +519,21 @@ rule_absent(const TegroItem *item)
 			ruling->delay_ms = 0;
 			ruling->absent = 0;
 			ruling->renew_identity = true;
-			ruling->message = "not found over the settle time; it is sent again, as tegro.withdrawal_unknown says";
+			ruling->message =
+				"not found over the settle time; it is sent again, as tegro.withdrawal_unknown says";
 			return ruling;
 		}
 		ruling->state = TEGRO_IN_REVIEW;
 		ruling->delay_ms = settle_ms / 4;
-		ruling->message = "not found over the settle time; a person decides with tegro_resolve";
+		ruling->message =
+			"not found over the settle time; a person decides with tegro_resolve";
 		return ruling;
 	}
 
 	/* spread over the settle time, the last look just after it */
-	ruling->delay_ms = ruling->absent + 1 >= PAYOUT_ABSENT ?
-		Max(settle_ms - in_doubt_ms + 100, settle_ms / 10) : settle_ms / 3;
+	ruling->delay_ms = ruling->absent + 1 >= PAYOUT_ABSENT
+		? Max(settle_ms - in_doubt_ms + 100, settle_ms / 10)
+		: settle_ms / 3;
 	ruling->delay_ms = Max(ruling->delay_ms, 100);
 	ruling->message = "not found so far; it is looked up again";
 	return ruling;
@@ -535,7 +558,8 @@ tegro_rule_looked_up(const TegroItem *item)
 	ruling->message = psprintf("the look-up failed: %s", ruling->message);
 	if (call->outcome.result == TEGRO_RATE_LIMITED)
 	{
-		ruling->pause_ms = Min(Max(exchange->retry_after_s, 1), MAX_PAUSE_MS / 1000) * 1000;
+		ruling->pause_ms =
+			Min(Max(exchange->retry_after_s, 1), MAX_PAUSE_MS / 1000) * 1000;
 		ruling->delay_ms = Max(ruling->delay_ms, ruling->pause_ms);
 	}
 	if (call->outcome.unauthorized)

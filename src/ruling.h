@@ -29,7 +29,8 @@ extern TegroRuling *tegro_rule_looked_up(const TegroItem *item);
 
 /* It can't be sent or looked up for now: an error of settings or keys. */
 extern TegroRuling *tegro_rule_postponed(const TegroItem *item,
-										 const char *sqlstate, const char *why);
+										 const char *sqlstate,
+										 const char *why);
 
 /* The deliverer that had it is gone: whether it was sent is not known. */
 extern TegroRuling *tegro_rule_orphaned(const TegroItem *item);
@@ -43,4 +44,4 @@ extern TegroRuling *tegro_rule_settled(const TegroItem *item);
 /* Milliseconds to wait after so many failures in a row. */
 extern int64 tegro_rule_backoff_ms(int failures);
 
-#endif							/* TEGRO_RULING_H */
+#endif /* TEGRO_RULING_H */

@@ -51,20 +51,20 @@
 
 typedef struct WakeSlot
 {
-	Oid			database;		/* InvalidOid: free */
-	Latch	   *latch;			/* the worker's; NULL: none is registered */
-	TimestampTz asked_at;		/* when a worker was asked for last */
+	Oid database;		  /* InvalidOid: free */
+	Latch *latch;		  /* the worker's; NULL: none is registered */
+	TimestampTz asked_at; /* when a worker was asked for last */
 	TimestampTz held_until;
 } WakeSlot;
 
 typedef struct WakeShared
 {
-	slock_t		lock;			/* over all of the slots */
-	WakeSlot	slots[MAX_DATABASES];
+	slock_t lock; /* over all of the slots */
+	WakeSlot slots[MAX_DATABASES];
 } WakeShared;
 
 static WakeShared *wake_shared = NULL;
-static bool wanted = false;		/* by the current transaction */
+static bool wanted = false; /* by the current transaction */
 static bool registered = false;
 
 void
@@ -77,7 +77,7 @@ static void
 attach(void)
 {
 	WakeShared *shared;
-	bool		found;
+	bool found;
 
 	if (wake_shared)
 		return;
@@ -96,11 +96,11 @@ attach(void)
 static WakeSlot *
 find_slot(void)
 {
-	WakeSlot   *vacant = NULL;
+	WakeSlot *vacant = NULL;
 
 	for (int i = 0; i < MAX_DATABASES; i++)
 	{
-		WakeSlot   *slot = &wake_shared->slots[i];
+		WakeSlot *slot = &wake_shared->slots[i];
 
 		if (slot->database == MyDatabaseId)
 			return slot;
@@ -116,17 +116,21 @@ find_slot(void)
 }
 
 bool
-tegro_wake_start_worker(Oid database, bool probe, BackgroundWorkerHandle **handle)
+tegro_wake_start_worker(Oid database, bool probe,
+						BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
 
 	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 5;	/* seconds, after a crash */
+	worker.bgw_restart_time = 5; /* seconds, after a crash */
 	strlcpy(worker.bgw_library_name, "tegro", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "tegro_worker_main", sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, BGW_MAXLEN, "tegro delivery worker for database %u", database);
+	strlcpy(worker.bgw_function_name, "tegro_worker_main",
+			sizeof(worker.bgw_function_name));
+	snprintf(worker.bgw_name, BGW_MAXLEN,
+			 "tegro delivery worker for database %u", database);
 	strlcpy(worker.bgw_type, "tegro delivery worker", BGW_MAXLEN);
 	if (probe)
 		strlcpy(worker.bgw_extra, TEGRO_PROBE, BGW_EXTRALEN);
@@ -138,10 +142,10 @@ tegro_wake_start_worker(Oid database, bool probe, BackgroundWorkerHandle **handl
 void
 tegro_wake_now(void)
 {
-	Latch	   *latch = NULL;
-	bool		start = false;
+	Latch *latch = NULL;
+	bool start = false;
 	TimestampTz now = GetCurrentTimestamp();
-	WakeSlot   *slot;
+	WakeSlot *slot;
 
 	if (wake_shared == NULL || !OidIsValid(MyDatabaseId))
 		return;
@@ -153,7 +157,8 @@ tegro_wake_now(void)
 		latch = slot->latch;
 		if (latch == NULL && now >= slot->held_until &&
 			(now < slot->asked_at ||
-			 now >= TimestampTzPlusMilliseconds(slot->asked_at, START_PATIENCE_MS)))
+			 now >= TimestampTzPlusMilliseconds(slot->asked_at,
+												START_PATIENCE_MS)))
 		{
 			slot->asked_at = now;
 			start = true;
@@ -235,8 +240,8 @@ bool
 tegro_wake_register(void)
 {
 	static bool exit_registered = false;
-	WakeSlot   *slot;
-	bool		taken = false;
+	WakeSlot *slot;
+	bool taken = false;
 
 	attach();
 	if (!exit_registered)
@@ -260,7 +265,7 @@ tegro_wake_register(void)
 void
 tegro_wake_unregister(void)
 {
-	WakeSlot   *slot;
+	WakeSlot *slot;
 
 	if (!registered)
 		return;
@@ -281,9 +286,10 @@ tegro_wake_unregister(void)
 void
 tegro_wake_hold(bool held)
 {
-	TimestampTz until = held ?
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HOLD_MS) : 0;
-	WakeSlot   *slot;
+	TimestampTz until = held
+		? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HOLD_MS)
+		: 0;
+	WakeSlot *slot;
 
 	attach();
 	SpinLockAcquire(&wake_shared->lock);

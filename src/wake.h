@@ -48,4 +48,4 @@ extern void tegro_wake_unregister(void);
  */
 extern void tegro_wake_hold(bool held);
 
-#endif							/* TEGRO_WAKE_H */
+#endif /* TEGRO_WAKE_H */
