@@ -50,7 +50,7 @@
 
 PG_MODULE_MAGIC;
 
-void		_PG_init(void);
+void _PG_init(void);
 
 static shmem_request_hook_type next_shmem_request_hook = NULL;
 

@@ -55,7 +55,7 @@ tegro_begin_params(void)
 static void
 add_param(JsonbParseState **state, const char *name, JsonbValue *value)
 {
-	JsonbValue	key;
+	JsonbValue key;
 
 	key.type = jbvString;
 	key.val.string.val = unconstify(char *, name);
@@ -67,7 +67,7 @@ add_param(JsonbParseState **state, const char *name, JsonbValue *value)
 void
 tegro_add_text_param(JsonbParseState **state, const char *name, text *string)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	value.type = jbvString;
 	value.val.string.val = VARDATA_ANY(string);
@@ -78,10 +78,11 @@ tegro_add_text_param(JsonbParseState **state, const char *name, text *string)
 void
 tegro_add_int_param(JsonbParseState **state, const char *name, int64 number)
 {
-	JsonbValue	value;
+	JsonbValue value;
 
 	value.type = jbvNumeric;
-	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int8_numeric, Int64GetDatum(number)));
+	value.val.numeric = DatumGetNumeric(
+		DirectFunctionCall1(int8_numeric, Int64GetDatum(number)));
 	add_param(state, name, &value);
 }
 

@@ -12,14 +12,18 @@
 #include "utils/jsonb.h"
 
 /* Argument "n", from 0; each throws 22004, with its name, if it is NULL. */
-extern void tegro_require_argument(FunctionCallInfo fcinfo, int n, const char *name);
+extern void tegro_require_argument(FunctionCallInfo fcinfo, int n,
+								   const char *name);
 extern char *tegro_get_text(FunctionCallInfo fcinfo, int n, const char *name);
-extern Jsonb *tegro_get_jsonb(FunctionCallInfo fcinfo, int n, const char *name);
+extern Jsonb *tegro_get_jsonb(FunctionCallInfo fcinfo, int n,
+							  const char *name);
 
 /* An object of parameters: begin, add, finish.  In the current context. */
 extern JsonbParseState *tegro_begin_params(void);
-extern void tegro_add_text_param(JsonbParseState **state, const char *name, text *string);
-extern void tegro_add_int_param(JsonbParseState **state, const char *name, int64 number);
+extern void tegro_add_text_param(JsonbParseState **state, const char *name,
+								 text *string);
+extern void tegro_add_int_param(JsonbParseState **state, const char *name,
+								int64 number);
 extern Jsonb *tegro_finish_params(JsonbParseState **state);
 
-#endif							/* TEGRO_ARGUMENT_H */
+#endif /* TEGRO_ARGUMENT_H */

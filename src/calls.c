@@ -59,7 +59,7 @@ PG_FUNCTION_INFO_V1(tegro_preview);
 static void
 keep_or_raise(TegroCall *call, void *arg)
 {
-	Jsonb	  **result = arg;
+	Jsonb **result = arg;
 
 	if (call->outcome.result != TEGRO_ANSWERED)
 		tegro_error_raise(&call->outcome);
@@ -70,8 +70,8 @@ keep_or_raise(TegroCall *call, void *arg)
 static Datum
 call_method(const char *method, Jsonb *params)
 {
-	TegroCall  *call = tegro_api_prepare(method, params, GetUserId());
-	Jsonb	   *result = NULL;
+	TegroCall *call = tegro_api_prepare(method, params, GetUserId());
+	Jsonb *result = NULL;
 
 	tegro_api_run(&call, 1, 1, keep_or_raise, &result);
 	return JsonbPGetDatum(result);
@@ -89,7 +89,7 @@ static Datum
 call_for_page(FunctionCallInfo fcinfo, const char *method)
 {
 	JsonbParseState *params = tegro_begin_params();
-	int32		page;
+	int32 page;
 
 	tegro_require_argument(fcinfo, 0, "page");
 	page = PG_GETARG_INT32(0);
@@ -115,9 +115,9 @@ static Datum
 call_for_one(FunctionCallInfo fcinfo, const char *method)
 {
 	JsonbParseState *params = tegro_begin_params();
-	int			payment_id_arg = PG_NARGS() - 1;
-	bool		has_order_id = payment_id_arg > 0 && !PG_ARGISNULL(0);
-	bool		has_payment_id = !PG_ARGISNULL(payment_id_arg);
+	int payment_id_arg = PG_NARGS() - 1;
+	bool has_order_id = payment_id_arg > 0 && !PG_ARGISNULL(0);
+	bool has_payment_id = !PG_ARGISNULL(payment_id_arg);
 
 	if (has_order_id == has_payment_id)
 		ereport(ERROR,
@@ -129,7 +129,8 @@ call_for_one(FunctionCallInfo fcinfo, const char *method)
 	if (has_order_id)
 		tegro_add_int_param(&params, "order_id", PG_GETARG_INT64(0));
 	else
-		tegro_add_text_param(&params, "payment_id", PG_GETARG_TEXT_PP(payment_id_arg));
+		tegro_add_text_param(&params, "payment_id",
+							 PG_GETARG_TEXT_PP(payment_id_arg));
 	return call_method(method, tegro_finish_params(&params));
 }
 
@@ -139,8 +140,8 @@ call_for_one(FunctionCallInfo fcinfo, const char *method)
 Datum
 tegro_call(PG_FUNCTION_ARGS)
 {
-	char	   *method = tegro_get_text(fcinfo, 0, "method");
-	Jsonb	   *params = tegro_get_jsonb(fcinfo, 1, "params");
+	char *method = tegro_get_text(fcinfo, 0, "method");
+	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
 
 	/* a payout goes through the outbox, by whatever name it is asked for */
 	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
@@ -250,8 +251,8 @@ static void
 put_row(TegroCall *call, void *arg)
 {
 	ReturnSetInfo *rsinfo = arg;
-	Datum		values[4];
-	bool		nulls[4] = {false, true, true, true};
+	Datum values[4];
+	bool nulls[4] = {false, true, true, true};
 
 	values[0] = Int32GetDatum(call->position);
 	if (call->outcome.result == TEGRO_ANSWERED)
@@ -263,10 +264,12 @@ put_row(TegroCall *call, void *arg)
 	{
 		const TegroOutcome *outcome = &call->outcome;
 
-		values[2] = CStringGetTextDatum(unpack_sql_state(tegro_error_sqlstate(outcome->result)));
-		values[3] = PointerGetDatum(cstring_to_text(outcome->detail ?
-													psprintf("%s: %s", outcome->message, outcome->detail) :
-													outcome->message));
+		values[2] = CStringGetTextDatum(
+			unpack_sql_state(tegro_error_sqlstate(outcome->result)));
+		values[3] = PointerGetDatum(cstring_to_text(
+			outcome->detail
+				? psprintf("%s: %s", outcome->message, outcome->detail)
+				: outcome->message));
 		nulls[2] = nulls[3] = false;
 	}
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
@@ -291,13 +294,13 @@ Datum
 tegro_batch(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char	   *method = tegro_get_text(fcinfo, 0, "method");
-	ArrayType  *params;
-	Datum	   *elements;
-	bool	   *element_nulls;
-	int			nelements;
+	char *method = tegro_get_text(fcinfo, 0, "method");
+	ArrayType *params;
+	Datum *elements;
+	bool *element_nulls;
+	int nelements;
 	TegroCall **calls;
-	int			position;
+	int position;
 	ErrorContextCallback context;
 
 	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
@@ -308,24 +311,26 @@ tegro_batch(PG_FUNCTION_ARGS)
 				 errhint("Put them into the outbox with tegro_enqueue: they are delivered many at a time.")));
 	tegro_require_argument(fcinfo, 1, "params");
 	params = PG_GETARG_ARRAYTYPE_P(1);
-	deconstruct_array(params, JSONBOID, -1, false, TYPALIGN_INT,
-					  &elements, &element_nulls, &nelements);
+	deconstruct_array(params, JSONBOID, -1, false, TYPALIGN_INT, &elements,
+					  &element_nulls, &nelements);
 
-	calls = palloc_extended((nelements + 1) * sizeof(TegroCall *), MCXT_ALLOC_HUGE);
+	calls = palloc_extended((nelements + 1) * sizeof(TegroCall *),
+							MCXT_ALLOC_HUGE);
 	context.callback = tell_position;
 	context.arg = &position;
 	context.previous = error_context_stack;
 	error_context_stack = &context;
 	for (position = 1; position <= nelements; position++)
 	{
-		TegroCall  *call;
+		TegroCall *call;
 
 		CHECK_FOR_INTERRUPTS();
 		if (element_nulls[position - 1])
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("parameters must not be null")));
-		call = tegro_api_prepare(method, DatumGetJsonbP(elements[position - 1]),
+		call = tegro_api_prepare(method,
+								 DatumGetJsonbP(elements[position - 1]),
 								 GetUserId());
 		call->position = position;
 		calls[position - 1] = call;
@@ -349,14 +354,15 @@ tegro_batch(PG_FUNCTION_ARGS)
 static bool
 may_call(Oid preview, const char *method)
 {
-	Oid			argument_types[2] = {TEXTOID, JSONBOID};
-	Oid			function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-										   CStringGetDatum("tegro_call"),
-										   PointerGetDatum(buildoidvector(argument_types, 2)),
-										   ObjectIdGetDatum(get_func_namespace(preview)));
+	Oid argument_types[2] = {TEXTOID, JSONBOID};
+	Oid function =
+		GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						CStringGetDatum("tegro_call"),
+						PointerGetDatum(buildoidvector(argument_types, 2)),
+						ObjectIdGetDatum(get_func_namespace(preview)));
 
-	return tegro_api_effect(method) != TEGRO_PAYS_OUT && OidIsValid(function) &&
-		tegro_may_execute(function, GetUserId());
+	return tegro_api_effect(method) != TEGRO_PAYS_OUT &&
+		OidIsValid(function) && tegro_may_execute(function, GetUserId());
 }
 
 /*
@@ -366,32 +372,39 @@ may_call(Oid preview, const char *method)
 Datum
 tegro_preview(PG_FUNCTION_ARGS)
 {
-	char	   *method = tegro_get_text(fcinfo, 0, "method");
-	Jsonb	   *params = tegro_get_jsonb(fcinfo, 1, "params");
-	bool		sign = may_call(fcinfo->flinfo->fn_oid, method);
-	TegroCall  *call = tegro_api_prepare(method, params, sign ? GetUserId() : InvalidOid);
+	char *method = tegro_get_text(fcinfo, 0, "method");
+	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
+	bool sign = may_call(fcinfo->flinfo->fn_oid, method);
+	TegroCall *call = tegro_api_prepare(method, params,
+										sign ? GetUserId() : InvalidOid);
 	TegroRequest request = tegro_api_build(call);
 	JsonbParseState *headers = tegro_begin_params();
-	TupleDesc	tupdesc;
-	Datum		values[3];
-	bool		nulls[3] = {false, false, false};
+	TupleDesc tupdesc;
+	Datum values[3];
+	bool nulls[3] = {false, false, false};
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	tegro_add_text_param(&headers, "Content-Type", cstring_to_text(TEGRO_CONTENT_TYPE));
-	tegro_add_text_param(&headers, "Accept", cstring_to_text(TEGRO_CONTENT_TYPE));
-	tegro_add_text_param(&headers, "User-Agent", cstring_to_text(tegro_user_agent));
+	tegro_add_text_param(&headers, "Content-Type",
+						 cstring_to_text(TEGRO_CONTENT_TYPE));
+	tegro_add_text_param(&headers, "Accept",
+						 cstring_to_text(TEGRO_CONTENT_TYPE));
+	tegro_add_text_param(&headers, "User-Agent",
+						 cstring_to_text(tegro_user_agent));
 	tegro_add_text_param(&headers, "Authorization",
-				   cstring_to_text(psprintf("Bearer %s", request.signature ?
-											request.signature :
-											tegro_api_effect(method) == TEGRO_PAYS_OUT ?
-											"(never shown for a payout)" :
-											"(shown to roles that may execute tegro_call)")));
+						 cstring_to_text(
+							 psprintf("Bearer %s",
+									  request.signature ? request.signature
+										  : tegro_api_effect(method) ==
+											  TEGRO_PAYS_OUT
+										  ? "(never shown for a payout)"
+										  : "(shown to roles that may execute tegro_call)")));
 
 	values[0] = CStringGetTextDatum(request.url);
 	values[1] = JsonbPGetDatum(tegro_finish_params(&headers));
 	/* ASCII, whatever the server's encoding: body.c escapes all else */
 	values[2] = CStringGetTextDatum(request.body);
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls));
+	return HeapTupleGetDatum(
+		heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls));
 }

@@ -84,34 +84,34 @@
 /* A shop that is left alone for a while. */
 typedef struct Pause
 {
-	char	   *shop_id;
-	int64		until_us;		/* on tegro_clock_us() */
-	bool		until_reload;
-	TimestampTz reload_time;	/* PgReloadTime when it began */
+	char *shop_id;
+	int64 until_us; /* on tegro_clock_us() */
+	bool until_reload;
+	TimestampTz reload_time; /* PgReloadTime when it began */
 } Pause;
 
 /* What the loop keeps between rounds. */
 typedef struct Loop
 {
 	TegroDeliverer *deliverer;
-	MemoryContext context;		/* all below, and the items */
+	MemoryContext context; /* all below, and the items */
 	TegroLedger ledger;
-	char	   *identity;
-	List	   *items;			/* in flight, or ruled and to be settled */
-	List	   *callbacks;		/* claimed, to be called */
-	int			nopen;			/* in flight and not given up */
-	int			nruled;
-	List	   *pauses;
-	bool		stumbled;		/* the last round failed: not at once again */
-	bool		look;			/* there may be something due */
-	int64		next_us;		/* when the next is due; -1: unknown */
-	TimestampTz after;			/* where the last claim ended */
-	bool		backlog;		/* the last claim was full */
-	int64		swept_us;
-	int64		idle_since_us;
-	double		tokens;			/* of tegro.rate_limit */
-	int64		tokens_us;
-	int64		forgot_us;
+	char *identity;
+	List *items;	 /* in flight, or ruled and to be settled */
+	List *callbacks; /* claimed, to be called */
+	int nopen;		 /* in flight and not given up */
+	int nruled;
+	List *pauses;
+	bool stumbled;	   /* the last round failed: not at once again */
+	bool look;		   /* there may be something due */
+	int64 next_us;	   /* when the next is due; -1: unknown */
+	TimestampTz after; /* where the last claim ended */
+	bool backlog;	   /* the last claim was full */
+	int64 swept_us;
+	int64 idle_since_us;
+	double tokens; /* of tegro.rate_limit */
+	int64 tokens_us;
+	int64 forgot_us;
 } Loop;
 
 
@@ -139,11 +139,11 @@ commit(Loop *loop)
  * not caught.
  */
 static ErrorData *
-try_to(Loop *loop, void (*work) (Loop *loop, void *arg), void *arg)
+try_to(Loop *loop, void (*work)(Loop *loop, void *arg), void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
@@ -171,11 +171,12 @@ try_to(Loop *loop, void (*work) (Loop *loop, void *arg), void *arg)
  */
 
 static void
-pause_shop(Loop *loop, const char *shop_id, int64 ms, bool until_reload, const char *why)
+pause_shop(Loop *loop, const char *shop_id, int64 ms, bool until_reload,
+		   const char *why)
 {
 	MemoryContext old = MemoryContextSwitchTo(loop->context);
-	Pause	   *rest = NULL;
-	ListCell   *cell;
+	Pause *rest = NULL;
+	ListCell *cell;
 
 	foreach(cell, loop->pauses)
 	{
@@ -201,13 +202,13 @@ pause_shop(Loop *loop, const char *shop_id, int64 ms, bool until_reload, const c
 static List *
 paused_shops(Loop *loop)
 {
-	List	   *names = NIL;
-	ListCell   *cell;
-	int64		now = tegro_clock_us();
+	List *names = NIL;
+	ListCell *cell;
+	int64 now = tegro_clock_us();
 
 	foreach(cell, loop->pauses)
 	{
-		Pause	   *rest = lfirst(cell);
+		Pause *rest = lfirst(cell);
 
 		if (now >= rest->until_us ||
 			(rest->until_reload && rest->reload_time != PgReloadTime))
@@ -240,18 +241,20 @@ static void
 send_item(TegroItem *item)
 {
 	MemoryContext old = MemoryContextSwitchTo(item->context);
-	int64		lease_ms = tegro_lease * INT64CONST(1000) - LEASE_MARGIN_MS;
-	int			timeout_ms = tegro_timeout;
-	int64		send_before_us = 0;
+	int64 lease_ms = tegro_lease * INT64CONST(1000) - LEASE_MARGIN_MS;
+	int timeout_ms = tegro_timeout;
+	int64 send_before_us = 0;
 
 	if (item->task == TEGRO_SEND)
 	{
 		/* a lease too short for the timeout still gets something to send in */
 		send_before_us = item->claimed_us +
-			Max(lease_ms - tegro_timeout, tegro_lease * INT64CONST(1000) / 4) * 1000;
+			Max(lease_ms - tegro_timeout, tegro_lease * INT64CONST(1000) / 4) *
+				1000;
 		/* listened to until the lease ends: see tegro_rule_overdue() */
-		timeout_ms = (int) Max(lease_ms - (tegro_clock_us() - item->claimed_us) / 1000,
-							   Min(tegro_timeout, lease_ms));
+		timeout_ms =
+			(int) Max(lease_ms - (tegro_clock_us() - item->claimed_us) / 1000,
+					  Min(tegro_timeout, lease_ms));
 		timeout_ms = Max(timeout_ms, 1);
 	}
 	tegro_api_send(item->call, &item->request, timeout_ms, send_before_us);
@@ -265,10 +268,13 @@ rule_item(TegroItem *item)
 {
 	MemoryContext old;
 	const TegroExchange *exchange = tegro_api_exchange(item->call);
-	bool		ended = exchange->end != TEGRO_EXCHANGE_OPEN;
+	bool ended = exchange->end != TEGRO_EXCHANGE_OPEN;
 
-	if (!ended && (item->given_up || item->task != TEGRO_SEND || !exchange->handed_over ||
-				   tegro_clock_us() - item->claimed_us < tegro_timeout * INT64CONST(1000)))
+	if (!ended &&
+		(item->given_up || item->task != TEGRO_SEND ||
+		 !exchange->handed_over ||
+		 tegro_clock_us() - item->claimed_us <
+			 tegro_timeout * INT64CONST(1000)))
 		return false;
 
 	old = MemoryContextSwitchTo(item->context);
@@ -276,8 +282,8 @@ rule_item(TegroItem *item)
 	{
 		item->in_flight = false;
 		(void) tegro_api_judge(item->call);
-		item->ruling = item->task == TEGRO_SEND ?
-			tegro_rule_sent(item) : tegro_rule_looked_up(item);
+		item->ruling = item->task == TEGRO_SEND ? tegro_rule_sent(item)
+												: tegro_rule_looked_up(item);
 	}
 	else
 		item->ruling = tegro_rule_overdue(item);
@@ -292,7 +298,8 @@ tegro_deliver_one(TegroItem *item)
 	send_item(item);
 	while (!rule_item(item))
 	{
-		int64		left_ms = tegro_timeout - (tegro_clock_us() - item->claimed_us) / 1000;
+		int64 left_ms = tegro_timeout -
+			(tegro_clock_us() - item->claimed_us) / 1000;
 
 		(void) tegro_transport_wait((long) Max(left_ms, 1));
 	}
@@ -307,15 +314,15 @@ tegro_deliver_one(TegroItem *item)
 static void
 call_function(Loop *loop, void *arg)
 {
-	TegroItem  *item = arg;
-	Oid			user;
-	int			security_context;
-	int			guc_level;
-	Oid			function;
-	Oid			types[4] = {INT8OID, TEXTOID, TEXTOID, JSONBOID};
-	Datum		values[4];
-	char		nulls[5] = "    ";
-	char	   *sql;
+	TegroItem *item = arg;
+	Oid user;
+	int security_context;
+	int guc_level;
+	Oid function;
+	Oid types[4] = {INT8OID, TEXTOID, TEXTOID, JSONBOID};
+	Datum values[4];
+	char nulls[5] = "    ";
+	char *sql;
 
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(item->role)))
 		ereport(ERROR,
@@ -331,11 +338,13 @@ call_function(Loop *loop, void *arg)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 
-	function = DatumGetObjectId(DirectFunctionCall1(regprocedurein,
-													CStringGetDatum(item->callback)));
-	sql = psprintf("SELECT %s($1, $2, $3, $4)",
-				   quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
-											  get_func_name(function)));
+	function = DatumGetObjectId(
+		DirectFunctionCall1(regprocedurein, CStringGetDatum(item->callback)));
+	sql =
+		psprintf("SELECT %s($1, $2, $3, $4)",
+				 quote_qualified_identifier(get_namespace_name(
+												get_func_namespace(function)),
+											get_func_name(function)));
 	values[0] = Int64GetDatum(item->id);
 	values[1] = CStringGetTextDatum(item->state);
 	values[2] = CStringGetTextDatum(item->reference);
@@ -360,10 +369,10 @@ call_function(Loop *loop, void *arg)
 static void
 call_back(Loop *loop, TegroItem *item)
 {
-	ErrorData  *error;
-	bool		give_up = item->failures + 1 >= CALLBACK_ATTEMPTS;
-	bool		own_session = loop->deliverer->stay;
-	bool		cancelled;
+	ErrorData *error;
+	bool give_up = item->failures + 1 >= CALLBACK_ATTEMPTS;
+	bool own_session = loop->deliverer->stay;
+	bool cancelled;
 
 	if (loop->deliverer->report)
 		loop->deliverer->report("calling back");
@@ -375,10 +384,13 @@ call_back(Loop *loop, TegroItem *item)
 	error = try_to(loop, call_function, item);
 	if (own_session)
 		disable_timeout(STATEMENT_TIMEOUT, false);
-	cancelled = error && !own_session && error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	tegro_outbox_called_back(&loop->ledger, item, error ? error->message : NULL,
-							 error == NULL || give_up ? -1 :
-							 tegro_rule_backoff_ms(item->failures + 1));
+	cancelled = error && !own_session &&
+		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
+	tegro_outbox_called_back(&loop->ledger, item,
+							 error ? error->message : NULL,
+							 error == NULL || give_up
+								 ? -1
+								 : tegro_rule_backoff_ms(item->failures + 1));
 	commit(loop);
 	if (error)
 	{
@@ -401,11 +413,11 @@ call_back(Loop *loop, TegroItem *item)
 static void
 take_down(Loop *loop)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, loop->items)
 	{
-		TegroItem  *item = lfirst(cell);
+		TegroItem *item = lfirst(cell);
 
 		if (item->in_flight && !item->ruled && rule_item(item))
 		{
@@ -414,9 +426,11 @@ take_down(Loop *loop)
 			if (!item->given_up)
 				loop->nopen--;
 			if (item->ruling->pause_until_reload)
-				pause_shop(loop, item->shop_id, UNAUTHORIZED_PAUSE_MS, true, item->ruling->message);
+				pause_shop(loop, item->shop_id, UNAUTHORIZED_PAUSE_MS, true,
+						   item->ruling->message);
 			else if (item->ruling->pause_ms > 0)
-				pause_shop(loop, item->shop_id, item->ruling->pause_ms, false, item->ruling->message);
+				pause_shop(loop, item->shop_id, item->ruling->pause_ms, false,
+						   item->ruling->message);
 		}
 	}
 }
@@ -451,7 +465,7 @@ settle_item(Loop *loop, void *arg)
 static bool
 settle_alone(Loop *loop, TegroItem *item)
 {
-	ErrorData  *error;
+	ErrorData *error;
 
 	begin(loop);
 	error = try_to(loop, settle_item, item);
@@ -461,7 +475,8 @@ settle_alone(Loop *loop, TegroItem *item)
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
 		item->ruling = tegro_rule_overdue(item);
-		item->ruling->message = psprintf("its outcome could not be written: %s", error->message);
+		item->ruling->message =
+			psprintf("its outcome could not be written: %s", error->message);
 		MemoryContextSwitchTo(old);
 		FreeErrorData(error);
 		error = try_to(loop, settle_item, item);
@@ -475,7 +490,7 @@ static int
 free_places(Loop *loop)
 {
 	TegroDeliverer *deliverer = loop->deliverer;
-	int			places = tegro_max_concurrency - loop->nopen;
+	int places = tegro_max_concurrency - loop->nopen;
 
 	/* those given up keep their connections; as many again is enough */
 	places = Min(places, 2 * tegro_max_concurrency - list_length(loop->items));
@@ -483,9 +498,11 @@ free_places(Loop *loop)
 		places = (int) Min((int64) places, deliverer->max - deliverer->sent);
 	if (tegro_rate_limit > 0)
 	{
-		int64		now = tegro_clock_us();
+		int64 now = tegro_clock_us();
 
-		loop->tokens = Min(loop->tokens + (now - loop->tokens_us) / 1e6 * tegro_rate_limit,
+		loop->tokens = Min(loop->tokens +
+							   (now - loop->tokens_us) / 1e6 *
+								   tegro_rate_limit,
 						   Max(tegro_rate_limit / 10.0, 1.0));
 		loop->tokens_us = now;
 		places = Min(places, (int) loop->tokens);
@@ -496,19 +513,19 @@ free_places(Loop *loop)
 /* What settle_and_claim() does, as one piece. */
 typedef struct Round
 {
-	List	   *ruled;			/* to settle */
-	int			places;			/* to fill */
-	List	   *claimed;		/* out */
-	TegroClaim	claim;			/* out */
+	List *ruled;	  /* to settle */
+	int places;		  /* to fill */
+	List *claimed;	  /* out */
+	TegroClaim claim; /* out */
 } Round;
 
 static void
 do_round(Loop *loop, void *arg)
 {
-	Round	   *round = arg;
+	Round *round = arg;
 	TegroClaim *claim = &round->claim;
 	MemoryContext old;
-	int64		now = tegro_clock_us();
+	int64 now = tegro_clock_us();
 
 	tegro_outbox_settle(&loop->ledger, round->ruled);
 	if (round->places <= 0)
@@ -516,7 +533,8 @@ do_round(Loop *loop, void *arg)
 
 	claim->max = round->places;
 	claim->after = loop->after;
-	claim->fast = loop->backlog && now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
+	claim->fast = loop->backlog &&
+		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
 	claim->paused_shops = paused_shops(loop);
 	claim->identity = loop->identity;
 	old = MemoryContextSwitchTo(loop->context);
@@ -529,7 +547,8 @@ do_round(Loop *loop, void *arg)
 		claim->full = claim->max <= 0;
 		if (claim->max > 0)
 			round->claimed = list_concat(round->claimed,
-										 tegro_outbox_claim(&loop->ledger, claim));
+										 tegro_outbox_claim(&loop->ledger,
+															claim));
 	}
 	if (!claim->fast)
 		loop->swept_us = now;
@@ -543,9 +562,9 @@ do_round(Loop *loop, void *arg)
 static List *
 settle_and_claim(Loop *loop, int places)
 {
-	Round		round = {NIL, places};
-	ErrorData  *error;
-	ListCell   *cell;
+	Round round = {NIL, places};
+	ErrorData *error;
+	ListCell *cell;
 
 	foreach(cell, loop->items)
 	{
@@ -583,9 +602,10 @@ settle_and_claim(Loop *loop, int places)
 		loop->after = claim->after;
 		loop->backlog = claim->full;
 		loop->look = claim->full;
-		loop->next_us = claim->full ? tegro_clock_us() :
-			claim->next_at == 0 ? -1 :
-			tegro_clock_us() + Max(claim->next_at - GetCurrentTimestamp(), 0);
+		loop->next_us = claim->full ? tegro_clock_us()
+			: claim->next_at == 0	? -1
+									: tegro_clock_us() +
+				Max(claim->next_at - GetCurrentTimestamp(), 0);
 	}
 	foreach(cell, round.ruled)
 		settled(loop, lfirst(cell));
@@ -601,12 +621,12 @@ settle_and_claim(Loop *loop, int places)
 static void
 send_claimed(Loop *loop, List *claimed)
 {
-	bool		replicated = tegro_commit_is_replicated();
-	ListCell   *cell;
+	bool replicated = tegro_commit_is_replicated();
+	ListCell *cell;
 
 	foreach(cell, claimed)
 	{
-		TegroItem  *item = lfirst(cell);
+		TegroItem *item = lfirst(cell);
 
 		if (item->task == TEGRO_CALL_BACK)
 		{
@@ -626,9 +646,10 @@ send_claimed(Loop *loop, List *claimed)
 		{
 			MemoryContext old = MemoryContextSwitchTo(item->context);
 
-			item->ruling = item->task == TEGRO_SEND ?
-				tegro_rule_unsent(item, "the claim was not confirmed; nothing was sent") :
-				tegro_rule_postponed(item, NULL, item->message);
+			item->ruling = item->task == TEGRO_SEND
+				? tegro_rule_unsent(item,
+									"the claim was not confirmed; nothing was sent")
+				: tegro_rule_postponed(item, NULL, item->message);
 			item->ruled = true;
 			loop->nruled++;
 			loop->nopen--;
@@ -644,26 +665,29 @@ send_claimed(Loop *loop, List *claimed)
 static long
 wait_ms(Loop *loop, int places)
 {
-	int64		now = tegro_clock_us();
-	int64		until_us = now + SWEEP_MS * INT64CONST(1000);
-	ListCell   *cell;
+	int64 now = tegro_clock_us();
+	int64 until_us = now + SWEEP_MS * INT64CONST(1000);
+	ListCell *cell;
 
 	if (loop->look && places > 0)
 		return 0;
 	if (loop->next_us >= 0 && places > 0)
 		until_us = Min(until_us, loop->next_us);
-	if (tegro_rate_limit > 0 && (loop->look || loop->next_us >= 0) && places == 0)
+	if (tegro_rate_limit > 0 && (loop->look || loop->next_us >= 0) &&
+		places == 0)
 		until_us = Min(until_us, now + INT64CONST(1000000) / tegro_rate_limit);
 	foreach(cell, loop->pauses)
 		until_us = Min(until_us, ((Pause *) lfirst(cell))->until_us);
 	foreach(cell, loop->items)
 	{
-		TegroItem  *item = lfirst(cell);
+		TegroItem *item = lfirst(cell);
 
 		/* what is past that only waits for its connection to give up */
 		if (!item->given_up)
-			until_us = Min(until_us, Max(item->claimed_us + tegro_timeout * INT64CONST(1000),
-										 now + 5000));
+			until_us = Min(until_us,
+						   Max(item->claimed_us +
+								   tegro_timeout * INT64CONST(1000),
+							   now + 5000));
 	}
 	return (long) Max((until_us - now + 999) / 1000, 0);
 }
@@ -675,11 +699,11 @@ wait_ms(Loop *loop, int places)
 static void
 wind_down(Loop *loop)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, loop->items)
 	{
-		TegroItem  *item = lfirst(cell);
+		TegroItem *item = lfirst(cell);
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
 		if (!item->ruled)
@@ -692,7 +716,9 @@ wind_down(Loop *loop)
 			else if (tegro_api_exchange(item->call)->handed_over)
 				item->ruling = tegro_rule_orphaned(item);
 			else
-				item->ruling = tegro_rule_unsent(item, "the deliverer was stopped; nothing was sent");
+				item->ruling =
+					tegro_rule_unsent(item,
+									  "the deliverer was stopped; nothing was sent");
 			item->ruled = true;
 			loop->nruled++;
 		}
@@ -707,15 +733,17 @@ wind_down(Loop *loop)
 static void
 forget_old(Loop *loop)
 {
-	int64		now = tegro_clock_us();
+	int64 now = tegro_clock_us();
 
-	if (tegro_retention <= 0 || now - loop->forgot_us < SWEEP_MS * INT64CONST(1000))
+	if (tegro_retention <= 0 ||
+		now - loop->forgot_us < SWEEP_MS * INT64CONST(1000))
 		return;
 	loop->forgot_us = now;
 	begin(loop);
 	tegro_outbox_forget(&loop->ledger,
 						TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													-tegro_retention * INT64CONST(1000)));
+													-tegro_retention *
+														INT64CONST(1000)));
 	commit(loop);
 }
 
@@ -723,8 +751,8 @@ forget_old(Loop *loop)
 static TegroDeliveryEnd
 check(Loop *loop)
 {
-	bool		allowed;
-	char	   *detail = NULL;
+	bool allowed;
+	char *detail = NULL;
 
 	if (!tegro_delivery || RecoveryInProgress())
 		return TEGRO_DELIVERY_OFF;
@@ -734,8 +762,10 @@ check(Loop *loop)
 		commit(loop);
 		return TEGRO_NO_LEDGER;
 	}
-	loop->identity = MemoryContextStrdup(loop->context, tegro_identity_current());
-	allowed = tegro_outbox_check_identity(&loop->ledger, loop->identity, &detail);
+	loop->identity = MemoryContextStrdup(loop->context,
+										 tegro_identity_current());
+	allowed = tegro_outbox_check_identity(&loop->ledger, loop->identity,
+										  &detail);
 	if (!allowed)
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -750,7 +780,7 @@ check(Loop *loop)
 static bool
 idle_for_long(Loop *loop)
 {
-	bool		prepared;
+	bool prepared;
 
 	if (loop->look || loop->items != NIL || loop->next_us >= 0)
 	{
@@ -767,7 +797,8 @@ idle_for_long(Loop *loop)
 		loop->idle_since_us = tegro_clock_us();
 		return false;
 	}
-	return tegro_clock_us() - loop->idle_since_us >= tegro_worker_idle * INT64CONST(1000000);
+	return tegro_clock_us() - loop->idle_since_us >=
+		tegro_worker_idle * INT64CONST(1000000);
 }
 
 static TegroDeliveryEnd
@@ -777,8 +808,8 @@ run_loop(Loop *loop)
 
 	for (;;)
 	{
-		int			places;
-		List	   *claimed = NIL;
+		int places;
+		List *claimed = NIL;
 
 		MemoryContextSwitchTo(loop->context);
 		if (deliverer->reload)
@@ -809,7 +840,7 @@ run_loop(Loop *loop)
 
 		while (loop->callbacks != NIL)
 		{
-			TegroItem  *item = linitial(loop->callbacks);
+			TegroItem *item = linitial(loop->callbacks);
 
 			loop->callbacks = list_delete_first(loop->callbacks);
 			call_back(loop, item);
@@ -824,7 +855,8 @@ run_loop(Loop *loop)
 			wind_down(loop);
 			return TEGRO_STOPPED;
 		}
-		if (!deliverer->stay && !loop->look && loop->nopen == 0 && loop->nruled == 0 &&
+		if (!deliverer->stay && !loop->look && loop->nopen == 0 &&
+			loop->nruled == 0 &&
 			(loop->next_us < 0 || loop->next_us > tegro_clock_us()))
 		{
 			wind_down(loop);
@@ -835,17 +867,22 @@ run_loop(Loop *loop)
 
 		if (loop->nruled == 0 || loop->stumbled)
 		{
-			long		ms = loop->stumbled ? STUMBLE_MS : wait_ms(loop, free_places(loop));
+			long ms = loop->stumbled ? STUMBLE_MS
+									 : wait_ms(loop, free_places(loop));
 
 			loop->stumbled = false;
 
 			if (ms > 0 || loop->items != NIL)
 			{
 				if (deliverer->report && ms > 0)
-					deliverer->report(loop->items ? "waiting for answers" : NULL);
+					deliverer->report(loop->items ? "waiting for answers"
+												  : NULL);
 				/* a latch that was set may be a commit's: look */
-				if (!tegro_transport_wait(Min(ms, deliverer->stay && loop->items == NIL ?
-											  Max(tegro_worker_idle * 1000L, 100) : ms)))
+				if (!tegro_transport_wait(
+						Min(ms,
+							deliverer->stay && loop->items == NIL
+								? Max(tegro_worker_idle * 1000L, 100)
+								: ms)))
 					loop->look = true;
 			}
 		}
@@ -856,8 +893,9 @@ TegroDeliveryEnd
 tegro_deliver_due(TegroDeliverer *deliverer)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Loop	   *loop;
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "tegro delivery",
+	Loop *loop;
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "tegro delivery",
 												  ALLOCSET_DEFAULT_SIZES);
 	volatile TegroDeliveryEnd end = TEGRO_STOPPED;
 

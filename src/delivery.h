@@ -14,28 +14,28 @@
 typedef struct TegroDeliverer
 {
 	/* a transaction to run statements in, and its durable end */
-	void		(*begin) (void);
-	void		(*commit) (void);
+	void (*begin)(void);
+	void (*commit)(void);
 
-	bool		stay;			/* wait for more when nothing is due */
-	int			max;			/* requests to send at most; -1: no limit */
-	volatile sig_atomic_t *stop;	/* ends as soon as it is set; may be NULL */
-	void		(*reload) (void);	/* called where settings may change, or NULL */
-	void		(*report) (const char *activity);	/* what it does, or NULL */
+	bool stay;					 /* wait for more when nothing is due */
+	int max;					 /* requests to send at most; -1: no limit */
+	volatile sig_atomic_t *stop; /* ends as soon as it is set; may be NULL */
+	void (*reload)(void); /* called where settings may change, or NULL */
+	void (*report)(const char *activity); /* what it does, or NULL */
 
 	/* what it did */
-	int64		sent;
-	int64		settled;
+	int64 sent;
+	int64 settled;
 } TegroDeliverer;
 
 /* Why tegro_deliver_due() returned. */
 typedef enum TegroDeliveryEnd
 {
-	TEGRO_NOTHING_DUE,			/* all is delivered that is due */
-	TEGRO_STOPPED,				/* it was asked to, or "max" is reached */
-	TEGRO_DELIVERY_OFF,			/* tegro.delivery is off, or in recovery */
-	TEGRO_DELIVERY_HELD,		/* this database may not deliver */
-	TEGRO_NO_LEDGER				/* the extension is not there */
+	TEGRO_NOTHING_DUE,	 /* all is delivered that is due */
+	TEGRO_STOPPED,		 /* it was asked to, or "max" is reached */
+	TEGRO_DELIVERY_OFF,	 /* tegro.delivery is off, or in recovery */
+	TEGRO_DELIVERY_HELD, /* this database may not deliver */
+	TEGRO_NO_LEDGER		 /* the extension is not there */
 } TegroDeliveryEnd;
 
 /*
@@ -54,4 +54,4 @@ extern TegroDeliveryEnd tegro_deliver_due(TegroDeliverer *deliverer);
  */
 extern void tegro_deliver_one(TegroItem *item);
 
-#endif							/* TEGRO_DELIVERY_H */
+#endif /* TEGRO_DELIVERY_H */

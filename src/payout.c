@@ -66,30 +66,30 @@ PGDLLEXPORT void tegro_payout_main(Datum arg);
 /* How far the worker has come. */
 typedef enum PayoutProgress
 {
-	PAYOUT_BEGUN,				/* nothing is on record */
-	PAYOUT_RECORDED,			/* "id" is in the outbox, and may be sent */
-	PAYOUT_ENDED,				/* see its outcome there */
-	PAYOUT_FAILED				/* see the error; nothing was recorded */
+	PAYOUT_BEGUN,	 /* nothing is on record */
+	PAYOUT_RECORDED, /* "id" is in the outbox, and may be sent */
+	PAYOUT_ENDED,	 /* see its outcome there */
+	PAYOUT_FAILED	 /* see the error; nothing was recorded */
 } PayoutProgress;
 
 /* The segment of shared memory. */
 typedef struct PayoutShared
 {
-	Oid			database;
-	Oid			role;
-	Latch	   *caller;
-	Size		settings_len;	/* of data[] */
-	Size		params_len;		/* behind them, with a NUL */
+	Oid database;
+	Oid role;
+	Latch *caller;
+	Size settings_len; /* of data[] */
+	Size params_len;   /* behind them, with a NUL */
 
-	slock_t		lock;			/* over what follows */
+	slock_t lock; /* over what follows */
 	PayoutProgress progress;
-	int64		id;
-	int			sqlstate;
-	char		message[ERROR_TEXT_LEN];
-	char		detail[ERROR_TEXT_LEN];
-	char		hint[ERROR_TEXT_LEN];
+	int64 id;
+	int sqlstate;
+	char message[ERROR_TEXT_LEN];
+	char detail[ERROR_TEXT_LEN];
+	char hint[ERROR_TEXT_LEN];
 
-	char		data[FLEXIBLE_ARRAY_MEMBER];
+	char data[FLEXIBLE_ARRAY_MEMBER];
 } PayoutShared;
 
 
@@ -109,7 +109,8 @@ tell_that_it_goes_on(void *arg)
 {
 	const char *payment_id = arg;
 
-	if (geterrcode() == ERRCODE_QUERY_CANCELED || geterrcode() == ERRCODE_ADMIN_SHUTDOWN)
+	if (geterrcode() == ERRCODE_QUERY_CANCELED ||
+		geterrcode() == ERRCODE_ADMIN_SHUTDOWN)
 	{
 		errdetail("The payout \"%s\" was handed over and goes on.", payment_id);
 		errhint("Its outcome will stand in tegro_outbox; the same call again returns it.");
@@ -124,11 +125,13 @@ start_worker(dsm_segment *segment)
 	BackgroundWorkerHandle *handle;
 
 	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(worker.bgw_library_name, "tegro", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "tegro_payout_main", sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_function_name, "tegro_payout_main",
+			sizeof(worker.bgw_function_name));
 	strlcpy(worker.bgw_name, "tegro payout", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "tegro payout", BGW_MAXLEN);
 	worker.bgw_main_arg = UInt32GetDatum(dsm_segment_handle(segment));
@@ -146,11 +149,13 @@ start_worker(dsm_segment *segment)
 static dsm_segment *
 hand_over(Jsonb *params, Oid role)
 {
-	Size		settings_len;
-	char	   *settings = tegro_settings_export(&settings_len);
-	char	   *json = JsonbToCString(NULL, &params->root, VARSIZE(params));
-	Size		params_len = strlen(json) + 1;
-	dsm_segment *segment = dsm_create(offsetof(PayoutShared, data) + settings_len + params_len, 0);
+	Size settings_len;
+	char *settings = tegro_settings_export(&settings_len);
+	char *json = JsonbToCString(NULL, &params->root, VARSIZE(params));
+	Size params_len = strlen(json) + 1;
+	dsm_segment *segment = dsm_create(offsetof(PayoutShared, data) +
+										  settings_len + params_len,
+									  0);
 	PayoutShared *shared = dsm_segment_address(segment);
 
 	memset(shared, 0, offsetof(PayoutShared, data));
@@ -182,18 +187,20 @@ get_progress(PayoutShared *shared, int64 *id)
 
 /* Waits until the worker has ended, or told that it did what it can. */
 static PayoutProgress
-wait_for_worker(PayoutShared *shared, BackgroundWorkerHandle *handle, int64 *id)
+wait_for_worker(PayoutShared *shared, BackgroundWorkerHandle *handle,
+				int64 *id)
 {
 	for (;;)
 	{
 		PayoutProgress progress = get_progress(shared, id);
-		pid_t		pid;
+		pid_t pid;
 
 		if (progress == PAYOUT_ENDED || progress == PAYOUT_FAILED)
 			return progress;
 		if (GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED)
-			return get_progress(shared, id);	/* it may have told just now */
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+			return get_progress(shared, id); /* it may have told just now */
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 1000L, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -205,13 +212,15 @@ wait_for_worker(PayoutShared *shared, BackgroundWorkerHandle *handle, int64 *id)
  * this moment, it is waited for.
  */
 static Jsonb *
-wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role, const char *payment_id)
+wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
+				 const char *payment_id)
 {
-	int64		until_us = tegro_clock_us() + (tegro_timeout + PATIENCE_MS) * INT64CONST(1000);
+	int64 until_us = tegro_clock_us() +
+		(tegro_timeout + PATIENCE_MS) * INT64CONST(1000);
 
 	for (;;)
 	{
-		Jsonb	   *answer;
+		Jsonb *answer;
 		TegroOutcome outcome;
 		const char *state;
 
@@ -229,7 +238,8 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role, const char *paym
 							   id, payment_id, state, outcome.detail ? ": " : ".",
 							   outcome.detail ? outcome.detail : ""),
 					 errhint("It is looked up by itself. The same call again, or tegro_wait(" INT64_FORMAT "), returns its outcome.", id)));
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 POLL_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -239,14 +249,14 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role, const char *paym
 Jsonb *
 tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 {
-	TegroCall  *call;
+	TegroCall *call;
 	dsm_segment *segment;
 	PayoutShared *shared;
 	BackgroundWorkerHandle *handle;
 	PayoutProgress progress;
 	ErrorContextCallback context;
-	Jsonb	   *answer;
-	int64		id;
+	Jsonb *answer;
+	int64 id;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -312,8 +322,10 @@ static void
 tell_error(PayoutShared *shared, const ErrorData *error)
 {
 	shared->sqlstate = error->sqlerrcode;
-	strlcpy(shared->message, error->message ? error->message : "", ERROR_TEXT_LEN);
-	strlcpy(shared->detail, error->detail ? error->detail : "", ERROR_TEXT_LEN);
+	strlcpy(shared->message, error->message ? error->message : "",
+			ERROR_TEXT_LEN);
+	strlcpy(shared->detail, error->detail ? error->detail : "",
+			ERROR_TEXT_LEN);
 	strlcpy(shared->hint, error->hint ? error->hint : "", ERROR_TEXT_LEN);
 	set_progress(shared, PAYOUT_FAILED, 0);
 }
@@ -322,7 +334,7 @@ tell_error(PayoutShared *shared, const ErrorData *error)
 static void
 check_delivery(const TegroLedger *ledger)
 {
-	char	   *detail;
+	char *detail;
 
 	if (!tegro_delivery)
 		ereport(ERROR,
@@ -330,7 +342,8 @@ check_delivery(const TegroLedger *ledger)
 				 errmsg("delivery is off in this database"),
 				 errdetail("Nothing was sent."),
 				 errhint("Set tegro.delivery to on if this database is to pay.")));
-	if (!tegro_outbox_check_identity(ledger, tegro_identity_current(), &detail))
+	if (!tegro_outbox_check_identity(ledger, tegro_identity_current(),
+									 &detail))
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 				 errmsg("delivery is held in this database"),
@@ -345,8 +358,8 @@ check_delivery(const TegroLedger *ledger)
 static TegroItem *
 record(PayoutShared *shared, TegroLedger *ledger, Jsonb *params, int64 *id)
 {
-	bool		inserted;
-	TegroItem  *item = NULL;
+	bool inserted;
+	TegroItem *item = NULL;
 
 	tegro_worker_begin();
 	if (!tegro_outbox_find(ledger))
@@ -354,8 +367,8 @@ record(PayoutShared *shared, TegroLedger *ledger, Jsonb *params, int64 *id)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("extension \"tegro\" is gone")));
 	check_delivery(ledger);
-	*id = tegro_outbox_enqueue(ledger, "createWithdrawal", params, shared->role,
-							   NULL, 0, &inserted);
+	*id = tegro_outbox_enqueue(ledger, "createWithdrawal", params,
+							   shared->role, NULL, 0, &inserted);
 	if (inserted)
 	{
 		MemoryContextSwitchTo(TopMemoryContext);
@@ -373,12 +386,12 @@ tegro_payout_main(Datum arg)
 {
 	dsm_segment *segment;
 	PayoutShared *shared;
-	char	   *settings;
-	char	   *json;
+	char *settings;
+	char *json;
 	TegroLedger ledger;
-	TegroItem  *item;
+	TegroItem *item;
 	volatile bool recorded = false;
-	int64		id = 0;
+	int64 id = 0;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -395,17 +408,21 @@ tegro_payout_main(Datum arg)
 	{
 		settings = MemoryContextAlloc(TopMemoryContext, shared->settings_len);
 		memcpy(settings, shared->data, shared->settings_len);
-		json = MemoryContextStrdup(TopMemoryContext, shared->data + shared->settings_len);
-		explicit_bzero(shared->data, shared->settings_len + shared->params_len);
+		json = MemoryContextStrdup(TopMemoryContext,
+								   shared->data + shared->settings_len);
+		explicit_bzero(shared->data,
+					   shared->settings_len + shared->params_len);
 
 		tegro_worker_connect(shared->database);
 		tegro_settings_import(settings, shared->settings_len);
 		explicit_bzero(settings, shared->settings_len);
 
 		MemoryContextSwitchTo(TopMemoryContext);
-		item = record(shared, &ledger,
-					  DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json))),
-					  &id);
+		item =
+			record(shared, &ledger,
+				   DatumGetJsonbP(
+					   DirectFunctionCall1(jsonb_in, CStringGetDatum(json))),
+				   &id);
 		recorded = true;
 		set_progress(shared, PAYOUT_RECORDED, id);
 
@@ -414,7 +431,9 @@ tegro_payout_main(Datum arg)
 			if (tegro_commit_is_replicated())
 				tegro_deliver_one(item);
 			else
-				item->ruling = tegro_rule_unsent(item, "the claim was not confirmed; nothing was sent");
+				item->ruling =
+					tegro_rule_unsent(item,
+									  "the claim was not confirmed; nothing was sent");
 
 			tegro_worker_begin();
 			tegro_wake_at_commit();
@@ -427,7 +446,7 @@ tegro_payout_main(Datum arg)
 	PG_CATCH();
 	{
 		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-		ErrorData  *error = CopyErrorData();
+		ErrorData *error = CopyErrorData();
 
 		MemoryContextSwitchTo(old);
 		if (recorded)

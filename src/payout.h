@@ -22,4 +22,4 @@
  */
 extern Jsonb *tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role);
 
-#endif							/* TEGRO_PAYOUT_H */
+#endif /* TEGRO_PAYOUT_H */

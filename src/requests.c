@@ -48,7 +48,7 @@ PG_FUNCTION_INFO_V1(tegro_deliver);
 
 /* While waiting: how often it is looked, from the first time to the last. */
 #define FIRST_POLL_MS 2
-#define LAST_POLL_MS 200
+#define LAST_POLL_MS  200
 
 /*
  * tegro_create_withdrawal(params jsonb) returns jsonb
@@ -58,7 +58,8 @@ tegro_create_withdrawal(PG_FUNCTION_ARGS)
 {
 	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
 
-	return JsonbPGetDatum(tegro_requests_pay_out(&ledger, tegro_get_jsonb(fcinfo, 0, "params")));
+	return JsonbPGetDatum(
+		tegro_requests_pay_out(&ledger, tegro_get_jsonb(fcinfo, 0, "params")));
 }
 
 /* {"payment_id": a new UUID} */
@@ -66,31 +67,35 @@ static Jsonb *
 new_payment_id(void)
 {
 	JsonbParseState *state = tegro_begin_params();
-	Datum		uuid = OidFunctionCall0(F_GEN_RANDOM_UUID);
+	Datum uuid = OidFunctionCall0(F_GEN_RANDOM_UUID);
 
 	tegro_add_text_param(&state, "payment_id",
-						 cstring_to_text(DatumGetCString(DirectFunctionCall1(uuid_out, uuid))));
+						 cstring_to_text(DatumGetCString(
+							 DirectFunctionCall1(uuid_out, uuid))));
 	return tegro_finish_params(&state);
 }
 
 Jsonb *
 tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params)
 {
-	JsonbValue	value;
-	Jsonb	   *generated = NULL;
-	Jsonb	   *answer;
+	JsonbValue value;
+	Jsonb *generated = NULL;
+	Jsonb *answer;
 
 	if (JB_ROOT_IS_OBJECT(params) &&
-		getKeyJsonValueFromContainer(&params->root, "payment_id", 10, &value) == NULL)
+		getKeyJsonValueFromContainer(&params->root, "payment_id", 10,
+									 &value) == NULL)
 	{
 		generated = new_payment_id();
-		params = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(params),
-													JsonbPGetDatum(generated)));
+		params = DatumGetJsonbP(
+			DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(params),
+								JsonbPGetDatum(generated)));
 	}
 	answer = tegro_payout(ledger, params, GetUserId());
 	if (generated)
-		answer = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(answer),
-													JsonbPGetDatum(generated)));
+		answer = DatumGetJsonbP(
+			DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(answer),
+								JsonbPGetDatum(generated)));
 	return answer;
 }
 
@@ -102,8 +107,8 @@ static char *
 callback_name(Oid function)
 {
 	static const Oid expected[4] = {INT8OID, TEXTOID, TEXTOID, JSONBOID};
-	Oid		   *types;
-	int			ntypes;
+	Oid *types;
+	int ntypes;
 
 	(void) get_func_signature(function, &types, &ntypes);
 	if (ntypes != 4 || memcmp(types, expected, sizeof(expected)) != 0)
@@ -112,7 +117,8 @@ callback_name(Oid function)
 				 errmsg("function %s can't be a callback", format_procedure(function)),
 				 errhint("A callback takes (id bigint, state text, reference text, answer jsonb).")));
 	if (!tegro_may_execute(function, GetUserId()))
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, get_func_name(function));
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
+					   get_func_name(function));
 	return format_procedure_qualified(function);
 }
 
@@ -124,9 +130,9 @@ Datum
 tegro_enqueue(PG_FUNCTION_ARGS)
 {
 	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
-	char	   *method = tegro_get_text(fcinfo, 0, "method");
-	Jsonb	   *params = tegro_get_jsonb(fcinfo, 1, "params");
-	char	   *callback = PG_ARGISNULL(2) ? NULL : callback_name(PG_GETARG_OID(2));
+	char *method = tegro_get_text(fcinfo, 0, "method");
+	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
+	char *callback = PG_ARGISNULL(2) ? NULL : callback_name(PG_GETARG_OID(2));
 	TimestampTz deliver_after = PG_ARGISNULL(3) ? 0 : PG_GETARG_TIMESTAMPTZ(3);
 
 	if (deliver_after != 0 && TIMESTAMP_NOT_FINITE(deliver_after))
@@ -144,27 +150,29 @@ Datum
 tegro_wait(PG_FUNCTION_ARGS)
 {
 	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
-	int64		id;
-	Interval   *timeout;
+	int64 id;
+	Interval *timeout;
 	TimestampTz until;
-	long		poll_ms = FIRST_POLL_MS;
+	long poll_ms = FIRST_POLL_MS;
 
 	tegro_require_argument(fcinfo, 0, "id");
 	tegro_require_argument(fcinfo, 1, "timeout");
 	id = PG_GETARG_INT64(0);
 	timeout = PG_GETARG_INTERVAL_P(1);
-	until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													TimestampTzGetDatum(GetCurrentTimestamp()),
-													IntervalPGetDatum(timeout)));
+	until = DatumGetTimestampTz(
+		DirectFunctionCall2(timestamptz_pl_interval,
+							TimestampTzGetDatum(GetCurrentTimestamp()),
+							IntervalPGetDatum(timeout)));
 
 	for (;;)
 	{
-		Jsonb	   *answer;
+		Jsonb *answer;
 		TegroOutcome outcome;
 		const char *state;
 		TimestampTz now;
 
-		if (tegro_outbox_outcome(&ledger, id, GetUserId(), &answer, &outcome, &state))
+		if (tegro_outbox_outcome(&ledger, id, GetUserId(), &answer, &outcome,
+								 &state))
 		{
 			if (outcome.result != TEGRO_ANSWERED)
 				tegro_error_raise(&outcome);
@@ -178,8 +186,10 @@ tegro_wait(PG_FUNCTION_ARGS)
 					 errdetail("It is \"%s\"%s%s", state, outcome.detail ? ": " : ".",
 							   outcome.detail ? outcome.detail : ""),
 					 errhint("It goes on by itself; wait again, or look at it in tegro_outbox.")));
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(poll_ms, Max((until - now) / 1000, 1)), PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(poll_ms, Max((until - now) / 1000, 1)),
+						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		poll_ms = Min(poll_ms * 2, LAST_POLL_MS);
@@ -194,22 +204,24 @@ decide(FunctionCallInfo fcinfo, TegroDecision decision, const char *what,
 	   const char *reason, const char *hint)
 {
 	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
-	int64		id;
-	char	   *note;
+	int64 id;
+	char *note;
 
 	tegro_require_argument(fcinfo, 0, "id");
 	id = PG_GETARG_INT64(0);
-	note = psprintf("%s by %s at %s%s%s", what, GetUserNameFromId(GetUserId(), false),
+	note = psprintf("%s by %s at %s%s%s", what,
+					GetUserNameFromId(GetUserId(), false),
 					timestamptz_to_str(GetCurrentTimestamp()),
 					reason ? ": " : "", reason ? reason : "");
 	if (!tegro_outbox_decide(&ledger, id, GetUserId(), decision, note))
 	{
-		Jsonb	   *answer;
+		Jsonb *answer;
 		TegroOutcome outcome;
 		const char *state;
 
 		/* throws if there is none that the caller may see */
-		(void) tegro_outbox_outcome(&ledger, id, GetUserId(), &answer, &outcome, &state);
+		(void) tegro_outbox_outcome(&ledger, id, GetUserId(), &answer,
+									&outcome, &state);
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("request " INT64_FORMAT " of the outbox is \"%s\" and can't be %s", id, state, what),
@@ -245,8 +257,8 @@ tegro_retry(PG_FUNCTION_ARGS)
 Datum
 tegro_resolve(PG_FUNCTION_ARGS)
 {
-	char	   *decision = tegro_get_text(fcinfo, 1, "decision");
-	char	   *reason = tegro_get_text(fcinfo, 2, "reason");
+	char *decision = tegro_get_text(fcinfo, 1, "decision");
+	char *reason = tegro_get_text(fcinfo, 2, "reason");
 	TegroDecision what;
 
 	if (strcmp(decision, "done") == 0)
@@ -277,9 +289,9 @@ Datum
 tegro_arm(PG_FUNCTION_ARGS)
 {
 	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
-	char	   *reason = tegro_get_text(fcinfo, 0, "reason");
-	uint64		orders;
-	uint64		payouts;
+	char *reason = tegro_get_text(fcinfo, 0, "reason");
+	uint64 orders;
+	uint64 payouts;
 
 	if (strspn(reason, " \t\n") == strlen(reason))
 		ereport(ERROR,
@@ -287,7 +299,9 @@ tegro_arm(PG_FUNCTION_ARGS)
 				 errmsg("a reason is needed"),
 				 errhint("Say why this database pays now, and not the one that it is a copy of.")));
 	tegro_wake_hold(false);
-	tegro_outbox_arm(&ledger, psprintf("armed by %s: %s", GetUserNameFromId(GetUserId(), false), reason),
+	tegro_outbox_arm(&ledger,
+					 psprintf("armed by %s: %s",
+							  GetUserNameFromId(GetUserId(), false), reason),
 					 &orders, &payouts);
 	ereport(NOTICE,
 			(errmsg("this database delivers from now on"),
@@ -309,10 +323,12 @@ procedure_begin(void)
 	 */
 	if (XactIsoLevel != XACT_READ_COMMITTED)
 		(void) set_config_option("transaction_isolation", "read committed",
-								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
+								 true, 0, false);
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+								 false);
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
@@ -346,7 +362,7 @@ tegro_deliver(PG_FUNCTION_ARGS)
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
-	SPI_commit();				/* out of the snapshot that the call came with */
+	SPI_commit(); /* out of the snapshot that the call came with */
 	end = tegro_deliver_due(&deliverer);
 	SPI_finish();
 

@@ -16,4 +16,4 @@
  */
 extern Jsonb *tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params);
 
-#endif							/* TEGRO_REQUESTS_H */
+#endif /* TEGRO_REQUESTS_H */

@@ -64,13 +64,16 @@ list_columns(TupleDesc tupdesc)
 static Jsonb *
 value_to_jsonb(Datum value, Oid type)
 {
-	FmgrInfo	to_jsonb_info;
+	FmgrInfo to_jsonb_info;
 
 	/* to_jsonb learns the type of its argument from the expression it is in */
 	fmgr_info(F_TO_JSONB, &to_jsonb_info);
 	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID,
-											 list_make1(makeNullConst(type, -1, InvalidOid)),
-											 InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL),
+											 list_make1(
+												 makeNullConst(type, -1,
+															   InvalidOid)),
+											 InvalidOid, InvalidOid,
+											 COERCE_EXPLICIT_CALL),
 					   &to_jsonb_info);
 	return DatumGetJsonbP(FunctionCall1(&to_jsonb_info, value));
 }
@@ -80,11 +83,11 @@ static void
 column_value(const char *name, int name_len, HeapTuple row, TupleDesc tupdesc,
 			 JsonbValue *value)
 {
-	char	   *column = pnstrdup(name, name_len);
-	int			number = SPI_fnumber(tupdesc, column);
-	Datum		datum;
-	bool		isnull;
-	Jsonb	   *json;
+	char *column = pnstrdup(name, name_len);
+	int number = SPI_fnumber(tupdesc, column);
+	Datum datum;
+	bool isnull;
+	Jsonb *json;
 
 	if (number <= 0)
 		ereport(ERROR,
@@ -116,23 +119,27 @@ fill_template(Jsonb *template, HeapTuple row, TupleDesc tupdesc)
 	JsonbIterator *iterator = JsonbIteratorInit(&template->root);
 	JsonbParseState *state = NULL;
 	JsonbValue *result = NULL;
-	JsonbValue	value;
+	JsonbValue value;
 	JsonbIteratorToken token;
 
 	while ((token = JsonbIteratorNext(&iterator, &value, false)) != WJB_DONE)
 	{
-		if ((token == WJB_VALUE || token == WJB_ELEM) && value.type == jbvString &&
-			value.val.string.len > 0 && value.val.string.val[0] == '$')
+		if ((token == WJB_VALUE || token == WJB_ELEM) &&
+			value.type == jbvString && value.val.string.len > 0 &&
+			value.val.string.val[0] == '$')
 		{
 			value.val.string.val++;
 			value.val.string.len--;
 			/* "$$..." has become "$..." */
 			if (value.val.string.len == 0 || value.val.string.val[0] != '$')
-				column_value(value.val.string.val, value.val.string.len, row, tupdesc, &value);
+				column_value(value.val.string.val, value.val.string.len, row,
+							 tupdesc, &value);
 		}
 		result = pushJsonbValue(&state, token,
-								token == WJB_KEY || token == WJB_VALUE || token == WJB_ELEM ?
-								&value : NULL);
+								token == WJB_KEY || token == WJB_VALUE ||
+										token == WJB_ELEM
+									? &value
+									: NULL);
 	}
 	return JsonbValueToJsonb(result);
 }
@@ -142,8 +149,8 @@ static char *
 callback_name(const char *name, Oid owner)
 {
 	static const Oid types[4] = {INT8OID, TEXTOID, TEXTOID, JSONBOID};
-	List	   *names = tegro_name_list(name);
-	Oid			function;
+	List *names = tegro_name_list(name);
+	Oid function;
 
 	if (list_length(names) != 2)
 		ereport(ERROR,
@@ -170,10 +177,10 @@ enqueue_for_row(FunctionCallInfo fcinfo, const char *method)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
-	HeapTuple	row;
-	Relation	relation;
-	Oid			owner;
-	Jsonb	   *template;
+	HeapTuple row;
+	Relation relation;
+	Oid owner;
+	Jsonb *template;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -193,10 +200,12 @@ enqueue_for_row(FunctionCallInfo fcinfo, const char *method)
 				 errhint("Argument 1 is the request's parameters as JSON, with \"$column\" for columns; argument 2 the callback.")));
 
 	relation = trigger->tg_relation;
-	row = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple : trigger->tg_trigtuple;
+	row = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple
+													 : trigger->tg_trigtuple;
 	owner = relation->rd_rel->relowner;
-	template = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-												  CStringGetDatum(trigger->tg_trigger->tgargs[0])));
+	template = DatumGetJsonbP(
+		DirectFunctionCall1(jsonb_in,
+							CStringGetDatum(trigger->tg_trigger->tgargs[0])));
 	if (!JB_ROOT_IS_OBJECT(template))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -204,10 +213,14 @@ enqueue_for_row(FunctionCallInfo fcinfo, const char *method)
 						trigger->tg_trigger->tgname)));
 
 	(void) tegro_outbox_enqueue(&ledger, method,
-								fill_template(template, row, RelationGetDescr(relation)),
+								fill_template(template, row,
+											  RelationGetDescr(relation)),
 								owner,
-								trigger->tg_trigger->tgnargs < 2 ? NULL :
-								callback_name(trigger->tg_trigger->tgargs[1], owner),
+								trigger->tg_trigger->tgnargs < 2
+									? NULL
+									: callback_name(trigger->tg_trigger
+														->tgargs[1],
+													owner),
 								0, NULL);
 	return PointerGetDatum(row);
 }

@@ -65,7 +65,7 @@ static bool connected = false;
 static void
 on_sigterm(SIGNAL_ARGS)
 {
-	int			save_errno = errno;
+	int save_errno = errno;
 
 	stop_requested = true;
 	ProcDiePending = true;
@@ -167,7 +167,7 @@ static bool
 anything_waits(void)
 {
 	TegroLedger ledger;
-	bool		waits;
+	bool waits;
 
 	tegro_worker_begin();
 	waits = tegro_outbox_find(&ledger) && tegro_outbox_waiting(&ledger);
@@ -180,7 +180,7 @@ void
 tegro_worker_main(Datum arg)
 {
 	TegroDeliverer deliverer = {0};
-	bool		probe = strcmp(MyBgworkerEntry->bgw_extra, TEGRO_PROBE) == 0;
+	bool probe = strcmp(MyBgworkerEntry->bgw_extra, TEGRO_PROBE) == 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
@@ -188,7 +188,7 @@ tegro_worker_main(Datum arg)
 	tegro_worker_connect(DatumGetObjectId(arg));
 
 	if (!tegro_wake_register())
-		proc_exit(0);			/* there is one already */
+		proc_exit(0); /* there is one already */
 	if (probe && !anything_waits())
 		proc_exit(0);
 
@@ -237,7 +237,8 @@ tegro_worker_register_launcher(void)
 	BackgroundWorker worker;
 
 	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = 5;
 	strlcpy(worker.bgw_library_name, "tegro", BGW_MAXLEN);
@@ -251,10 +252,10 @@ tegro_worker_register_launcher(void)
 static List *
 list_databases(void)
 {
-	List	   *databases = NIL;
-	Relation	relation;
+	List *databases = NIL;
+	Relation relation;
 	TableScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	tegro_worker_begin();
 	relation = table_open(DatabaseRelationId, AccessShareLock);
@@ -284,8 +285,8 @@ list_databases(void)
 void
 tegro_launcher_main(Datum arg)
 {
-	List	   *databases;
-	ListCell   *cell;
+	List *databases;
+	ListCell *cell;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -296,7 +297,7 @@ tegro_launcher_main(Datum arg)
 	foreach(cell, databases)
 	{
 		BackgroundWorkerHandle *handle;
-		pid_t		pid;
+		pid_t pid;
 
 		if (!tegro_wake_start_worker(lfirst_oid(cell), true, &handle))
 		{
@@ -312,7 +313,8 @@ tegro_launcher_main(Datum arg)
 		{
 			if (GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED)
 				break;
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+			(void) WaitLatch(MyLatch,
+							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 20L, PG_WAIT_EXTENSION);
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();

@@ -25,4 +25,4 @@ extern void tegro_worker_commit(void);
  */
 extern void tegro_worker_connect(Oid database);
 
-#endif							/* TEGRO_WORKER_H */
+#endif /* TEGRO_WORKER_H */
