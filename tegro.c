@@ -15,6 +15,7 @@
  *		argument		arguments of SQL functions
  *		delivery		the loop: claim, send, settle, call back
  *		outbox			the ledger: its rows, and how they change
+ *		ledger			the statements on its tables
  *		ruling			what becomes of a request, by what was seen of it
  *		wake			finds a database's worker, or has one started
  *		identity		which database of which server this is

@@ -146,7 +146,7 @@ tegro_call(PG_FUNCTION_ARGS)
 	/* a payout goes through the outbox, by whatever name it is asked for */
 	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
 	{
-		TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
+		TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 
 		return JsonbPGetDatum(tegro_requests_pay_out(&ledger, params));
 	}

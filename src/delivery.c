@@ -757,7 +757,7 @@ check(Loop *loop)
 	if (!tegro_delivery || RecoveryInProgress())
 		return TEGRO_DELIVERY_OFF;
 	begin(loop);
-	if (!tegro_outbox_find(&loop->ledger))
+	if (!tegro_ledger_find(&loop->ledger))
 	{
 		commit(loop);
 		return TEGRO_NO_LEDGER;

@@ -28,9 +28,8 @@
  * backlog begins where the last claim ended, and sweeps the whole index now
  * and then.
  *
- * Rights.  Callers have none on the tables.  All statements run as the
- * extension's owner, with a search_path of pg_catalog alone, so that no
- * object of the caller's can take the place of one of theirs.
+ * The statements themselves, and the rights under which they run, are in
+ * ledger.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,19 +37,14 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "src/identity.h"
 #include "src/outbox.h"
@@ -58,344 +52,8 @@
 #include "src/settings.h"
 #include "src/wake.h"
 
-/* The worker's, and set for each statement elsewhere. */
-#define SEARCH_PATH "pg_catalog, pg_temp"
-
 /* Requests deleted at once by tegro_outbox_forget(), and looked at for it. */
 #define FORGET_MAX 1000
-
-/*
- * Statements.  "%1$s" stands for the schema; they are planned once a session.
- */
-typedef enum Statement
-{
-	STMT_INSERT,
-	STMT_FIND_REFERENCE,
-	STMT_DUE,
-	STMT_ONE,
-	STMT_NEXT_AT,
-	STMT_MARK_SENDING,
-	STMT_ADD_ATTEMPT,
-	STMT_MARK_TAKEN,
-	STMT_SETTLE,
-	STMT_SETTLE_LATE,
-	STMT_END_ATTEMPT,
-	STMT_CALLED_BACK,
-	STMT_GET_IDENTITY,
-	STMT_SET_IDENTITY,
-	STMT_FOREIGN,
-	STMT_FORGET,
-	STMT_OUTCOME,
-	STMT_WAITING,
-	STMT_CANCEL,
-	STMT_RETRY,
-	STMT_RESOLVE,
-	STMT_ARM_ORDERS,
-	STMT_ARM_PAYOUTS,
-	N_STATEMENTS
-} Statement;
-
-#define ITEM_COLUMNS                                                            \
-	"id, shop_id, method, reference, params, state, lease, attempts, failures," \
-	" absent, unknown_since, enqueued_by::oid, identity, answer, callback,"     \
-	" callback_state, message, next_at"
-
-static const struct
-{
-	const char *text;
-	int nargs;
-	Oid args[20];
-} statements[N_STATEMENTS] = {
-	[STMT_INSERT] =
-		{"INSERT INTO %1$s.tegro_outbox"
-		 " (id, shop_id, method, params, reference, next_at, enqueued_by, identity, callback, callback_state)"
-		 " OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
-		 " ON CONFLICT (shop_id, method, reference) DO NOTHING",
-		 10,
-		 {INT8OID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TIMESTAMPTZOID,
-		  REGROLEOID, TEXTOID, TEXTOID, TEXTOID}},
-	[STMT_FIND_REFERENCE] =
-		{"SELECT id, params = $4 FROM %1$s.tegro_outbox"
-		 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
-		 4,
-		 {TEXTOID, TEXTOID, TEXTOID, JSONBOID}},
-	[STMT_DUE] =
-		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
-		 " WHERE next_at <= $1 AND next_at >= $2 AND shop_id <> ALL ($3)"
-		 " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
-		 4,
-		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
-	[STMT_ONE] = {"SELECT " ITEM_COLUMNS
-				  " FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE",
-				  1,
-				  {INT8OID}},
-	[STMT_NEXT_AT] =
-		{"SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1",
-		 1,
-		 {TIMESTAMPTZOID}},
-	[STMT_MARK_SENDING] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
-		 " lease_until = $2, next_at = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
-		 2,
-		 {INT8ARRAYOID, TIMESTAMPTZOID}},
-	[STMT_ADD_ATTEMPT] =
-		{"INSERT INTO %1$s.tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at)"
-		 " SELECT id, lease, nonce, sha256(body), clock_timestamp()"
-		 " FROM unnest($1, $2, $3, $4) AS a (id, lease, nonce, body)",
-		 4,
-		 {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}},
-	[STMT_MARK_TAKEN] =
-		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2, next_at = $2"
-		 " WHERE id = ANY ($1)",
-		 2,
-		 {INT8ARRAYOID, TIMESTAMPTZOID}},
-/* a finished request with a callback is due again, at once, for that */
-#define SETTLE                                                                                \
-	"UPDATE %1$s.tegro_outbox AS o SET state = s.state,"                                      \
-	" next_at = CASE WHEN s.state IN ('done', 'failed') AND o.callback_state = 'waiting'"     \
-	" THEN clock_timestamp() ELSE s.next_at END,"                                             \
-	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message,"     \
-	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"             \
-	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent,"         \
-	" lease_until = NULL, finished_at = CASE WHEN s.state IN ('done', 'failed', 'cancelled')" \
-	" THEN coalesce(o.finished_at, clock_timestamp()) END"                                    \
-	" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"                    \
-	" AS s (id, lease, state, next_at, answer, sqlstate, message, failures, absent,"          \
-	" unknown_since, identity, unsent, was)"
-#define SETTLE_ARGS                                                        \
-	13,                                                                    \
-	{                                                                      \
-		INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID,     \
-			JSONBARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID,       \
-			INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT4ARRAYOID, \
-			TEXTARRAYOID                                                   \
-	}
-	[STMT_SETTLE] =
-		{SETTLE " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
-		 SETTLE_ARGS},
-	[STMT_SETTLE_LATE] =
-		{SETTLE
-		 " WHERE o.id = s.id AND o.sent_lease = s.lease AND o.state IN ('unknown', 'review')"
-		 " AND s.state <> 'unknown'",
-		 SETTLE_ARGS},
-	[STMT_END_ATTEMPT] =
-		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
-		 " http_status = nullif(s.http_status, 0), message = s.message, raw_answer = s.raw"
-		 " FROM unnest($1, $2, $3, $4, $5, $6) AS s (id, lease, outcome, http_status, message, raw)"
-		 " WHERE a.outbox_id = s.id AND a.lease = s.lease",
-		 6,
-		 {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
-		  BYTEAARRAYOID}},
-	[STMT_CALLED_BACK] =
-		{"UPDATE %1$s.tegro_outbox SET"
-		 " callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
-		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures + 1 END,"
-		 " next_at = $4, lease_until = NULL"
-		 " WHERE id = $1 AND lease = $2",
-		 4,
-		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
-	[STMT_GET_IDENTITY] = {"SELECT identity FROM %1$s.tegro_identity", 0},
-	[STMT_SET_IDENTITY] =
-		{"INSERT INTO %1$s.tegro_identity AS i (identity, reason) VALUES ($1, $2)"
-		 " ON CONFLICT (singleton) DO UPDATE SET identity = $1, reason = $2, since = clock_timestamp()",
-		 2,
-		 {TEXTOID, TEXTOID}},
-	[STMT_FOREIGN] =
-		{"SELECT 1 FROM %1$s.tegro_outbox WHERE identity <> $1 LIMIT 1",
-		 1,
-		 {TEXTOID}},
-	[STMT_FORGET] =
-		{"WITH old AS (SELECT id FROM (SELECT id, finished_at, next_at FROM %1$s.tegro_outbox ORDER BY id LIMIT $2) o"
-		 " WHERE finished_at < $1 AND next_at IS NULL),"
-		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old))"
-		 " DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old)",
-		 2,
-		 {TIMESTAMPTZOID, INT4OID}},
-	[STMT_OUTCOME] =
-		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin"
-		 " FROM %1$s.tegro_outbox WHERE id = $1",
-		 2,
-		 {INT8OID, OIDOID}},
-	[STMT_WAITING] =
-		{"SELECT 1 FROM %1$s.tegro_outbox WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1",
-		 0},
-	/* a person's; $2 is who, $3 what is noted */
-	[STMT_CANCEL] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'cancelled', next_at = NULL, finished_at = clock_timestamp(),"
-		 " message = 'cancelled', sqlstate = NULL, decision = $3"
-		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'",
-		 3,
-		 {INT8OID, OIDOID, TEXTOID}},
-#define HAS_NO_LINK \
-	"(state = 'done' AND method = 'createOrder' AND (answer #>> '{data,url}') IS NULL)"
-#define IS_SENT_AGAIN "(state IN ('failed', 'cancelled') OR " HAS_NO_LINK ")"
-	[STMT_RETRY] =
-		{"UPDATE %1$s.tegro_outbox SET"
-		 " state = CASE WHEN " IS_SENT_AGAIN " THEN 'ready' ELSE state END,"
-		 " finished_at = CASE WHEN " IS_SENT_AGAIN
-		 " THEN NULL ELSE finished_at END,"
-		 " identity = CASE WHEN " IS_SENT_AGAIN " THEN $4 ELSE identity END,"
-		 " callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN
-		 ")"
-		 " THEN 'waiting' ELSE callback_state END,"
-		 " next_at = clock_timestamp(), failures = 0, decision = $3"
-		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
-		 " AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
-		 " OR callback_state IN ('waiting', 'failed'))",
-		 4,
-		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
-	[STMT_RESOLVE] =
-		{"UPDATE %1$s.tegro_outbox SET state = $5,"
-		 " next_at = CASE WHEN $5 = 'ready' OR callback_state = 'waiting' THEN clock_timestamp() END,"
-		 " finished_at = CASE WHEN $5 <> 'ready' THEN clock_timestamp() END,"
-		 " identity = CASE WHEN $5 = 'ready' THEN $4 ELSE identity END,"
-		 " failures = 0, absent = 0, message = $3, decision = $3,"
-		 " sqlstate = CASE WHEN $5 = 'failed' THEN 'TG001' END"
-		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
-		 " AND state IN ('review', 'unknown')",
-		 5,
-		 {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID}},
-	/* those of another server: $1 is this one */
-	[STMT_ARM_ORDERS] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		 " lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
-		 " WHERE identity <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
-		 2,
-		 {TEXTOID, TEXTOID}},
-	[STMT_ARM_PAYOUTS] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'review', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		 " lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
-		 " WHERE identity <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
-		 2,
-		 {TEXTOID, TEXTOID}},
-};
-
-/* The plans of this session, for the ledger in that schema. */
-static SPIPlanPtr plans[N_STATEMENTS];
-static Oid plans_namespace = InvalidOid;
-
-/*
- * While statements run: as whom, and with which search_path, it was before.
- */
-typedef struct Scope
-{
-	Oid user;
-	int security_context;
-	int guc_level;
-} Scope;
-
-/*
- * Begins a scope for statements in which every name has its schema, and which
- * use no operator: the search_path stays, since changing it twice is dear.
- */
-static void
-enter_plainly(const TegroLedger *ledger, Scope *scope)
-{
-	GetUserIdAndSecContext(&scope->user, &scope->security_context);
-	SetUserIdAndSecContext(ledger->owner,
-						   scope->security_context |
-							   SECURITY_LOCAL_USERID_CHANGE);
-	scope->guc_level = NewGUCNestLevel();
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-
-	if (plans_namespace != ledger->namespace)
-	{
-		for (int i = 0; i < N_STATEMENTS; i++)
-		{
-			if (plans[i])
-				SPI_freeplan(plans[i]);
-			plans[i] = NULL;
-		}
-		plans_namespace = ledger->namespace;
-	}
-}
-
-/* As above, for all others: with a search_path of pg_catalog alone. */
-static void
-enter(const TegroLedger *ledger, Scope *scope)
-{
-	enter_plainly(ledger, scope);
-	if (strcmp(namespace_search_path, SEARCH_PATH) != 0)
-		(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-}
-
-static void
-leave(const Scope *scope)
-{
-	SPI_finish();
-	AtEOXact_GUC(false, scope->guc_level);
-	SetUserIdAndSecContext(scope->user, scope->security_context);
-}
-
-static char *
-quoted_schema(const TegroLedger *ledger)
-{
-	char *name = get_namespace_name(ledger->namespace);
-
-	if (name == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_SCHEMA),
-				 errmsg("extension \"tegro\" is gone")));
-	return pstrdup(quote_identifier(name));
-}
-
-/* Runs a statement; returns how many rows it found or changed. */
-static uint64
-run(const TegroLedger *ledger, Statement which, Datum *values,
-	const char *nulls)
-{
-	int result;
-
-	if (plans[which] == NULL)
-	{
-		/*
-		 * The outbox may be empty now and have millions of rows when the plan
-		 * is used: all ways are by index, in its order.
-		 */
-		char *sql = psprintf(statements[which].text, quoted_schema(ledger));
-		SPIPlanPtr plan;
-
-		(void) set_config_option("enable_seqscan", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		(void) set_config_option("enable_sort", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		(void) set_config_option("enable_hashjoin", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		(void) set_config_option("enable_mergejoin", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		plan = SPI_prepare_cursor(sql, statements[which].nargs,
-								  (Oid *) statements[which].args,
-								  CURSOR_OPT_GENERIC_PLAN);
-		if (plan == NULL)
-			elog(ERROR, "SPI_prepare failed for \"%s\": %s", sql,
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		plans[which] = plan;
-	}
-
-	result = SPI_execute_plan(plans[which], values, nulls, false, 0);
-	if (result < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
-	return SPI_processed;
-}
-
-/* Column "n", from 1, of the first row that run() found. */
-static Datum
-column(int row, int n, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n,
-						 isnull);
-}
 
 static Datum
 text_datum(const char *string)
@@ -407,47 +65,6 @@ static char
 null_if(bool is_null)
 {
 	return is_null ? 'n' : ' ';
-}
-
-TegroLedger
-tegro_outbox_of_function(Oid function)
-{
-	static Oid known_function = InvalidOid;
-	static TegroLedger known;
-	HeapTuple tuple;
-
-	if (known_function == function)
-		return known;
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	known.namespace = ((Form_pg_proc) GETSTRUCT(tuple))->pronamespace;
-	known.owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-	known_function = function;
-	return known;
-}
-
-bool
-tegro_outbox_find(TegroLedger *ledger)
-{
-	bool found = false;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute("SELECT extnamespace, extowner FROM pg_catalog.pg_extension"
-					" WHERE extname OPERATOR(pg_catalog.=) 'tegro'",
-					true, 1) == SPI_OK_SELECT &&
-		SPI_processed == 1)
-	{
-		bool isnull;
-
-		ledger->namespace = DatumGetObjectId(column(0, 1, &isnull));
-		ledger->owner = DatumGetObjectId(column(0, 2, &isnull));
-		found = true;
-	}
-	SPI_finish();
-	return found;
 }
 
 /* This server's identity; it can't change while this process lives. */
@@ -486,7 +103,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 					 TimestampTz deliver_after, bool *inserted)
 {
 	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
-	Scope scope;
+	TegroLedgerScope scope;
 	Datum values[10];
 	char nulls[11] = "          ";
 	bool isnull;
@@ -519,11 +136,11 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 	nulls[8] = nulls[9] = null_if(callback == NULL);
 
 	tegro_wake_at_commit();
-	enter_plainly(ledger, &scope);
+	tegro_ledger_enter_plainly(ledger, &scope);
 	id = next_id(ledger);
 	values[0] = Int64GetDatum(id);
-	is_new = run(ledger, STMT_INSERT, values, nulls) == 1;
-	leave(&scope);
+	is_new = tegro_ledger_run(ledger, TEGRO_STMT_INSERT, values, nulls) == 1;
+	tegro_ledger_leave(&scope);
 	if (inserted)
 		*inserted = is_new;
 
@@ -532,14 +149,15 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 		/* it is there already: another's insert was waited for */
 		Datum reference[4] = {values[1], values[2], values[4], values[3]};
 
-		enter(ledger, &scope);
-		if (run(ledger, STMT_FIND_REFERENCE, reference, NULL) != 1)
+		tegro_ledger_enter(ledger, &scope);
+		if (tegro_ledger_run(ledger, TEGRO_STMT_FIND_REFERENCE, reference,
+							 NULL) != 1)
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("could not serialize access to the outbox")));
-		id = DatumGetInt64(column(0, 1, &isnull));
-		same = DatumGetBool(column(0, 2, &isnull));
-		leave(&scope);
+		id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+		same = DatumGetBool(tegro_ledger_column(0, 2, &isnull));
+		tegro_ledger_leave(&scope);
 	}
 
 	if (!same)
@@ -564,7 +182,7 @@ static char *
 copy_text(int row, int n)
 {
 	bool isnull;
-	Datum value = column(row, n, &isnull);
+	Datum value = tegro_ledger_column(row, n, &isnull);
 
 	return isnull ? NULL : TextDatumGetCString(value);
 }
@@ -573,7 +191,7 @@ static Jsonb *
 copy_jsonb(int row, int n)
 {
 	bool isnull;
-	Datum value = column(row, n, &isnull);
+	Datum value = tegro_ledger_column(row, n, &isnull);
 
 	return isnull ? NULL : DatumGetJsonbPCopy(value);
 }
@@ -586,20 +204,21 @@ read_item(int row, char **identity, char **callback_state)
 	bool isnull;
 
 	item->context = CurrentMemoryContext;
-	item->id = DatumGetInt64(column(row, 1, &isnull));
+	item->id = DatumGetInt64(tegro_ledger_column(row, 1, &isnull));
 	item->shop_id = copy_text(row, 2);
 	item->method = copy_text(row, 3);
 	item->reference = copy_text(row, 4);
 	item->params = copy_jsonb(row, 5);
 	item->state = copy_text(row, 6);
-	item->lease = DatumGetInt64(column(row, 7, &isnull));
-	item->attempts = DatumGetInt32(column(row, 8, &isnull));
-	item->failures = DatumGetInt32(column(row, 9, &isnull));
-	item->absent = DatumGetInt32(column(row, 10, &isnull));
-	item->unknown_since = DatumGetTimestampTz(column(row, 11, &isnull));
+	item->lease = DatumGetInt64(tegro_ledger_column(row, 7, &isnull));
+	item->attempts = DatumGetInt32(tegro_ledger_column(row, 8, &isnull));
+	item->failures = DatumGetInt32(tegro_ledger_column(row, 9, &isnull));
+	item->absent = DatumGetInt32(tegro_ledger_column(row, 10, &isnull));
+	item->unknown_since = DatumGetTimestampTz(
+		tegro_ledger_column(row, 11, &isnull));
 	if (isnull)
 		item->unknown_since = 0;
-	item->role = DatumGetObjectId(column(row, 12, &isnull));
+	item->role = DatumGetObjectId(tegro_ledger_column(row, 12, &isnull));
 	*identity = copy_text(row, 13);
 	item->answer = copy_jsonb(row, 14);
 	item->callback = copy_text(row, 15);
@@ -782,7 +401,7 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 
 	if (nitems == 0)
 		return;
-	run(ledger, STMT_MARK_SENDING, mark, NULL);
+	tegro_ledger_run(ledger, TEGRO_STMT_MARK_SENDING, mark, NULL);
 
 	for (int i = 0; i < nitems; i++)
 	{
@@ -799,7 +418,7 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 	attempt[1] = to_array(&leases, nitems, INT8OID);
 	attempt[2] = to_array(&nonces, nitems, INT8OID);
 	attempt[3] = to_array(&bodies, nitems, BYTEAOID);
-	run(ledger, STMT_ADD_ATTEMPT, attempt, NULL);
+	tegro_ledger_run(ledger, TEGRO_STMT_ADD_ATTEMPT, attempt, NULL);
 }
 
 /* Puts the claim of items that are to be looked up, or called back, on record. */
@@ -811,7 +430,7 @@ record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 
 	if (items == NIL)
 		return;
-	run(ledger, STMT_MARK_TAKEN, mark, NULL);
+	tegro_ledger_run(ledger, TEGRO_STMT_MARK_TAKEN, mark, NULL);
 	foreach(cell, items)
 		((TegroItem *) lfirst(cell))->lease++;
 }
@@ -875,10 +494,10 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	int nshops = 0;
 	int nfound;
 	ListCell *cell;
-	Scope scope;
+	TegroLedgerScope scope;
 	bool isnull;
 
-	enter(ledger, &scope);
+	tegro_ledger_enter(ledger, &scope);
 
 	shops = palloc((list_length(claim->paused_shops) + 1) * sizeof(Datum));
 	foreach(cell, claim->paused_shops)
@@ -888,7 +507,7 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	values[2] = PointerGetDatum(
 		construct_array(shops, nshops, TEXTOID, -1, false, TYPALIGN_INT));
 	values[3] = Int32GetDatum(claim->max);
-	nfound = (int) run(ledger, STMT_DUE, values, NULL);
+	nfound = (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE, values, NULL);
 	claim->full = nfound == claim->max;
 
 	/* the rows first: what follows runs statements of its own */
@@ -906,7 +525,8 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 		MemoryContextSwitchTo(old);
 	}
 	if (nfound > 0)
-		claim->after = DatumGetTimestampTz(column(nfound - 1, 18, &isnull));
+		claim->after = DatumGetTimestampTz(
+			tegro_ledger_column(nfound - 1, 18, &isnull));
 
 	for (int i = 0; i < nfound; i++)
 	{
@@ -939,11 +559,12 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	if (!claim->full)
 	{
 		values[0] = TimestampTzGetDatum(now);
-		if (run(ledger, STMT_NEXT_AT, values, NULL) > 0)
-			claim->next_at = DatumGetTimestampTz(column(0, 1, &isnull));
+		if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_AT, values, NULL) > 0)
+			claim->next_at = DatumGetTimestampTz(
+				tegro_ledger_column(0, 1, &isnull));
 	}
 
-	leave(&scope);
+	tegro_ledger_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return items;
 }
@@ -958,10 +579,10 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 	char *identity;
 	char *callback_state;
 	Datum values[1] = {Int64GetDatum(id)};
-	Scope scope;
+	TegroLedgerScope scope;
 
-	enter(ledger, &scope);
-	if (run(ledger, STMT_ONE, values, NULL) != 1)
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_ONE, values, NULL) != 1)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);
 	item = read_item(0, &identity, &callback_state);
@@ -972,7 +593,7 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 								   item->role);
 	item->request = tegro_api_build(item->call);
 	record_sending(ledger, list_make1(item), end_of_lease());
-	leave(&scope);
+	tegro_ledger_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return item;
 }
@@ -1031,7 +652,8 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 		return;
 	for (int i = 0; i < lengthof(c); i++)
 		values[i] = to_array(&c[i], nrows, types[i]);
-	run(ledger, late ? STMT_SETTLE_LATE : STMT_SETTLE, values, NULL);
+	tegro_ledger_run(ledger, late ? TEGRO_STMT_SETTLE_LATE : TEGRO_STMT_SETTLE,
+					 values, NULL);
 }
 
 /* Writes what was seen of attempts, also of those that no longer count. */
@@ -1069,7 +691,7 @@ end_attempts(const TegroLedger *ledger, List *items)
 		return;
 	for (int i = 0; i < lengthof(c); i++)
 		values[i] = to_array(&c[i], nrows, types[i]);
-	run(ledger, STMT_END_ATTEMPT, values, NULL);
+	tegro_ledger_run(ledger, TEGRO_STMT_END_ATTEMPT, values, NULL);
 }
 
 static void
@@ -1085,24 +707,24 @@ settle(const TegroLedger *ledger, List *items)
 void
 tegro_outbox_settle(const TegroLedger *ledger, List *items)
 {
-	Scope scope;
+	TegroLedgerScope scope;
 
 	if (items == NIL)
 		return;
-	enter(ledger, &scope);
+	tegro_ledger_enter(ledger, &scope);
 	settle(ledger, items);
-	leave(&scope);
+	tegro_ledger_leave(&scope);
 }
 
 void
 tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
 						 const char *message, int64 delay_ms)
 {
-	Scope scope;
+	TegroLedgerScope scope;
 	Datum values[4];
 	char nulls[5] = "    ";
 
-	enter(ledger, &scope);
+	tegro_ledger_enter(ledger, &scope);
 	values[0] = Int64GetDatum(item->id);
 	values[1] = Int64GetDatum(item->lease);
 	values[2] = text_datum(message);
@@ -1110,8 +732,8 @@ tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
 	values[3] = TimestampTzGetDatum(
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms));
 	nulls[3] = null_if(delay_ms < 0);
-	run(ledger, STMT_CALLED_BACK, values, nulls);
-	leave(&scope);
+	tegro_ledger_run(ledger, TEGRO_STMT_CALLED_BACK, values, nulls);
+	tegro_ledger_leave(&scope);
 }
 
 
@@ -1124,14 +746,14 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 							char **detail)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Scope scope;
+	TegroLedgerScope scope;
 	Datum values[2] = {CStringGetTextDatum(identity), (Datum) 0};
 	const char *reason = NULL;
 	bool allowed = true;
 
 	*detail = NULL;
-	enter(ledger, &scope);
-	if (run(ledger, STMT_GET_IDENTITY, NULL, NULL) > 0)
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_GET_IDENTITY, NULL, NULL) > 0)
 	{
 		char *then = copy_text(0, 1);
 
@@ -1154,7 +776,7 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 				break;
 		}
 	}
-	else if (run(ledger, STMT_FOREIGN, values, NULL) > 0)
+	else if (tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values, NULL) > 0)
 	{
 		*detail =
 			MemoryContextStrdup(caller,
@@ -1168,21 +790,21 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 	if (reason)
 	{
 		values[1] = CStringGetTextDatum(reason);
-		run(ledger, STMT_SET_IDENTITY, values, NULL);
+		tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);
 	}
-	leave(&scope);
+	tegro_ledger_leave(&scope);
 	return allowed;
 }
 
 void
 tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before)
 {
-	Scope scope;
+	TegroLedgerScope scope;
 	Datum values[2] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX)};
 
-	enter(ledger, &scope);
-	run(ledger, STMT_FORGET, values, NULL);
-	leave(&scope);
+	tegro_ledger_enter(ledger, &scope);
+	tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
+	tegro_ledger_leave(&scope);
 }
 
 bool
@@ -1206,7 +828,7 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 					 Jsonb **answer, TegroOutcome *outcome, const char **state)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Scope scope;
+	TegroLedgerScope scope;
 	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
 	char *sqlstate;
 	char *message;
@@ -1221,14 +843,14 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 
 	/* as it is committed now, whatever the caller's snapshot says */
 	PushActiveSnapshot(GetLatestSnapshot());
-	enter(ledger, &scope);
-	if (run(ledger, STMT_OUTCOME, values, NULL) != 1 ||
-		!DatumGetBool(column(0, 7, &isnull)))
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_OUTCOME, values, NULL) != 1 ||
+		!DatumGetBool(tegro_ledger_column(0, 7, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("request " INT64_FORMAT " is not in the outbox", id),
 				 errdetail("Or another role enqueued it.")));
-	xmin = DatumGetTransactionId(column(0, 8, &isnull));
+	xmin = DatumGetTransactionId(tegro_ledger_column(0, 8, &isnull));
 	if (TransactionIdIsCurrentTransactionId(xmin))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -1242,7 +864,7 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 	message = copy_text(0, 4);
 	reference = copy_text(0, 5);
 	method = copy_text(0, 6);
-	leave(&scope);
+	tegro_ledger_leave(&scope);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(context);
 
@@ -1306,12 +928,12 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 bool
 tegro_outbox_waiting(const TegroLedger *ledger)
 {
-	Scope scope;
+	TegroLedgerScope scope;
 	bool found;
 
-	enter(ledger, &scope);
-	found = run(ledger, STMT_WAITING, NULL, NULL) > 0;
-	leave(&scope);
+	tegro_ledger_enter(ledger, &scope);
+	found = tegro_ledger_run(ledger, TEGRO_STMT_WAITING, NULL, NULL) > 0;
+	tegro_ledger_leave(&scope);
 	return found;
 }
 
@@ -1319,7 +941,7 @@ bool
 tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 					TegroDecision decision, const char *note)
 {
-	Scope scope;
+	TegroLedgerScope scope;
 	Datum values[5];
 	bool changed = false;
 
@@ -1329,14 +951,16 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 	values[3] = CStringGetTextDatum(own_identity());
 
 	tegro_wake_at_commit();
-	enter(ledger, &scope);
+	tegro_ledger_enter(ledger, &scope);
 	switch (decision)
 	{
 		case TEGRO_CANCEL:
-			changed = run(ledger, STMT_CANCEL, values, NULL) > 0;
+			changed = tegro_ledger_run(ledger, TEGRO_STMT_CANCEL, values,
+									   NULL) > 0;
 			break;
 		case TEGRO_RETRY:
-			changed = run(ledger, STMT_RETRY, values, NULL) > 0;
+			changed = tegro_ledger_run(ledger, TEGRO_STMT_RETRY, values,
+									   NULL) > 0;
 			break;
 		case TEGRO_RESOLVE_DONE:
 		case TEGRO_RESOLVE_FAILED:
@@ -1345,10 +969,11 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 				decision == TEGRO_RESOLVE_DONE		   ? TEGRO_DONE
 					: decision == TEGRO_RESOLVE_FAILED ? TEGRO_FAILED
 													   : TEGRO_READY);
-			changed = run(ledger, STMT_RESOLVE, values, NULL) > 0;
+			changed = tegro_ledger_run(ledger, TEGRO_STMT_RESOLVE, values,
+									   NULL) > 0;
 			break;
 	}
-	leave(&scope);
+	tegro_ledger_leave(&scope);
 	return changed;
 }
 
@@ -1356,19 +981,19 @@ void
 tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders,
 				 uint64 *payouts)
 {
-	Scope scope;
+	TegroLedgerScope scope;
 	Datum values[2];
 
 	values[0] = CStringGetTextDatum(own_identity());
 	values[1] = CStringGetTextDatum(note);
 	tegro_wake_at_commit();
-	enter(ledger, &scope);
-	run(ledger, STMT_SET_IDENTITY, values, NULL);
+	tegro_ledger_enter(ledger, &scope);
+	tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);
 	values[1] = CStringGetTextDatum(
 		"it comes from another database, and may have been sent there; it is looked up");
-	*orders = run(ledger, STMT_ARM_ORDERS, values, NULL);
+	*orders = tegro_ledger_run(ledger, TEGRO_STMT_ARM_ORDERS, values, NULL);
 	values[1] = CStringGetTextDatum(
 		"it comes from another database, and may have been sent there; a person decides with tegro_resolve");
-	*payouts = run(ledger, STMT_ARM_PAYOUTS, values, NULL);
-	leave(&scope);
+	*payouts = tegro_ledger_run(ledger, TEGRO_STMT_ARM_PAYOUTS, values, NULL);
+	tegro_ledger_leave(&scope);
 }

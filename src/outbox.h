@@ -13,6 +13,7 @@
 #include "utils/timestamp.h"
 
 #include "src/api.h"
+#include "src/ledger.h"
 
 /* States of a request, as they stand in the table. */
 #define TEGRO_READY		"ready"
@@ -22,13 +23,6 @@
 #define TEGRO_FAILED	"failed"
 #define TEGRO_IN_REVIEW "review"
 #define TEGRO_CANCELLED "cancelled"
-
-/* Where the ledger is, and whose; see tegro_outbox_find(). */
-typedef struct TegroLedger
-{
-	Oid namespace; /* the extension's schema */
-	Oid owner;	   /* the extension's owner, who may all */
-} TegroLedger;
 
 /* What is to be done for a request that was claimed. */
 typedef enum TegroTask
@@ -95,12 +89,6 @@ typedef struct TegroRuling
 	int64 pause_ms;
 	bool pause_until_reload;
 } TegroRuling;
-
-/*
- * Finds the ledger of this database.  Returns false if the extension is not
- * there.  Needs a transaction.
- */
-extern bool tegro_outbox_find(TegroLedger *ledger);
 
 /*
  * Puts a request into the outbox, in the current transaction, and has the
@@ -205,8 +193,5 @@ extern bool tegro_outbox_decide(const TegroLedger *ledger, int64 id,
  */
 extern void tegro_outbox_arm(const TegroLedger *ledger, const char *note,
 							 uint64 *orders, uint64 *payouts);
-
-/* The ledger that a SQL function of this extension belongs to. */
-extern TegroLedger tegro_outbox_of_function(Oid function);
 
 #endif /* TEGRO_OUTBOX_H */

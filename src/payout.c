@@ -362,7 +362,7 @@ record(PayoutShared *shared, TegroLedger *ledger, Jsonb *params, int64 *id)
 	TegroItem *item = NULL;
 
 	tegro_worker_begin();
-	if (!tegro_outbox_find(ledger))
+	if (!tegro_ledger_find(ledger))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("extension \"tegro\" is gone")));

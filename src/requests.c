@@ -56,7 +56,7 @@ PG_FUNCTION_INFO_V1(tegro_deliver);
 Datum
 tegro_create_withdrawal(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
+	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 
 	return JsonbPGetDatum(
 		tegro_requests_pay_out(&ledger, tegro_get_jsonb(fcinfo, 0, "params")));
@@ -129,7 +129,7 @@ callback_name(Oid function)
 Datum
 tegro_enqueue(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
+	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 	char *method = tegro_get_text(fcinfo, 0, "method");
 	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
 	char *callback = PG_ARGISNULL(2) ? NULL : callback_name(PG_GETARG_OID(2));
@@ -149,7 +149,7 @@ tegro_enqueue(PG_FUNCTION_ARGS)
 Datum
 tegro_wait(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
+	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 	int64 id;
 	Interval *timeout;
 	TimestampTz until;
@@ -203,7 +203,7 @@ static void
 decide(FunctionCallInfo fcinfo, TegroDecision decision, const char *what,
 	   const char *reason, const char *hint)
 {
-	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
+	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 	int64 id;
 	char *note;
 
@@ -288,7 +288,7 @@ tegro_resolve(PG_FUNCTION_ARGS)
 Datum
 tegro_arm(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
+	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 	char *reason = tegro_get_text(fcinfo, 0, "reason");
 	uint64 orders;
 	uint64 payouts;

@@ -176,7 +176,7 @@ static Datum
 enqueue_for_row(FunctionCallInfo fcinfo, const char *method)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	TegroLedger ledger = tegro_outbox_of_function(fcinfo->flinfo->fn_oid);
+	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 	HeapTuple row;
 	Relation relation;
 	Oid owner;

@@ -170,7 +170,7 @@ anything_waits(void)
 	bool waits;
 
 	tegro_worker_begin();
-	waits = tegro_outbox_find(&ledger) && tegro_outbox_waiting(&ledger);
+	waits = tegro_ledger_find(&ledger) && tegro_outbox_waiting(&ledger);
 	tegro_worker_commit();
 	return waits;
 }

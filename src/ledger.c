@@ -1,0 +1,362 @@
+/*-------------------------------------------------------------------------
+ *
+ * ledger.c
+ *		The statements on the ledger's tables, and as whom they run.
+ *
+ * All SQL that touches tegro_outbox, tegro_attempt and tegro_identity is
+ * here; outbox.c says when which is run.  Each is planned once a session.
+ *
+ * Rights.  Callers have none on the tables.  The statements run as the
+ * extension's owner, with a search_path of pg_catalog alone, so that no
+ * object of the caller's can take the place of one of theirs.
+ *
+ * Hazard: rows found by a statement are gone with the next one, and with
+ * tegro_ledger_leave(): they are copied first.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+#include "src/ledger.h"
+
+/* The worker's, and set for each statement elsewhere. */
+#define SEARCH_PATH "pg_catalog, pg_temp"
+
+#define ITEM_COLUMNS                                                            \
+	"id, shop_id, method, reference, params, state, lease, attempts, failures," \
+	" absent, unknown_since, enqueued_by::oid, identity, answer, callback,"     \
+	" callback_state, message, next_at"
+
+static const struct
+{
+	const char *text;
+	int nargs;
+	Oid args[20];
+} statements[TEGRO_N_STATEMENTS] = {
+	[TEGRO_STMT_INSERT] =
+		{"INSERT INTO %1$s.tegro_outbox"
+		 " (id, shop_id, method, params, reference, next_at, enqueued_by, identity, callback, callback_state)"
+		 " OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+		 " ON CONFLICT (shop_id, method, reference) DO NOTHING",
+		 10,
+		 {INT8OID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TIMESTAMPTZOID,
+		  REGROLEOID, TEXTOID, TEXTOID, TEXTOID}},
+	[TEGRO_STMT_FIND_REFERENCE] =
+		{"SELECT id, params = $4 FROM %1$s.tegro_outbox"
+		 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
+		 4,
+		 {TEXTOID, TEXTOID, TEXTOID, JSONBOID}},
+	[TEGRO_STMT_DUE] =
+		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
+		 " WHERE next_at <= $1 AND next_at >= $2 AND shop_id <> ALL ($3)"
+		 " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
+		 4,
+		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
+	[TEGRO_STMT_ONE] = {"SELECT " ITEM_COLUMNS
+						" FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE",
+						1,
+						{INT8OID}},
+	[TEGRO_STMT_NEXT_AT] =
+		{"SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1",
+		 1,
+		 {TIMESTAMPTZOID}},
+	[TEGRO_STMT_MARK_SENDING] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
+		 " lease_until = $2, next_at = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
+		 2,
+		 {INT8ARRAYOID, TIMESTAMPTZOID}},
+	[TEGRO_STMT_ADD_ATTEMPT] =
+		{"INSERT INTO %1$s.tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at)"
+		 " SELECT id, lease, nonce, sha256(body), clock_timestamp()"
+		 " FROM unnest($1, $2, $3, $4) AS a (id, lease, nonce, body)",
+		 4,
+		 {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}},
+	[TEGRO_STMT_MARK_TAKEN] =
+		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2, next_at = $2"
+		 " WHERE id = ANY ($1)",
+		 2,
+		 {INT8ARRAYOID, TIMESTAMPTZOID}},
+/* a finished request with a callback is due again, at once, for that */
+#define SETTLE                                                                                \
+	"UPDATE %1$s.tegro_outbox AS o SET state = s.state,"                                      \
+	" next_at = CASE WHEN s.state IN ('done', 'failed') AND o.callback_state = 'waiting'"     \
+	" THEN clock_timestamp() ELSE s.next_at END,"                                             \
+	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message,"     \
+	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"             \
+	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent,"         \
+	" lease_until = NULL, finished_at = CASE WHEN s.state IN ('done', 'failed', 'cancelled')" \
+	" THEN coalesce(o.finished_at, clock_timestamp()) END"                                    \
+	" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"                    \
+	" AS s (id, lease, state, next_at, answer, sqlstate, message, failures, absent,"          \
+	" unknown_since, identity, unsent, was)"
+#define SETTLE_ARGS                                                        \
+	13,                                                                    \
+	{                                                                      \
+		INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID,     \
+			JSONBARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID,       \
+			INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, INT4ARRAYOID, \
+			TEXTARRAYOID                                                   \
+	}
+	[TEGRO_STMT_SETTLE] =
+		{SETTLE " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
+		 SETTLE_ARGS},
+	[TEGRO_STMT_SETTLE_LATE] =
+		{SETTLE
+		 " WHERE o.id = s.id AND o.sent_lease = s.lease AND o.state IN ('unknown', 'review')"
+		 " AND s.state <> 'unknown'",
+		 SETTLE_ARGS},
+	[TEGRO_STMT_END_ATTEMPT] =
+		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
+		 " http_status = nullif(s.http_status, 0), message = s.message, raw_answer = s.raw"
+		 " FROM unnest($1, $2, $3, $4, $5, $6) AS s (id, lease, outcome, http_status, message, raw)"
+		 " WHERE a.outbox_id = s.id AND a.lease = s.lease",
+		 6,
+		 {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
+		  BYTEAARRAYOID}},
+	[TEGRO_STMT_CALLED_BACK] =
+		{"UPDATE %1$s.tegro_outbox SET"
+		 " callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
+		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures + 1 END,"
+		 " next_at = $4, lease_until = NULL"
+		 " WHERE id = $1 AND lease = $2",
+		 4,
+		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
+	[TEGRO_STMT_GET_IDENTITY] = {"SELECT identity FROM %1$s.tegro_identity",
+								 0},
+	[TEGRO_STMT_SET_IDENTITY] =
+		{"INSERT INTO %1$s.tegro_identity AS i (identity, reason) VALUES ($1, $2)"
+		 " ON CONFLICT (singleton) DO UPDATE SET identity = $1, reason = $2, since = clock_timestamp()",
+		 2,
+		 {TEXTOID, TEXTOID}},
+	[TEGRO_STMT_FOREIGN] =
+		{"SELECT 1 FROM %1$s.tegro_outbox WHERE identity <> $1 LIMIT 1",
+		 1,
+		 {TEXTOID}},
+	[TEGRO_STMT_FORGET] =
+		{"WITH old AS (SELECT id FROM (SELECT id, finished_at, next_at FROM %1$s.tegro_outbox ORDER BY id LIMIT $2) o"
+		 " WHERE finished_at < $1 AND next_at IS NULL),"
+		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old))"
+		 " DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old)",
+		 2,
+		 {TIMESTAMPTZOID, INT4OID}},
+	[TEGRO_STMT_OUTCOME] =
+		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin"
+		 " FROM %1$s.tegro_outbox WHERE id = $1",
+		 2,
+		 {INT8OID, OIDOID}},
+	[TEGRO_STMT_WAITING] =
+		{"SELECT 1 FROM %1$s.tegro_outbox WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1",
+		 0},
+	/* a person's; $2 is who, $3 what is noted */
+	[TEGRO_STMT_CANCEL] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'cancelled', next_at = NULL, finished_at = clock_timestamp(),"
+		 " message = 'cancelled', sqlstate = NULL, decision = $3"
+		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'",
+		 3,
+		 {INT8OID, OIDOID, TEXTOID}},
+#define HAS_NO_LINK \
+	"(state = 'done' AND method = 'createOrder' AND (answer #>> '{data,url}') IS NULL)"
+#define IS_SENT_AGAIN "(state IN ('failed', 'cancelled') OR " HAS_NO_LINK ")"
+	[TEGRO_STMT_RETRY] =
+		{"UPDATE %1$s.tegro_outbox SET"
+		 " state = CASE WHEN " IS_SENT_AGAIN " THEN 'ready' ELSE state END,"
+		 " finished_at = CASE WHEN " IS_SENT_AGAIN
+		 " THEN NULL ELSE finished_at END,"
+		 " identity = CASE WHEN " IS_SENT_AGAIN " THEN $4 ELSE identity END,"
+		 " callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN
+		 ")"
+		 " THEN 'waiting' ELSE callback_state END,"
+		 " next_at = clock_timestamp(), failures = 0, decision = $3"
+		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
+		 " AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
+		 " OR callback_state IN ('waiting', 'failed'))",
+		 4,
+		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
+	[TEGRO_STMT_RESOLVE] =
+		{"UPDATE %1$s.tegro_outbox SET state = $5,"
+		 " next_at = CASE WHEN $5 = 'ready' OR callback_state = 'waiting' THEN clock_timestamp() END,"
+		 " finished_at = CASE WHEN $5 <> 'ready' THEN clock_timestamp() END,"
+		 " identity = CASE WHEN $5 = 'ready' THEN $4 ELSE identity END,"
+		 " failures = 0, absent = 0, message = $3, decision = $3,"
+		 " sqlstate = CASE WHEN $5 = 'failed' THEN 'TG001' END"
+		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
+		 " AND state IN ('review', 'unknown')",
+		 5,
+		 {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID}},
+	/* those of another server: $1 is this one */
+	[TEGRO_STMT_ARM_ORDERS] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = clock_timestamp(), absent = 0, failures = 0,"
+		 " lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		 " WHERE identity <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
+		 2,
+		 {TEXTOID, TEXTOID}},
+	[TEGRO_STMT_ARM_PAYOUTS] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'review', next_at = clock_timestamp(), absent = 0, failures = 0,"
+		 " lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		 " WHERE identity <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
+		 2,
+		 {TEXTOID, TEXTOID}},
+};
+
+/* The plans of this session, for the ledger in that schema. */
+static SPIPlanPtr plans[TEGRO_N_STATEMENTS];
+static Oid plans_namespace = InvalidOid;
+
+void
+tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
+{
+	GetUserIdAndSecContext(&scope->user, &scope->security_context);
+	SetUserIdAndSecContext(ledger->owner,
+						   scope->security_context |
+							   SECURITY_LOCAL_USERID_CHANGE);
+	scope->guc_level = NewGUCNestLevel();
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+
+	if (plans_namespace != ledger->namespace)
+	{
+		for (int i = 0; i < TEGRO_N_STATEMENTS; i++)
+		{
+			if (plans[i])
+				SPI_freeplan(plans[i]);
+			plans[i] = NULL;
+		}
+		plans_namespace = ledger->namespace;
+	}
+}
+
+void
+tegro_ledger_enter(const TegroLedger *ledger, TegroLedgerScope *scope)
+{
+	tegro_ledger_enter_plainly(ledger, scope);
+	if (strcmp(namespace_search_path, SEARCH_PATH) != 0)
+		(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+}
+
+void
+tegro_ledger_leave(const TegroLedgerScope *scope)
+{
+	SPI_finish();
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->user, scope->security_context);
+}
+
+static char *
+quoted_schema(const TegroLedger *ledger)
+{
+	char *name = get_namespace_name(ledger->namespace);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_SCHEMA),
+				 errmsg("extension \"tegro\" is gone")));
+	return pstrdup(quote_identifier(name));
+}
+
+uint64
+tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
+				 Datum *values, const char *nulls)
+{
+	int result;
+
+	if (plans[which] == NULL)
+	{
+		/*
+		 * The outbox may be empty now and have millions of rows when the plan
+		 * is used: all ways are by index, in its order.
+		 */
+		char *sql = psprintf(statements[which].text, quoted_schema(ledger));
+		SPIPlanPtr plan;
+
+		(void) set_config_option("enable_seqscan", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		(void) set_config_option("enable_sort", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		(void) set_config_option("enable_hashjoin", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		(void) set_config_option("enable_mergejoin", "off", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+		plan = SPI_prepare_cursor(sql, statements[which].nargs,
+								  (Oid *) statements[which].args,
+								  CURSOR_OPT_GENERIC_PLAN);
+		if (plan == NULL)
+			elog(ERROR, "SPI_prepare failed for \"%s\": %s", sql,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		plans[which] = plan;
+	}
+
+	result = SPI_execute_plan(plans[which], values, nulls, false, 0);
+	if (result < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+Datum
+tegro_ledger_column(int row, int n, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n,
+						 isnull);
+}
+
+TegroLedger
+tegro_ledger_of_function(Oid function)
+{
+	static Oid known_function = InvalidOid;
+	static TegroLedger known;
+	HeapTuple tuple;
+
+	if (known_function == function)
+		return known;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	known.namespace = ((Form_pg_proc) GETSTRUCT(tuple))->pronamespace;
+	known.owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	known_function = function;
+	return known;
+}
+
+bool
+tegro_ledger_find(TegroLedger *ledger)
+{
+	bool found = false;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute("SELECT extnamespace, extowner FROM pg_catalog.pg_extension"
+					" WHERE extname OPERATOR(pg_catalog.=) 'tegro'",
+					true, 1) == SPI_OK_SELECT &&
+		SPI_processed == 1)
+	{
+		bool isnull;
+
+		ledger->namespace = DatumGetObjectId(
+			tegro_ledger_column(0, 1, &isnull));
+		ledger->owner = DatumGetObjectId(tegro_ledger_column(0, 2, &isnull));
+		found = true;
+	}
+	SPI_finish();
+	return found;
+}

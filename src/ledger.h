@@ -1,0 +1,96 @@
+/*-------------------------------------------------------------------------
+ *
+ * ledger.h
+ *		The statements on the ledger's tables, and as whom they run.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_LEDGER_H
+#define TEGRO_LEDGER_H
+
+/* Where the ledger is, and whose. */
+typedef struct TegroLedger
+{
+	Oid namespace; /* the extension's schema */
+	Oid owner;	   /* the extension's owner, who may all */
+} TegroLedger;
+
+/*
+ * The statements; their texts, and the types of their parameters, are in
+ * ledger.c.
+ */
+typedef enum TegroStatement
+{
+	TEGRO_STMT_INSERT,
+	TEGRO_STMT_FIND_REFERENCE,
+	TEGRO_STMT_DUE,
+	TEGRO_STMT_ONE,
+	TEGRO_STMT_NEXT_AT,
+	TEGRO_STMT_MARK_SENDING,
+	TEGRO_STMT_ADD_ATTEMPT,
+	TEGRO_STMT_MARK_TAKEN,
+	TEGRO_STMT_SETTLE,
+	TEGRO_STMT_SETTLE_LATE,
+	TEGRO_STMT_END_ATTEMPT,
+	TEGRO_STMT_CALLED_BACK,
+	TEGRO_STMT_GET_IDENTITY,
+	TEGRO_STMT_SET_IDENTITY,
+	TEGRO_STMT_FOREIGN,
+	TEGRO_STMT_FORGET,
+	TEGRO_STMT_OUTCOME,
+	TEGRO_STMT_WAITING,
+	TEGRO_STMT_CANCEL,
+	TEGRO_STMT_RETRY,
+	TEGRO_STMT_RESOLVE,
+	TEGRO_STMT_ARM_ORDERS,
+	TEGRO_STMT_ARM_PAYOUTS,
+	TEGRO_N_STATEMENTS
+} TegroStatement;
+
+/*
+ * While statements run: as whom, and with which search_path, it was before.
+ */
+typedef struct TegroLedgerScope
+{
+	Oid user;
+	int security_context;
+	int guc_level;
+} TegroLedgerScope;
+
+/*
+ * Finds the ledger of this database.  Returns false if the extension is not
+ * there.  Needs a transaction.
+ */
+extern bool tegro_ledger_find(TegroLedger *ledger);
+
+/* The ledger that a SQL function of this extension belongs to. */
+extern TegroLedger tegro_ledger_of_function(Oid function);
+
+/*
+ * Begins a scope in which statements run as the ledger's owner, with a
+ * search_path of pg_catalog, and ends it.  In between, the current memory
+ * context is SPI's, and goes with the scope.
+ */
+extern void tegro_ledger_enter(const TegroLedger *ledger,
+							   TegroLedgerScope *scope);
+extern void tegro_ledger_leave(const TegroLedgerScope *scope);
+
+/*
+ * The same for TEGRO_STMT_INSERT alone, in which every name has its schema and
+ * which uses no operator: the search_path stays, since to change it twice is
+ * dear.
+ */
+extern void tegro_ledger_enter_plainly(const TegroLedger *ledger,
+									   TegroLedgerScope *scope);
+
+/*
+ * Runs a statement with these parameters; "nulls" has an 'n' for each that is
+ * null, or is NULL.  Returns how many rows it found or changed.
+ */
+extern uint64 tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
+							   Datum *values, const char *nulls);
+
+/* Column "n", from 1, of row "row", from 0, of those just found. */
+extern Datum tegro_ledger_column(int row, int n, bool *isnull);
+
+#endif /* TEGRO_LEDGER_H */
