@@ -174,7 +174,9 @@ CREATE TABLE @extschema@.tegro_outbox (
 	callback_message pg_catalog.text,
 	decision		pg_catalog.text,
 	UNIQUE (shop_id, method, reference)
-);
+)
+-- room for the claim's update of a row beside it, without touching an index
+WITH (fillfactor = 70);
 REVOKE ALL ON TABLE @extschema@.tegro_outbox FROM PUBLIC;
 COMMENT ON TABLE @extschema@.tegro_outbox IS
 'requests to the Tegro API that are sent after commit, and what became of each';
@@ -184,7 +186,7 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.method IS 'createOrder or createWithd
 COMMENT ON COLUMN @extschema@.tegro_outbox.reference IS 'the shop''s own number: order_id of createOrder, payment_id of createWithdrawal; unique for ever within shop and method';
 COMMENT ON COLUMN @extschema@.tegro_outbox.params IS 'parameters, without shop_id and nonce';
 COMMENT ON COLUMN @extschema@.tegro_outbox.state IS 'ready (to be sent), sending, unknown (may have taken effect; it is looked up), done, failed (refused), review (a person decides), cancelled';
-COMMENT ON COLUMN @extschema@.tegro_outbox.next_at IS 'when it is looked at next; null when nothing is left to do';
+COMMENT ON COLUMN @extschema@.tegro_outbox.next_at IS 'when it is due; null when nothing is left to do';
 COMMENT ON COLUMN @extschema@.tegro_outbox.lease IS 'how often a deliverer has taken it; results count only under the lease that they were got under';
 COMMENT ON COLUMN @extschema@.tegro_outbox.sent_lease IS 'lease under which it was sent last';
 COMMENT ON COLUMN @extschema@.tegro_outbox.lease_until IS 'until when the deliverer has it to itself';
@@ -220,7 +222,8 @@ CREATE TABLE @extschema@.tegro_attempt (
 	message			pg_catalog.text,
 	raw_answer		pg_catalog.bytea,
 	PRIMARY KEY (outbox_id, lease)
-);
+)
+WITH (fillfactor = 80);
 REVOKE ALL ON TABLE @extschema@.tegro_attempt FROM PUBLIC;
 COMMENT ON TABLE @extschema@.tegro_attempt IS
 'each time that a request of the outbox was sent, recorded before it was';

@@ -60,6 +60,7 @@ static const struct
 	[TEGRO_STMT_DUE] =
 		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
 		 " WHERE next_at <= $1 AND next_at >= $2 AND shop_id <> ALL ($3)"
+		 " AND (lease_until IS NULL OR lease_until <= $1)"
 		 " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
 		 4,
 		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
@@ -68,12 +69,15 @@ static const struct
 						1,
 						{INT8OID}},
 	[TEGRO_STMT_NEXT_AT] =
-		{"SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1",
-		 1,
-		 {TIMESTAMPTZOID}},
+		/* what is taken is due again when its lease ends */
+	{"SELECT least((SELECT min(lease_until) FROM %1$s.tegro_outbox"
+	 " WHERE next_at <= $1 AND lease_until > $1),"
+	 " (SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1))",
+	 1,
+	 {TIMESTAMPTZOID}},
 	[TEGRO_STMT_MARK_SENDING] =
 		{"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
-		 " lease_until = $2, next_at = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
+		 " lease_until = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
 		 2,
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_ADD_ATTEMPT] =
@@ -83,7 +87,7 @@ static const struct
 		 4,
 		 {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BYTEAARRAYOID}},
 	[TEGRO_STMT_MARK_TAKEN] =
-		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2, next_at = $2"
+		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2"
 		 " WHERE id = ANY ($1)",
 		 2,
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},

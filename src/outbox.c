@@ -22,7 +22,9 @@
  *		after the answer and before it is settled: the same.
  *
  * Finding what is due.  One partial index holds what is left to do, by time:
- * next_at is null for what is finished.  While an old snapshot is held open
+ * next_at is null for what is finished.  A claim leaves next_at as it is, so
+ * that it touches no index; who looks for what is due passes over what others
+ * have taken, which are few.  While an old snapshot is held open
  * somewhere, index entries of rows that have moved on can't be removed, and
  * each claim would pass over all of them; so a deliverer that works off a
  * backlog begins where the last claim ended, and sweeps the whole index now
@@ -559,9 +561,10 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	if (!claim->full)
 	{
 		values[0] = TimestampTzGetDatum(now);
-		if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_AT, values, NULL) > 0)
-			claim->next_at = DatumGetTimestampTz(
-				tegro_ledger_column(0, 1, &isnull));
+		(void) tegro_ledger_run(ledger, TEGRO_STMT_NEXT_AT, values, NULL);
+		claim->next_at = DatumGetTimestampTz(tegro_ledger_column(0, 1, &isnull));
+		if (isnull)
+			claim->next_at = 0;
 	}
 
 	tegro_ledger_leave(&scope);

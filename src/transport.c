@@ -75,7 +75,7 @@
 #define MAX_IDLE_S 30L
 
 /* An answer's buffer at first; most answers fit, and it doubles as needed. */
-#define FIRST_ANSWER_ROOM 4096
+#define FIRST_ANSWER_ROOM 1024
 
 /*
  * Bytes of headers that an answer may have.  The provider's have about 1 kB;
