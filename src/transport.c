@@ -86,6 +86,9 @@
 /* Handles that are kept for the next exchanges, some 20 kB each. */
 #define MAX_IDLE_HANDLES 64
 
+/* Connections that turn out unusable, before a new one is opened. */
+#define MAX_STALE 3
+
 /* Sockets of which something is remembered; more than a session ever has. */
 #define MAX_KNOWN_SOCKETS 4096
 
@@ -108,7 +111,11 @@ struct TegroExchangeState
 	bool loopback_only; /* plain http */
 	bool too_large;
 	bool too_late;
-	bool repeat_stopped; /* libcurl wanted to send again */
+	bool has_framing;	  /* a header told where the answer ends */
+	bool framing_refused; /* ... and another said otherwise */
+	bool stale;			  /* its connection had something to read already */
+	int nstale;			  /* how often that was so */
+	bool repeat_stopped;  /* libcurl wanted to send again */
 	bool address_refused;
 };
 
@@ -120,6 +127,7 @@ static struct
 	int epoll_fd;
 	WaitEventSet *wait_set;
 	dlist_head in_flight;
+	int max_connections;  /* that libcurl is told to keep */
 	int ended;			  /* exchanges that ended since last told */
 	bool paused;		  /* some wait for room for their answers */
 	bool failed;		  /* a socket could not be watched */
@@ -135,13 +143,18 @@ static struct
 	 * What is known of sockets by their number: see on_socket().  Those beyond
 	 * are watched as well, only at a higher price.
 	 */
-	uint8 sockets[MAX_KNOWN_SOCKETS];
+	struct
+	{
+		uint8 flags;
+		uint16 own_port; /* 0: not asked yet */
+	} sockets[MAX_KNOWN_SOCKETS];
+	int nsockets;			   /* those beyond were never open */
 	int nwanted;			   /* how many libcurl wants to be told of */
 	curl_socket_t last_wanted; /* the one it named last */
 } engine;
 
-/* Flags in engine.sockets[]. */
-#define SOCKET_OURS	  0x01 /* opened by on_open_socket(), and not closed */
+/* Flags of engine.sockets[]. */
+#define SOCKET_OPEN	  0x01 /* opened by on_open_socket() */
 #define SOCKET_IN	  0x02 /* in the epoll set, for reading */
 #define SOCKET_OUT	  0x04 /* in the epoll set, for writing */
 #define SOCKET_WANTED 0x08 /* libcurl wants to be told of it */
@@ -184,6 +197,54 @@ on_body(char *bytes, size_t size, size_t count, void *arg)
 	return len;
 }
 
+/* Is a header's line "name: ..."?  Then where its value is, in the line. */
+static bool
+is_header(const char *line, size_t len, const char *name, const char **value,
+		  size_t *value_len)
+{
+	size_t name_len = strlen(name);
+
+	if (len <= name_len || pg_strncasecmp(line, name, name_len) != 0)
+		return false;
+	*value = line + name_len;
+	*value_len = len - name_len;
+	while (*value_len > 0 && (**value == ' ' || **value == '\t'))
+		(*value)++, (*value_len)--;
+	while (*value_len > 0 && strchr(" \t\r\n", (*value)[*value_len - 1]))
+		(*value_len)--;
+	return true;
+}
+
+/*
+ * Is it certain where the answer ends?  Two lengths, or a length and chunks,
+ * are how one answer is made to look like two; and libcurl would undo other
+ * transfer encodings without being asked, past any limit of ours.
+ */
+static bool
+check_framing(struct TegroExchangeState *state, const char *line, size_t len)
+{
+	const char *value;
+	size_t value_len;
+
+	if (len >= 5 && memcmp(line, "HTTP/", 5) == 0)
+		state->has_framing = false; /* a head begins; there may be several */
+	else if (is_header(line, len, "Content-Length:", &value, &value_len))
+	{
+		if (state->has_framing || value_len == 0 || value_len > 18 ||
+			strspn(value, "0123456789") < value_len)
+			return false;
+		state->has_framing = true;
+	}
+	else if (is_header(line, len, "Transfer-Encoding:", &value, &value_len))
+	{
+		if (state->has_framing || value_len != 7 ||
+			pg_strncasecmp(value, "chunked", 7) != 0)
+			return false;
+		state->has_framing = true;
+	}
+	return true;
+}
+
 /* A line of the answer's head comes in; it is counted, not kept. */
 static size_t
 on_header(char *bytes, size_t size, size_t count, void *arg)
@@ -195,6 +256,11 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 	if (state->header_bytes > MAX_HEADER_BYTES)
 	{
 		state->too_large = true;
+		return 0;
+	}
+	if (!check_framing(state, bytes, len))
+	{
+		state->framing_refused = true;
 		return 0;
 	}
 	return len;
@@ -223,12 +289,48 @@ on_resolve(void *resolver, void *reserved, void *arg)
 	return engine.signals_blocked ? 0 : 1;
 }
 
+/*
+ * Does a connection of ours, kept alive, have something to be read already:
+ * a late word of the server's, or one answer too many?  It would be taken for
+ * the answer to what is sent now.  libcurl doesn't say which socket it is
+ * about to use, but from which port.
+ */
+static bool
+has_unread_bytes(int own_port)
+{
+	for (int fd = 0; fd < engine.nsockets; fd++)
+	{
+		union
+		{
+			struct sockaddr any;
+			struct sockaddr_in v4;
+			struct sockaddr_in6 v6;
+		} own = {0};
+		socklen_t len = sizeof(own);
+		char byte;
+
+		if (!(engine.sockets[fd].flags & SOCKET_OPEN) ||
+			(engine.sockets[fd].own_port != 0 &&
+			 engine.sockets[fd].own_port != own_port))
+			continue;
+		if (getsockname(fd, &own.any, &len) != 0)
+			continue;
+		engine.sockets[fd].own_port = ntohs(own.any.sa_family == AF_INET6
+												? own.v6.sin6_port
+												: own.v4.sin_port);
+		if (engine.sockets[fd].own_port == own_port)
+			return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+	}
+	return false;
+}
+
 /* A connection stands, and the request is about to be written to it. */
 static int
 on_ready_to_send(void *arg, char *peer_address, char *own_address,
 				 int peer_port, int own_port)
 {
 	struct TegroExchangeState *state = arg;
+	long connections = 1;
 
 	if (state->exchange->handed_over)
 	{
@@ -244,6 +346,13 @@ on_ready_to_send(void *arg, char *peer_address, char *own_address,
 		tegro_clock_us() > state->exchange->send_before_us)
 	{
 		state->too_late = true;
+		return CURL_PREREQFUNC_ABORT;
+	}
+	if (curl_easy_getinfo(state->easy, CURLINFO_NUM_CONNECTS, &connections) ==
+			CURLE_OK &&
+		connections == 0 && has_unread_bytes(own_port))
+	{
+		state->stale = true;
 		return CURL_PREREQFUNC_ABORT;
 	}
 	state->exchange->handed_over = true;
@@ -311,72 +420,67 @@ on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	fd = socket(address->family, address->socktype | SOCK_CLOEXEC,
 				address->protocol);
 	if (fd >= 0 && fd < MAX_KNOWN_SOCKETS)
-		engine.sockets[fd] = SOCKET_OURS;
+	{
+		engine.sockets[fd].flags = SOCKET_OPEN;
+		engine.sockets[fd].own_port = 0;
+		engine.nsockets = Max(engine.nsockets, fd + 1);
+	}
 	return fd;
 }
 
-/* A connection is closed: the kernel takes its socket out of the epoll set. */
+/*
+ * A connection is closed.  (libcurl 7.88 doesn't tell of sockets that it opened
+ * and never got connected; what is remembered of them is stale, and nothing
+ * may rely on it.)
+ */
 static int
 on_close_socket(void *arg, curl_socket_t fd)
 {
 	if (fd >= 0 && fd < MAX_KNOWN_SOCKETS)
-		engine.sockets[fd] = 0;
+		engine.sockets[fd].flags = 0;
 	return close(fd);
-}
-
-/* Puts a socket into the epoll set, or changes what it is there for. */
-static bool
-watch(curl_socket_t fd, bool known, uint32_t events)
-{
-	struct epoll_event event = {0};
-
-	event.data.fd = fd;
-	event.events = events;
-	return epoll_ctl(engine.epoll_fd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
-					 fd, &event) == 0;
 }
 
 /*
  * libcurl tells which socket it wants to be told of.
  *
- * It does so anew for each request, and takes it back after it.  To save those
- * system calls, a connection's socket stays in the epoll set in between; if
- * something happens on it that nobody waits for, it is taken out then: see
- * serve_socket().  That is for sockets whose closing we are told of; others,
- * such as those of the resolver, are taken out at once.
+ * It does so anew for each request, and takes it back after it.  To save a
+ * system call, a socket stays in the epoll set in between.  The kernel takes
+ * it out when it is closed; if something happens on it that nobody waits for,
+ * serve_socket() does.  So whether it is there still is found out by trying.
  */
 static int
 on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
 {
-	bool ours = fd >= 0 && fd < MAX_KNOWN_SOCKETS &&
-		(engine.sockets[fd] & SOCKET_OURS);
-	uint8 wanted = ((what & CURL_POLL_IN) ? SOCKET_IN : 0) |
-		((what & CURL_POLL_OUT) ? SOCKET_OUT : 0);
-	uint8 watched = ours ? engine.sockets[fd] & (SOCKET_IN | SOCKET_OUT) : 0;
+	bool remembered = fd >= 0 && fd < MAX_KNOWN_SOCKETS;
+	struct epoll_event event = {0};
 
 	if (what == CURL_POLL_REMOVE)
 	{
 		if (known)
 			engine.nwanted--;
 		(void) curl_multi_assign(engine.multi, fd, NULL);
-		if (ours)
-			engine.sockets[fd] &= ~SOCKET_WANTED;
+		if (remembered)
+			engine.sockets[fd].flags &= ~SOCKET_WANTED;
 		else
-			/* the kernel has dropped it already where it was closed */
 			(void) epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
 		return 0;
 	}
 
-	if ((!ours || wanted != watched) &&
-		!watch(fd, ours ? watched != 0 : known != NULL,
-			   ((what & CURL_POLL_IN) ? EPOLLIN : 0) |
-				   ((what & CURL_POLL_OUT) ? EPOLLOUT : 0)))
+	event.data.fd = fd;
+	event.events = ((what & CURL_POLL_IN) ? EPOLLIN : 0) |
+		((what & CURL_POLL_OUT) ? EPOLLOUT : 0);
+	if (epoll_ctl(engine.epoll_fd, EPOLL_CTL_MOD, fd, &event) != 0 &&
+		(errno != ENOENT ||
+		 epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0))
 	{
 		engine.failed = true;
 		return -1;
 	}
-	if (ours)
-		engine.sockets[fd] = SOCKET_OURS | SOCKET_WANTED | wanted;
+	if (remembered)
+		engine.sockets[fd].flags = (engine.sockets[fd].flags & SOCKET_OPEN) |
+			SOCKET_WANTED | ((what & CURL_POLL_IN) ? SOCKET_IN : 0) |
+			((what & CURL_POLL_OUT) ? SOCKET_OUT : 0);
 	if (!known)
 	{
 		engine.nwanted++;
@@ -589,6 +693,7 @@ set_options(CURL *easy, struct TegroExchangeState *state)
 	SETOPT(easy, CURLOPT_ERRORBUFFER, exchange->problem);
 	SETOPT(easy, CURLOPT_URL, exchange->url);
 	SETOPT(easy, CURLOPT_OPENSOCKETDATA, state);
+	SETOPT(easy, CURLOPT_FRESH_CONNECT, state->nstale > MAX_STALE ? 1L : 0L);
 	SETOPT(easy, CURLOPT_POSTFIELDS, exchange->body);
 	SETOPT(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) exchange->body_len);
 	SETOPT(easy, CURLOPT_HTTPHEADER, &state->authorization);
@@ -640,14 +745,12 @@ check_setup(bool loopback_only)
 	}
 }
 
-void
-tegro_exchange_start(TegroExchange *exchange)
+/* Puts an exchange in flight, for the first time or on another connection. */
+static void
+put_in_flight(TegroExchange *exchange)
 {
 	struct TegroExchangeState *state = exchange->state;
 	bool fresh = false;
-
-	Assert(state->easy == NULL);
-	start_engine();
 
 	exchange->end = TEGRO_EXCHANGE_OPEN;
 	exchange->fault = TEGRO_FAULT_NONE;
@@ -662,6 +765,7 @@ tegro_exchange_start(TegroExchange *exchange)
 	state->answer_wanted = 0;
 	state->header_bytes = 0;
 	state->loopback_only = pg_strncasecmp(exchange->url, "http://", 7) == 0;
+	state->has_framing = state->framing_refused = state->stale = false;
 	state->too_large = state->too_late = false;
 	state->repeat_stopped = state->address_refused = false;
 	snprintf(state->authorization_line, sizeof(state->authorization_line),
@@ -688,6 +792,23 @@ tegro_exchange_start(TegroExchange *exchange)
 	set_options(state->easy, state);
 	check_multi(curl_multi_add_handle(engine.multi, state->easy),
 				"add a request");
+}
+
+void
+tegro_exchange_start(TegroExchange *exchange)
+{
+	Assert(exchange->state->easy == NULL);
+	start_engine();
+	if (engine.max_connections != tegro_max_concurrency)
+	{
+		/* libcurl's own limit follows what is in flight, and closes the rest */
+		check_multi(curl_multi_setopt(engine.multi, CURLMOPT_MAXCONNECTS,
+									  (long) tegro_max_concurrency),
+					"keep its connections");
+		engine.max_connections = tegro_max_concurrency;
+	}
+	exchange->state->nstale = 0;
+	put_in_flight(exchange);
 }
 
 void
@@ -738,6 +859,16 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 	long connections = 0;
 	long port = 0;
 	curl_off_t retry_after = 0;
+
+	if (state->stale)
+	{
+		/* nothing was sent: the connection goes, another is taken */
+		state->nstale++;
+		exchange->end = TEGRO_EXCHANGE_NOT_SENT;
+		tegro_exchange_stop(exchange);
+		put_in_flight(exchange);
+		return;
+	}
 
 	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
 		exchange->http_status = (int) status;
@@ -799,6 +930,15 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 					"The connection was lost before an answer came",
 					sizeof(exchange->problem));
 		}
+		else if (state->framing_refused)
+			strlcpy(exchange->problem,
+					"The answer's head leaves open where the answer ends",
+					sizeof(exchange->problem));
+		else if (code == CURLE_OUT_OF_MEMORY && exchange->handed_over)
+			/* libcurl's word for it */
+			strlcpy(exchange->problem,
+					"A header of the answer is too long, or memory ran out",
+					sizeof(exchange->problem));
 		else if (state->too_late)
 		{
 			exchange->fault = TEGRO_FAULT_TOO_LATE;
@@ -921,11 +1061,9 @@ serve_socket(const struct epoll_event *event)
 	 * it is taken out of the epoll set, and libcurl sees the rest when it is
 	 * about to use it again.
 	 */
-	if (fd < MAX_KNOWN_SOCKETS &&
-		(engine.sockets[fd] & (SOCKET_OURS | SOCKET_WANTED)) == SOCKET_OURS)
+	if (fd < MAX_KNOWN_SOCKETS && !(engine.sockets[fd].flags & SOCKET_WANTED))
 	{
 		(void) epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
-		engine.sockets[fd] = SOCKET_OURS;
 		return;
 	}
 	move_exchanges(fd,
@@ -949,10 +1087,11 @@ serve_sockets(bool guess)
 	curl_socket_t only = engine.last_wanted;
 
 	if (guess && engine.nwanted == 1 && only < MAX_KNOWN_SOCKETS &&
-		(engine.sockets[only] & SOCKET_WANTED))
+		(engine.sockets[only].flags & SOCKET_WANTED))
 		move_exchanges(only,
-					   (engine.sockets[only] & SOCKET_IN) ? CURL_CSELECT_IN
-														  : CURL_CSELECT_OUT);
+					   (engine.sockets[only].flags & SOCKET_IN)
+						   ? CURL_CSELECT_IN
+						   : CURL_CSELECT_OUT);
 	else
 	{
 		struct epoll_event ready[MAX_EVENTS];
