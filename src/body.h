@@ -14,7 +14,7 @@
  * Arrays and objects inside each other, the outermost included: PHP's
  * json_decode gives up beyond this, and so would the provider.
  */
-#define TEGRO_BODY_MAX_DEPTH 512
+#define TEGRO_BODY_MAX_DEPTH 511
 
 typedef enum TegroBodyStatus
 {

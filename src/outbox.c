@@ -562,7 +562,8 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	{
 		values[0] = TimestampTzGetDatum(now);
 		(void) tegro_ledger_run(ledger, TEGRO_STMT_NEXT_AT, values, NULL);
-		claim->next_at = DatumGetTimestampTz(tegro_ledger_column(0, 1, &isnull));
+		claim->next_at = DatumGetTimestampTz(
+			tegro_ledger_column(0, 1, &isnull));
 		if (isnull)
 			claim->next_at = 0;
 	}
