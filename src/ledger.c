@@ -117,8 +117,8 @@ static const struct
 		 SETTLE_ARGS},
 	[TEGRO_STMT_SETTLE_LATE] =
 		{SETTLE
-		 " WHERE o.id = s.id AND o.sent_lease = s.lease AND o.state IN ('unknown', 'review')"
-		 " AND s.state <> 'unknown'",
+		 " WHERE o.id = s.id AND o.sent_lease = s.lease AND s.state <> 'unknown'"
+		 " AND (o.state IN ('unknown', 'review') OR (o.state = 'ready' AND s.state = 'done'))",
 		 SETTLE_ARGS},
 	[TEGRO_STMT_END_ATTEMPT] =
 		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
@@ -162,13 +162,19 @@ static const struct
 	[TEGRO_STMT_WAITING] =
 		{"SELECT 1 FROM %1$s.tegro_outbox WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1",
 		 0},
-	/* a person's; $2 is who, $3 what is noted */
+	/*
+	 * A person's; $2 is who, $3 what is noted.  None makes a request this
+	 * server's own that was another's: that it is "failed", say, is what this
+	 * server knows, and the predecessor may have sent it again since.  So it is
+	 * looked up first.  What is cancelled must be known not to have been sent.
+	 */
 	[TEGRO_STMT_CANCEL] =
 		{"UPDATE %1$s.tegro_outbox SET state = 'cancelled', next_at = NULL, finished_at = clock_timestamp(),"
 		 " message = 'cancelled', sqlstate = NULL, decision = $3"
-		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'",
-		 3,
-		 {INT8OID, OIDOID, TEXTOID}},
+		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'"
+		 " AND identity = $4",
+		 4,
+		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
 #define HAS_NO_LINK \
 	"(state = 'done' AND method = 'createOrder' AND (answer #>> '{data,url}') IS NULL)"
 #define IS_SENT_AGAIN "(state IN ('failed', 'cancelled') OR " HAS_NO_LINK ")"
@@ -177,7 +183,6 @@ static const struct
 		 " state = CASE WHEN " IS_SENT_AGAIN " THEN 'ready' ELSE state END,"
 		 " finished_at = CASE WHEN " IS_SENT_AGAIN
 		 " THEN NULL ELSE finished_at END,"
-		 " identity = CASE WHEN " IS_SENT_AGAIN " THEN $4 ELSE identity END,"
 		 " callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN
 		 ")"
 		 " THEN 'waiting' ELSE callback_state END,"
@@ -185,29 +190,29 @@ static const struct
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
 		 " AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
 		 " OR callback_state IN ('waiting', 'failed'))",
-		 4,
-		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
+		 3,
+		 {INT8OID, OIDOID, TEXTOID}},
 	[TEGRO_STMT_RESOLVE] =
-		{"UPDATE %1$s.tegro_outbox SET state = $5,"
-		 " next_at = CASE WHEN $5 = 'ready' OR callback_state = 'waiting' THEN clock_timestamp() END,"
-		 " finished_at = CASE WHEN $5 <> 'ready' THEN clock_timestamp() END,"
-		 " identity = CASE WHEN $5 = 'ready' THEN $4 ELSE identity END,"
+		{"UPDATE %1$s.tegro_outbox SET state = $4,"
+		 " next_at = CASE WHEN $4 = 'ready' OR callback_state = 'waiting' THEN clock_timestamp() END,"
+		 " finished_at = CASE WHEN $4 <> 'ready' THEN clock_timestamp() END,"
+		 " lease = lease + 1, lease_until = NULL,"
 		 " failures = 0, absent = 0, message = $3, decision = $3,"
-		 " sqlstate = CASE WHEN $5 = 'failed' THEN 'TG001' END"
+		 " sqlstate = CASE WHEN $4 = 'failed' THEN 'TG001' END"
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
 		 " AND state IN ('review', 'unknown')",
-		 5,
-		 {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID}},
+		 4,
+		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
 	/* those of another server: $1 is this one */
 	[TEGRO_STMT_ARM_ORDERS] =
 		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		 " lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		 " lease = lease + 1, lease_until = NULL, unknown_since = clock_timestamp(), identity = $1, message = $2"
 		 " WHERE identity <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
 		 2,
 		 {TEXTOID, TEXTOID}},
 	[TEGRO_STMT_ARM_PAYOUTS] =
 		{"UPDATE %1$s.tegro_outbox SET state = 'review', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		 " lease = lease + 1, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		 " lease = lease + 1, lease_until = NULL, unknown_since = clock_timestamp(), identity = $1, message = $2"
 		 " WHERE identity <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
 		 2,
 		 {TEXTOID, TEXTOID}},

@@ -446,11 +446,19 @@ static TegroRuling *
 prepare_item(TegroItem *item, const char *identity, const char *callback_state,
 			 const char *own)
 {
+	/*
+	 * From before a failover: what is ready may have been sent there, and the
+	 * doubt about what is unknown begins anew, for it may have been sent again.
+	 */
+	if (strcmp(identity, own) != 0 &&
+		(strcmp(item->state, TEGRO_READY) == 0 ||
+		 strcmp(item->state, TEGRO_IN_DOUBT) == 0))
+		return tegro_rule_inherited(item);
+
 	if (strcmp(item->state, TEGRO_READY) == 0)
 	{
 		item->task = TEGRO_SEND;
-		return strcmp(identity, own) != 0 ? tegro_rule_inherited(item)
-										  : build_request(item);
+		return build_request(item);
 	}
 	if (strcmp(item->state, TEGRO_SENDING) == 0)
 		return tegro_rule_orphaned(item);
@@ -607,8 +615,11 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
  * Settling.
  */
 
-/* Writes the rulings of items whose exchanges were given up, or were not. */
-static void
+/*
+ * Writes the rulings of items: under the lease of their claim, or else "late",
+ * under the lease of their last send.  Returns true if all changed their rows.
+ */
+static bool
 settle_rows(const TegroLedger *ledger, List *items, bool late)
 {
 	static const Oid types[13] = {INT8OID,		  INT8OID,	TEXTOID,
@@ -629,7 +640,7 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 		const TegroItem *item = lfirst(cell);
 		const TegroRuling *ruling = item->ruling;
 
-		if (item->given_up != late)
+		if (late ? ruling->outcome == NULL : item->given_up)
 			continue;
 		c[0].values[nrows] = Int64GetDatum(item->id);
 		c[1].values[nrows] = Int64GetDatum(item->lease);
@@ -653,11 +664,12 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 		nrows++;
 	}
 	if (nrows == 0)
-		return;
+		return list_length(items) == 0;
 	for (int i = 0; i < lengthof(c); i++)
 		values[i] = to_array(&c[i], nrows, types[i]);
-	tegro_ledger_run(ledger, late ? TEGRO_STMT_SETTLE_LATE : TEGRO_STMT_SETTLE,
-					 values, NULL);
+	return tegro_ledger_run(ledger,
+							late ? TEGRO_STMT_SETTLE_LATE : TEGRO_STMT_SETTLE,
+							values, NULL) == list_length(items);
 }
 
 /* Writes what was seen of attempts, also of those that no longer count. */
@@ -703,8 +715,12 @@ settle(const TegroLedger *ledger, List *items)
 {
 	if (items == NIL)
 		return;
-	settle_rows(ledger, items, false);
-	settle_rows(ledger, items, true);
+	/*
+	 * Where another has taken a row over meanwhile, what became of its last
+	 * send still tells what is true, if nothing was sent since.
+	 */
+	if (!settle_rows(ledger, items, false))
+		(void) settle_rows(ledger, items, true);
 	end_attempts(ledger, items);
 }
 
@@ -941,12 +957,25 @@ tegro_outbox_waiting(const TegroLedger *ledger)
 	return found;
 }
 
+/*
+ * A person acts on what was decided here: under synchronous_commit = off it
+ * could be acknowledged, and lost.
+ */
+static void
+force_durable_commit(void)
+{
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+								 false);
+}
+
 bool
 tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 					TegroDecision decision, const char *note)
 {
 	TegroLedgerScope scope;
-	Datum values[5];
+	Datum values[4];
 	bool changed = false;
 
 	values[0] = Int64GetDatum(id);
@@ -955,6 +984,7 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 	values[3] = CStringGetTextDatum(own_identity());
 
 	tegro_wake_at_commit();
+	force_durable_commit();
 	tegro_ledger_enter(ledger, &scope);
 	switch (decision)
 	{
@@ -969,7 +999,7 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 		case TEGRO_RESOLVE_DONE:
 		case TEGRO_RESOLVE_FAILED:
 		case TEGRO_RESOLVE_RESEND:
-			values[4] = CStringGetTextDatum(
+			values[3] = CStringGetTextDatum(
 				decision == TEGRO_RESOLVE_DONE		   ? TEGRO_DONE
 					: decision == TEGRO_RESOLVE_FAILED ? TEGRO_FAILED
 													   : TEGRO_READY);
@@ -991,6 +1021,7 @@ tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders,
 	values[0] = CStringGetTextDatum(own_identity());
 	values[1] = CStringGetTextDatum(note);
 	tegro_wake_at_commit();
+	force_durable_commit();
 	tegro_ledger_enter(ledger, &scope);
 	tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);
 	values[1] = CStringGetTextDatum(

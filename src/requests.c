@@ -236,7 +236,7 @@ Datum
 tegro_cancel(PG_FUNCTION_ARGS)
 {
 	decide(fcinfo, TEGRO_CANCEL, "cancelled", NULL,
-		   "Only a request that is \"ready\" has certainly not been sent.");
+		   "Only a request that is \"ready\", and was not enqueued before a failover, has certainly not been sent.");
 	PG_RETURN_VOID();
 }
 

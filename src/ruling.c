@@ -250,6 +250,14 @@ tegro_rule_sent(const TegroItem *item)
 					 matches(outcome->desc, tegro_repeatable,
 							 "tegro.repeatable"))
 				wait_ready(ruling, 0);
+			else if (item->unknown_since != 0)
+			{
+				/* this attempt was refused; what of the one before? */
+				finish(ruling, TEGRO_IN_REVIEW);
+				ruling->message =
+					psprintf("refused, but an earlier attempt may have taken effect: %s",
+							 ruling->message);
+			}
 			else
 				finish(ruling, TEGRO_FAILED);
 			return ruling;
@@ -325,6 +333,7 @@ tegro_rule_inherited(const TegroItem *item)
 	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
 
 	doubt(ruling, 0);
+	ruling->renew_identity = true; /* the doubt is this server's now */
 	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
 	ruling->message =
 		"it was enqueued before a failover or restore, and may have been sent there; it is looked up";
@@ -472,35 +481,47 @@ rule_found(const TegroItem *item)
 	return ruling;
 }
 
+/*
+ * It is to be sent again: not at once every time, and not for ever.  After
+ * tegro.max_attempts a person decides.
+ */
+static void
+send_again(const TegroItem *item, TegroRuling *ruling, const char *message)
+{
+	ruling->absent = 0;
+	if (item->attempts >= tegro_max_attempts)
+	{
+		finish(ruling, TEGRO_IN_REVIEW);
+		ruling->message =
+			psprintf("sent %d times and never found; a person decides with tegro_resolve",
+					 item->attempts);
+		return;
+	}
+	ruling->state = TEGRO_READY;
+	ruling->delay_ms = item->attempts > 1
+		? tegro_rule_backoff_ms(item->attempts)
+		: 0;
+	ruling->message = message;
+}
+
 /* It was not found, once more. */
 static TegroRuling *
 rule_absent(const TegroItem *item)
 {
 	TegroRuling *ruling = begin_ruling(item, item->state);
-	int64 in_doubt_ms = doubt_ms(item);
 	int64 settle_ms = tegro_settle_time * INT64CONST(1000);
+	int64 in_doubt_ms;
+
+	/*
+	 * What counts is when it was asked for.  A deliverer that was stopped
+	 * meanwhile must not take an old answer for one at this time.
+	 */
+	in_doubt_ms = doubt_ms(item) -
+		(tegro_clock_us() - item->claimed_us) / 1000;
 
 	ruling->absent = item->absent + 1;
 	ruling->failures = 0;
 	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-
-	if (!is_payout(item))
-	{
-		int64 needed_ms = tegro_timeout + ORDER_MARGIN_MS;
-
-		if (ruling->absent >= ORDER_ABSENT && in_doubt_ms >= needed_ms)
-		{
-			ruling->state = TEGRO_READY;
-			ruling->delay_ms = 0;
-			ruling->absent = 0;
-			ruling->renew_identity = true;
-			ruling->message = "not found; it is sent again";
-			return ruling;
-		}
-		ruling->delay_ms = Max(needed_ms - in_doubt_ms, FIRST_BACKOFF_MS);
-		ruling->message = "not found so far; it is looked up again";
-		return ruling;
-	}
 
 	if (strcmp(item->state, TEGRO_IN_REVIEW) == 0)
 	{
@@ -511,16 +532,26 @@ rule_absent(const TegroItem *item)
 		return ruling;
 	}
 
+	if (!is_payout(item))
+	{
+		int64 needed_ms = tegro_timeout + ORDER_MARGIN_MS;
+
+		if (ruling->absent >= ORDER_ABSENT && in_doubt_ms >= needed_ms)
+		{
+			send_again(item, ruling, "not found; it is sent again");
+			return ruling;
+		}
+		ruling->delay_ms = Max(needed_ms - in_doubt_ms, FIRST_BACKOFF_MS);
+		ruling->message = "not found so far; it is looked up again";
+		return ruling;
+	}
+
 	if (ruling->absent >= PAYOUT_ABSENT && in_doubt_ms >= settle_ms)
 	{
 		if (tegro_withdrawal_unknown == TEGRO_RESEND)
 		{
-			ruling->state = TEGRO_READY;
-			ruling->delay_ms = 0;
-			ruling->absent = 0;
-			ruling->renew_identity = true;
-			ruling->message =
-				"not found over the settle time; it is sent again, as tegro.withdrawal_unknown says";
+			send_again(item, ruling,
+					   "not found over the settle time; it is sent again, as tegro.withdrawal_unknown says");
 			return ruling;
 		}
 		ruling->state = TEGRO_IN_REVIEW;

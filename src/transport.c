@@ -49,6 +49,7 @@
 
 #include <curl/curl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -409,6 +410,7 @@ on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	struct TegroExchangeState *state = arg;
 	bool loopback;
 	bool link_local;
+	unsigned int timeout_ms;
 	curl_socket_t fd;
 
 	classify_address(&address->addr, &loopback, &link_local);
@@ -419,6 +421,11 @@ on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	}
 	fd = socket(address->family, address->socktype | SOCK_CLOEXEC,
 				address->protocol);
+	/* what we gave up, or died over, must not be delivered much later */
+	timeout_ms = (unsigned int) tegro_timeout;
+	if (fd >= 0)
+		(void) setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms,
+						  sizeof(timeout_ms));
 	if (fd >= 0 && fd < MAX_KNOWN_SOCKETS)
 	{
 		engine.sockets[fd].flags = SOCKET_OPEN;
