@@ -168,6 +168,8 @@ UPDATE tegro_outbox SET state = 'done';
 SELECT * FROM tegro_identity;
 SELECT tegro_arm('mine');
 CALL tegro_deliver();
+-- to enqueue a payout needs the right to pay
+SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "a''s", "amount": 1, "currency": "RUB", "account": "1"}');
 SET ROLE regress_tegro_b;
 SELECT count(*) FROM tegro_outbox;
 SELECT count(*) FROM tegro_attempt;

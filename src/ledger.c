@@ -128,12 +128,13 @@ static const struct
 		 6,
 		 {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
 		  BYTEAARRAYOID}},
+	/* not one that its own callback has had sent again */
 	[TEGRO_STMT_CALLED_BACK] =
 		{"UPDATE %1$s.tegro_outbox SET"
 		 " callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
 		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures + 1 END,"
 		 " next_at = $4, lease_until = NULL"
-		 " WHERE id = $1 AND lease = $2",
+		 " WHERE id = $1 AND lease = $2 AND state IN ('done', 'failed')",
 		 4,
 		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_GET_IDENTITY] = {"SELECT identity FROM %1$s.tegro_identity",
@@ -186,6 +187,8 @@ static const struct
 		 " callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN
 		 ")"
 		 " THEN 'waiting' ELSE callback_state END,"
+		 " unknown_since = CASE WHEN " IS_SENT_AGAIN
+		 " THEN NULL ELSE unknown_since END,"
 		 " next_at = clock_timestamp(), failures = 0, decision = $3"
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
 		 " AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
@@ -198,6 +201,8 @@ static const struct
 		 " finished_at = CASE WHEN $4 <> 'ready' THEN clock_timestamp() END,"
 		 " lease = lease + 1, lease_until = NULL,"
 		 " failures = 0, absent = 0, message = $3, decision = $3,"
+		 /* he says that what came before did not take effect */
+		 " unknown_since = CASE WHEN $4 <> 'ready' THEN unknown_since END,"
 		 " sqlstate = CASE WHEN $4 = 'failed' THEN 'TG001' END"
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
 		 " AND state IN ('review', 'unknown')",

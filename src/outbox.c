@@ -908,7 +908,12 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 			: TEGRO_REFUSED;
 		outcome->message = psprintf("Tegro refused %s \"%s\"", method,
 									reference);
-		outcome->detail = message;
+		/* "Tegro refused createOrder: It says ...": not twice */
+		outcome->detail = message &&
+				strncmp(message, "Tegro refused", 13) == 0 &&
+				strstr(message, ": ")
+			? strstr(message, ": ") + 2
+			: message;
 		outcome->hint =
 			psprintf("Request " INT64_FORMAT
 					 " of the outbox failed; tegro_retry sends it again.",

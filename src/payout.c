@@ -112,7 +112,7 @@ tell_that_it_goes_on(void *arg)
 	if (geterrcode() == ERRCODE_QUERY_CANCELED ||
 		geterrcode() == ERRCODE_ADMIN_SHUTDOWN)
 	{
-		errdetail("The payout \"%s\" was handed over and goes on.", payment_id);
+		errdetail("The payout \"%s\" was handed over, and may go on.", payment_id);
 		errhint("Its outcome will stand in tegro_outbox; the same call again returns it.");
 	}
 }

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -24,6 +25,7 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 #include "utils/wait_event.h"
@@ -99,6 +101,23 @@ tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params)
 	return answer;
 }
 
+void
+tegro_requests_require_payer(const TegroLedger *ledger)
+{
+	Oid argument_types[1] = {JSONBOID};
+	Oid function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+								   CStringGetDatum("tegro_create_withdrawal"),
+								   PointerGetDatum(
+									   buildoidvector(argument_types, 1)),
+								   ObjectIdGetDatum(ledger->namespace));
+
+	if (!OidIsValid(function) || !tegro_may_execute(function, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to pay out"),
+				 errhint("Payouts, by whatever function, need EXECUTE on tegro_create_withdrawal(jsonb).")));
+}
+
 /*
  * The name of a callback as it is kept: with schema and arguments.  Throws if
  * it can't be called by the current role with what callbacks are called with.
@@ -135,6 +154,8 @@ tegro_enqueue(PG_FUNCTION_ARGS)
 	char *callback = PG_ARGISNULL(2) ? NULL : callback_name(PG_GETARG_OID(2));
 	TimestampTz deliver_after = PG_ARGISNULL(3) ? 0 : PG_GETARG_TIMESTAMPTZ(3);
 
+	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
+		tegro_requests_require_payer(&ledger);
 	if (deliver_after != 0 && TIMESTAMP_NOT_FINITE(deliver_after))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -16,4 +16,10 @@
  */
 extern Jsonb *tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params);
 
+/*
+ * Makes sure that the current role may pay out, whichever function it calls:
+ * throws unless it has EXECUTE on tegro_create_withdrawal.
+ */
+extern void tegro_requests_require_payer(const TegroLedger *ledger);
+
 #endif /* TEGRO_REQUESTS_H */

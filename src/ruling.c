@@ -10,6 +10,7 @@
  *		sending  -> ready		certainly not sent; or refused for now
  *		sending  -> done		answered
  *		sending  -> failed		refused
+ *		sending  -> review		refused, after an attempt in doubt
  *		sending  -> unknown		all else, and where the deliverer is gone
  *		unknown  -> done		found, and it agrees with what was asked
  *		unknown  -> review		found, but different
@@ -18,6 +19,7 @@
  *		unknown  -> review		a payout, not found three times over the
  *								settle time (or ready, if the administrator
  *								chose tegro.withdrawal_unknown = resend)
+ *		unknown  -> review		sent tegro.max_attempts times, never found
  *		review   -> done		found after all
  *
  * Why an order may be sent again and a payout not: a second order is a second
