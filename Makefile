@@ -20,6 +20,7 @@ OBJS = tegro.o \
 	src/settings.o src/nonce.o src/body.o src/signature.o
 
 REGRESS = install calls errors rights batch trigger outbox payout
+ISOLATION = enqueue claim cancel retry resolve
 
 PG_CONFIG ?= pg_config
 PKG_CONFIG ?= pkg-config
@@ -61,6 +62,7 @@ include $(PGXS)
 
 # The regression tests need a provider; it lives only as long as they run.
 pg_regress_installcheck := $(patsubst %/pg_regress,script/with-sandbox %/pg_regress,$(pg_regress_installcheck))
+pg_isolation_regress_installcheck := $(patsubst %/pg_isolation_regress,script/with-sandbox %/pg_isolation_regress,$(pg_isolation_regress_installcheck))
 
 $(OBJS): $(wildcard $(CURDIR)/src/*.h)
 

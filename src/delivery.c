@@ -378,6 +378,11 @@ call_back(Loop *loop, TegroItem *item)
 		loop->deliverer->report("calling back");
 
 	begin(loop);
+	if (!tegro_outbox_hold(&loop->ledger, item))
+	{
+		commit(loop);
+		return;
+	}
 	/* in a user's session the user's own statement_timeout holds */
 	if (own_session)
 		enable_timeout_after(STATEMENT_TIMEOUT, CALLBACK_TIMEOUT_MS);

@@ -128,6 +128,11 @@ static const struct
 		 6,
 		 {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
 		  BYTEAARRAYOID}},
+	[TEGRO_STMT_HOLD] =
+		{"SELECT 1 FROM %1$s.tegro_outbox"
+		 " WHERE id = $1 AND lease = $2 AND state IN ('done', 'failed') FOR UPDATE",
+		 2,
+		 {INT8OID, INT8OID}},
 	/* not one that its own callback has had sent again */
 	[TEGRO_STMT_CALLED_BACK] =
 		{"UPDATE %1$s.tegro_outbox SET"

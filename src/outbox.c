@@ -736,6 +736,19 @@ tegro_outbox_settle(const TegroLedger *ledger, List *items)
 	tegro_ledger_leave(&scope);
 }
 
+bool
+tegro_outbox_hold(const TegroLedger *ledger, const TegroItem *item)
+{
+	TegroLedgerScope scope;
+	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->lease)};
+	bool held;
+
+	tegro_ledger_enter(ledger, &scope);
+	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD, values, NULL) > 0;
+	tegro_ledger_leave(&scope);
+	return held;
+}
+
 void
 tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
 						 const char *message, int64 delay_ms)

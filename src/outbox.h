@@ -137,6 +137,13 @@ extern TegroItem *tegro_outbox_claim_new(const TegroLedger *ledger, int64 id);
  */
 extern void tegro_outbox_settle(const TegroLedger *ledger, List *items);
 
+/*
+ * Locks the row of an item that is to be called back, so that nobody else does
+ * until the transaction ends.  Returns false if it is another's by now.
+ */
+extern bool tegro_outbox_hold(const TegroLedger *ledger,
+							  const TegroItem *item);
+
 /* Writes how a callback went; message is NULL where it went well. */
 extern void tegro_outbox_called_back(const TegroLedger *ledger,
 									 const TegroItem *item,
