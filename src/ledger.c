@@ -118,7 +118,9 @@ static const struct
 	[TEGRO_STMT_SETTLE_LATE] =
 		{SETTLE
 		 " WHERE o.id = s.id AND o.sent_lease = s.lease AND s.state <> 'unknown'"
-		 " AND (o.state IN ('unknown', 'review') OR (o.state = 'ready' AND s.state = 'done'))",
+		 /* what a person has before him is not sent behind his back */
+		 " AND (o.state = 'unknown' OR (o.state = 'review' AND s.state IN ('done', 'failed'))"
+		 " OR (o.state = 'ready' AND s.state = 'done'))",
 		 SETTLE_ARGS},
 	[TEGRO_STMT_END_ATTEMPT] =
 		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
