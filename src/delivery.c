@@ -587,7 +587,9 @@ settle_and_claim(Loop *loop, int places)
 	if (error)
 	{
 		/* without rows of ours there is nobody else to blame */
-		if (round.ruled == NIL || error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		if (round.ruled == NIL ||
+			error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 			ReThrowError(error);
 		FreeErrorData(error);
 		round.claimed = NIL;

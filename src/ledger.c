@@ -23,6 +23,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -260,6 +261,14 @@ tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 void
 tegro_ledger_enter(const TegroLedger *ledger, TegroLedgerScope *scope)
 {
+	if (OidIsValid(ledger->table))
+	{
+		LockRelationOid(ledger->table, AccessShareLock);
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(ledger->table)))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("the outbox was dropped")));
+	}
 	tegro_ledger_enter_plainly(ledger, scope);
 	if (strcmp(namespace_search_path, SEARCH_PATH) != 0)
 		(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET,
@@ -376,7 +385,8 @@ tegro_ledger_find(TegroLedger *ledger)
 		ledger->namespace = DatumGetObjectId(
 			tegro_ledger_column(0, 1, &isnull));
 		ledger->owner = DatumGetObjectId(tegro_ledger_column(0, 2, &isnull));
-		found = true;
+		ledger->table = get_relname_relid("tegro_outbox", ledger->namespace);
+		found = OidIsValid(ledger->table);
 	}
 	SPI_finish();
 	return found;

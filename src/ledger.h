@@ -13,6 +13,13 @@ typedef struct TegroLedger
 {
 	Oid namespace; /* the extension's schema */
 	Oid owner;	   /* the extension's owner, who may all */
+
+	/*
+	 * tegro_outbox, for who keeps rows of it over transactions: if the
+	 * extension is dropped and made anew, the same numbers are other requests.
+	 * InvalidOid for all others.
+	 */
+	Oid table;
 } TegroLedger;
 
 /*
@@ -69,7 +76,8 @@ extern TegroLedger tegro_ledger_of_function(Oid function);
 
 /*
  * Begins a scope in which statements run as the ledger's owner, with a
- * search_path of pg_catalog, and ends it.  In between, the current memory
+ * search_path of pg_catalog, and ends it.  Throws 42P01 if the ledger's table
+ * is known and is there no more; it can't go while the transaction lasts.  In between, the current memory
  * context is SPI's, and goes with the scope.
  */
 extern void tegro_ledger_enter(const TegroLedger *ledger,
