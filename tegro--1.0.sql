@@ -176,7 +176,7 @@ CREATE TABLE @extschema@.tegro_outbox (
 	UNIQUE (shop_id, method, reference)
 )
 -- room for the claim's update of a row beside it, without touching an index
-WITH (fillfactor = 70);
+WITH (fillfactor = 50);
 REVOKE ALL ON TABLE @extschema@.tegro_outbox FROM PUBLIC;
 COMMENT ON TABLE @extschema@.tegro_outbox IS
 'requests to the Tegro API that are sent after commit, and what became of each';
@@ -223,7 +223,7 @@ CREATE TABLE @extschema@.tegro_attempt (
 	raw_answer		pg_catalog.bytea,
 	PRIMARY KEY (outbox_id, lease)
 )
-WITH (fillfactor = 80);
+WITH (fillfactor = 60);
 REVOKE ALL ON TABLE @extschema@.tegro_attempt FROM PUBLIC;
 COMMENT ON TABLE @extschema@.tegro_attempt IS
 'each time that a request of the outbox was sent, recorded before it was';

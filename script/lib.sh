@@ -121,7 +121,7 @@ remove_directory()
 # what a terminal would send a signal to
 family()
 {
-	local pid=$1 child children stat
+	local pid=$1 child children stat=''
 
 	# after the name, which may hold anything: state, parent, group
 	{ read -r -d '' stat <"/proc/$pid/stat"; } 2>/dev/null || true

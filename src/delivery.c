@@ -69,6 +69,9 @@
 /* How often the whole index is swept while a backlog is worked off. */
 #define FULL_SWEEP_MS (10 * 1000)
 
+/* How long answers are gathered for one commit, at most, microseconds. */
+#define GATHER_US 1000
+
 /* The pause after a round that failed. */
 #define STUMBLE_MS 100
 
@@ -102,11 +105,12 @@ typedef struct Loop
 	int nopen;		 /* in flight and not given up */
 	int nruled;
 	List *pauses;
-	bool stumbled;	   /* the last round failed: not at once again */
-	bool look;		   /* there may be something due */
-	int64 next_us;	   /* when the next is due; -1: unknown */
-	TimestampTz after; /* where the last claim ended */
-	bool backlog;	   /* the last claim was full */
+	bool stumbled;		   /* the last round failed: not at once again */
+	bool look;			   /* there may be something due */
+	int64 next_us;		   /* when the next is due; -1: unknown */
+	TimestampTz after;	   /* where the last claim ended */
+	int64 gather_until_us; /* how long answers are gathered before a commit */
+	bool backlog;		   /* the last claim was full */
 	int64 swept_us;
 	int64 idle_since_us;
 	double tokens; /* of tegro.rate_limit */
@@ -833,6 +837,19 @@ run_loop(Loop *loop)
 		}
 
 		take_down(loop);
+
+		/*
+		 * While a backlog waits, a commit for many is better than a quick one
+		 * for a few.
+		 */
+		if (loop->nruled == 0)
+			loop->gather_until_us = tegro_clock_us() + GATHER_US;
+		else if (loop->backlog && loop->nopen > tegro_max_concurrency / 2 &&
+				 tegro_clock_us() < loop->gather_until_us)
+		{
+			(void) tegro_transport_wait(1);
+			continue;
+		}
 		list_free(paused_shops(loop));
 		places = free_places(loop);
 		if (loop->next_us >= 0 && tegro_clock_us() >= loop->next_us)

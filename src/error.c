@@ -143,3 +143,19 @@ tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 		appendStringInfoString(&out, "...");
 	return out.data;
 }
+
+void
+tegro_error_mask(char *bytes, size_t len, const char *secret)
+{
+	size_t n = strlen(secret);
+	char *at;
+
+	if (n == 0)
+		return;
+	while ((at = memmem(bytes, len, secret, n)) != NULL)
+	{
+		memset(at, '*', n);
+		len -= (size_t) (at + n - bytes);
+		bytes = at + n;
+	}
+}

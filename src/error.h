@@ -63,4 +63,7 @@ extern void tegro_error_raise(const TegroOutcome *outcome)
 extern char *tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 								 const TegroSecrets *secrets);
 
+/* Makes a secret unreadable wherever it stands in these bytes. */
+extern void tegro_error_mask(char *bytes, size_t len, const char *secret);
+
 #endif /* TEGRO_ERROR_H */

@@ -335,6 +335,11 @@ tegro_arm(PG_FUNCTION_ARGS)
  * CALL tegro_deliver(max int): the transactions of a procedure.
  */
 
+static const char *const planner_settings[] = {
+	"enable_seqscan",  "enable_sort",	   "enable_bitmapscan",
+	"enable_hashjoin", "enable_mergejoin",
+};
+
 static void
 procedure_begin(void)
 {
@@ -348,6 +353,11 @@ procedure_begin(void)
 								 true, 0, false);
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+								 false);
+	/* plans are made anew after an ANALYZE: see ledger.c */
+	for (int i = 0; i < lengthof(planner_settings); i++)
+		(void) set_config_option(planner_settings[i], "off", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
 								 false);
 	PushActiveSnapshot(GetTransactionSnapshot());

@@ -116,7 +116,12 @@ tegro_worker_connect(Oid database)
 	force("idle_in_transaction_session_timeout", "0");
 	/* a row that someone holds must not hold up the others for long */
 	force("lock_timeout", "1s");
+	/* all ways to the rows are by index, in its order: see ledger.c */
 	force("enable_seqscan", "off");
+	force("enable_sort", "off");
+	force("enable_bitmapscan", "off");
+	force("enable_hashjoin", "off");
+	force("enable_mergejoin", "off");
 	force("jit", "off");
 }
 
