@@ -66,6 +66,8 @@ process_memory(pid_t pid)
 							   .private = sum_of(pid, "smaps_rollup",
 												 "Private_Clean",
 												 "Private_Dirty"),
+							   .anonymous = sum_of(pid, "status", "RssAnon",
+												   ""),
 							   .peak = sum_of(pid, "status", "VmHWM", "")};
 }
 

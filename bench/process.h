@@ -13,10 +13,11 @@
 /* Memory of a process, in kB. */
 struct process_memory
 {
-	double rss;		/* of it in memory, shared pages included */
-	double pss;		/* the same, shared pages shared out */
-	double private; /* its own alone */
-	double peak;	/* highest rss so far */
+	double rss;		  /* of it in memory, shared pages included */
+	double pss;		  /* the same, shared pages shared out */
+	double private;	  /* its own alone */
+	double anonymous; /* what it allocated: no file, no shared memory */
+	double peak;	  /* highest rss so far */
 };
 
 struct process_memory process_memory(pid_t pid);

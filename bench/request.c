@@ -2,7 +2,8 @@
  *
  * request.c
  *		What the floors share: the request that tegro sends for
- *		tegro_balance(), made with as little as will do.
+ *		tegro_balance(), or for an order of the outbox, made with as little as
+ *		will do.
  *
  * A floor is what the network, TLS and libcurl cost anyone.  So it does once
  * what can be done once: options are set when the handle is made, headers and
@@ -82,26 +83,48 @@ require_environment(const char *name)
 	return value;
 }
 
+/* The target whose address is still to be set. */
+static struct target
+configure(void)
+{
+	return (struct target){.http_version = CURL_HTTP_VERSION_1_1,
+						   .ca_file = getenv("TEGRO_SANDBOX_CA"),
+						   .shop_id = require_environment("TEGRO_SHOP_ID"),
+						   .api_key = require_environment("TEGRO_API_KEY")};
+}
+
+/* Sets the address of one of the sandbox's methods. */
+static void
+set_method(struct target *target, const char *method)
+{
+	static char address[1024];
+
+	snprintf(address, sizeof(address), "%s/api/%s/",
+			 require_environment("TEGRO_SANDBOX_URL"), method);
+	target->url = address;
+	target->check_answer = true;
+}
+
 struct target
 request_configure(void)
 {
-	struct target target = {.http_version = CURL_HTTP_VERSION_1_1};
+	struct target target = configure();
 	const char *url = getenv("BENCH_URL");
 
-	target.ca_file = getenv("TEGRO_SANDBOX_CA");
-	target.shop_id = require_environment("TEGRO_SHOP_ID");
-	target.api_key = require_environment("TEGRO_API_KEY");
 	if (url != NULL)
 		target.url = url;
 	else
-	{
-		static char address[1024];
+		set_method(&target, "balance");
+	return target;
+}
 
-		snprintf(address, sizeof(address), "%s/api/balance/",
-				 require_environment("TEGRO_SANDBOX_URL"));
-		target.url = address;
-		target.check_answer = true;
-	}
+struct target
+request_configure_order(void)
+{
+	struct target target = configure();
+
+	set_method(&target, "createOrder");
+	target.order = true;
 	return target;
 }
 
@@ -161,6 +184,7 @@ request_renew(struct request *request, const struct target *target)
 {
 	static const char digits[] = "0123456789abcdef";
 	static int64_t last_nonce;
+	static long last_order;
 	unsigned char signature[EVP_MAX_MD_SIZE];
 	unsigned signature_length = 0;
 	struct timespec now;
@@ -175,8 +199,15 @@ request_renew(struct request *request, const struct target *target)
 	last_nonce = nonce;
 
 	length = snprintf(request->body, sizeof(request->body),
-					  "{\"nonce\":%lld,\"shop_id\":\"%s\"}", (long long) nonce,
+					  "{\"nonce\":%lld,\"shop_id\":\"%s\"", (long long) nonce,
 					  target->shop_id);
+	if (target->order)
+		length +=
+			snprintf(request->body + length,
+					 sizeof(request->body) - (size_t) length,
+					 ",\"amount\":100.5,\"currency\":\"RUB\",\"order_id\":\"F-%08ld\"",
+					 ++last_order);
+	request->body[length++] = '}';
 	if (HMAC(EVP_sha256(), target->api_key, (int) strlen(target->api_key),
 			 (const unsigned char *) request->body, (size_t) length, signature,
 			 &signature_length) == NULL ||

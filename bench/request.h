@@ -2,7 +2,8 @@
  *
  * request.h
  *		What the floors share: the request that tegro sends for
- *		tegro_balance(), made with as little as will do.
+ *		tegro_balance(), or for an order of the outbox, made with as little as
+ *		will do.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,6 +38,7 @@ struct target
 	const char *api_key;
 	long http_version; /* CURL_HTTP_VERSION_... */
 	bool check_answer; /* it must be a success of the provider */
+	bool order;		   /* createOrder instead of balance */
 };
 
 /* Microseconds of a clock that nobody sets. */
@@ -55,6 +57,12 @@ long read_number(const char *what, const char *text);
  * whose answers are not looked into, goes before the sandbox.
  */
 struct target request_configure(void);
+
+/*
+ * The same for the requests of the outbox: createOrder at the sandbox, each
+ * with a number of its own.
+ */
+struct target request_configure_order(void);
 
 /* Sets all that stays the same from request to request. */
 void request_prepare(struct request *request, const struct target *target);

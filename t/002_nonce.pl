@@ -1,0 +1,403 @@
+# 002_nonce.pl: no two requests of a server carry the same nonce, and the
+# clock that people set does not matter.
+#
+# Many sessions, of several databases, ask for nonces at once: through
+# tegro_preview(), which takes one and sends nothing, and through real calls to
+# a sandbox that refuses a nonce that it has seen.  All that were given out are
+# collected and compared.  This is done with and without
+# shared_preload_libraries.
+#
+# Then the same happens while the server's clock is set back and forth by hours,
+# with a library put under the postmaster (LD_PRELOAD) that adds to the clock
+# what a file says; and time limits are measured across such steps.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use TegroTest;
+
+# pgbench of so many sessions, each so many times or for so long
+use constant SESSIONS => 64;
+use constant CALLS => 200;
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+
+sub write_file
+{
+	my ($name, $content) = @_;
+
+	open(my $file, '>:raw', "$dir/$name") or die "could not write $dir/$name: $!";
+	print {$file} $content;
+	close($file) or die "could not write $dir/$name: $!";
+	return "$dir/$name";
+}
+
+# pgbench counts a session that met an error as failed, and says so at its end.
+my $take_nonce = write_file('take_nonce.sql', <<'SQL');
+INSERT INTO taken (session, nonce) SELECT pg_backend_pid(), (body::jsonb->>'nonce')::bigint FROM tegro_preview('balance');
+SQL
+my $ask_balance = write_file('ask_balance.sql', "SELECT tegro_balance();\n");
+
+my $serial = 0;
+
+sub start_pgbench
+{
+	my ($node, $database, $script, @options) = @_;
+	my %run = (log => "$dir/pgbench_" . ++$serial);
+
+	# to a file, so that it never waits for us to read
+	$run{harness} = IPC::Run::start(
+		[
+			'pgbench', '-n', '-M', 'prepared', '-j', 2, '-f', $script, @options,
+			$node->connstr($database)
+		],
+		'<',
+		\undef,
+		'>',
+		$run{log},
+		'2>&1',
+		IPC::Run::timeout(120));
+	return \%run;
+}
+
+# Waits for its end; returns what it complained of.
+sub finish_pgbench
+{
+	my ($run) = @_;
+	my $ok = $run->{harness}->finish;
+	my $text = slurp_file($run->{log});
+
+	return $ok && $text !~ /aborted/ ? '' : substr($text, 0, 2000);
+}
+
+sub prepare
+{
+	my ($node, @databases) = @_;
+
+	foreach my $database (@databases)
+	{
+		$node->safe_psql('postgres', "CREATE DATABASE $database") if $database ne 'postgres';
+		$node->safe_psql($database, 'CREATE EXTENSION tegro') if $database ne 'postgres';
+		# a session's numbers in n rise as it took its nonces
+		$node->safe_psql($database,
+			'CREATE UNLOGGED TABLE taken (n bigserial, session int, nonce bigint)');
+	}
+	return;
+}
+
+# All nonces that were taken: how many, how many different, and how often one
+# was not above the session's one before.
+sub taken
+{
+	my ($node, @databases) = @_;
+	my ($count, $falls, %seen) = (0, 0);
+
+	foreach my $database (@databases)
+	{
+		foreach my $nonce (split(/\n/, $node->safe_psql($database, 'SELECT nonce FROM taken')))
+		{
+			$count++;
+			$seen{$nonce} = 1;
+		}
+		$falls += $node->safe_psql($database, <<'SQL');
+SELECT count(*) FROM (
+	SELECT nonce <= lag(nonce) OVER (PARTITION BY session ORDER BY n) AS falls FROM taken) _
+WHERE falls
+SQL
+		$node->safe_psql($database, 'TRUNCATE taken');
+	}
+	return ($count, scalar(keys %seen), $falls, sort { $a <=> $b } keys %seen);
+}
+
+
+#
+# Many sessions
+#
+
+my $sandbox = sandbox(arguments => [ '--nonce', 'unique' ]);
+
+my $node = cluster('nonce', $sandbox, conf => "max_connections = 120\nsynchronous_commit = off\n");
+prepare($node, qw(postgres other));
+
+foreach my $how ('without shared_preload_libraries', 'with shared_preload_libraries')
+{
+	if ($how =~ /^with /)
+	{
+		$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tegro'\n");
+		$node->restart;
+	}
+
+	# half of them in each of two databases
+	my $from = time;
+	my @runs = map { start_pgbench($node, $_, $take_nonce, '-c', SESSIONS / 2, '-t', CALLS) }
+	  qw(postgres other);
+	is(join('', map { finish_pgbench($_) } @runs), '', "$how, many sessions take nonces");
+	my ($count, $different, $falls, @nonces) = taken($node, qw(postgres other));
+	my $until = time;
+
+	diag(sprintf("%s: %d nonces of %d sessions in %.1f s", $how, $count, SESSIONS, $until - $from));
+	is($count, SESSIONS * CALLS, "$how, each call takes one");
+	is($different, $count, "$how, no two are the same");
+	is($falls, 0, "$how, they rise in each session");
+	cmp_ok($nonces[0], '>=', int($from * 1e6), "$how, they begin at the clock's microseconds");
+	cmp_ok($nonces[-1], '<=', int($until * 1e6), "$how, and don't run ahead of it");
+
+	$sandbox->begin;
+	is(finish_pgbench(start_pgbench($node, 'postgres', $ask_balance, '-c', 16, '-t', 100)),
+		'', "$how, 16 sessions make 100 calls each");
+	my @requests = $sandbox->journal;
+	my %sent = map { ($_->{nonce} => 1) } @requests;
+	is(scalar(@requests), 1600, "$how, each call was one request");
+	is(scalar(keys %sent), 1600, "$how, each request had a nonce of its own");
+	is(scalar(grep { $_->{verdict} ne 'success' } @requests), 0, "$how, the provider refused none");
+
+	$sandbox->begin;
+	my $result = query(
+		$node,
+		q{SELECT count(*), count(*) FILTER (WHERE sqlstate IS NULL)
+		  FROM tegro_batch('balance', array_fill('{}'::jsonb, ARRAY[500]))});
+	is($result->{out}, '500|500', "$how, the calls of a batch have nonces of their own");
+}
+$node->stop;
+
+
+#
+# A clock that is set
+#
+
+my $clock_file = write_file('clock', pack('q', 0));
+my $clock_library = "$dir/clock.so";
+
+{
+	my $source = write_file('clock.c', do { local $/ = undef; <DATA> });
+	my ($out, $err) = ('', '');
+
+	BAIL_OUT("could not compile a library: $err")
+	  unless IPC::Run::run(
+		[
+			$ENV{CC} // 'cc', '-shared', '-fPIC', '-O1',
+			'-Wall', '-Werror', '-o', $clock_library,
+			$source
+		],
+		'<',
+		\undef,
+		'>',
+		\$out,
+		'2>',
+		\$err);
+}
+
+# Sets the server's clock so many seconds off.
+sub set_clock
+{
+	my ($seconds) = @_;
+
+	# in place, for the server has it mapped
+	open(my $file, '+<:raw', $clock_file) or die "could not open $clock_file: $!";
+	syswrite($file, pack('q', $seconds * 1_000_000));
+	close($file);
+	return;
+}
+
+$node = cluster(
+	'clock', $sandbox,
+	conf => "synchronous_commit = off\n",
+	environment => { LD_PRELOAD => $clock_library, TEGRO_TEST_CLOCK => $clock_file });
+prepare($node, 'postgres');
+my $session = session($node);
+
+# How far off the server's clock is, in seconds.
+sub clock_error
+{
+	return $session->query('SELECT extract(epoch FROM clock_timestamp())')->{out} - time;
+}
+
+sub next_nonce
+{
+	my $result = $session->query(q{SELECT body::jsonb->>'nonce' FROM tegro_preview('balance')});
+
+	return $result->{out};
+}
+
+cmp_ok(abs(clock_error()), '<', 60, "the server's clock is right at first");
+my $before = next_nonce();
+set_clock(-3600);
+cmp_ok(abs(clock_error() + 3600), '<', 60, 'then it is set back by an hour');
+my $after = next_nonce();
+cmp_ok($after, '>', $before, 'nonces rise though the clock was set back');
+cmp_ok($after, '<', $before + 1e6, 'but by no more than they must');
+set_clock(7200);
+cmp_ok(abs(next_nonce() / 1e6 - time - 7200), '<', 60, 'nonces follow a clock that is set forward');
+set_clock(0);
+cmp_ok(next_nonce() / 1e6, '>', time + 7000, 'and keep rising when it is set right');
+
+{
+	my $run = start_pgbench($node, 'postgres', $take_nonce, '-c', 8, '-t', 300);
+	my $wanted = 0;
+	foreach my $hours (-1, 3, -24, 0, 5, -1, 48, 0)
+	{
+		# each setting of the clock is met by some of them
+		$wanted += 250;
+		wait_until(sub { $session->query('SELECT count(*) FROM taken')->{out} >= $wanted });
+		set_clock(3600 * $hours);
+	}
+	is(finish_pgbench($run), '', 'sessions take nonces while the clock is set to and fro');
+	set_clock(0);
+	my ($count, $different, $falls, @nonces) = taken($node, 'postgres');
+
+	diag("$count nonces while the clock was set to and fro");
+	is($count, 2400, 'each call takes one');
+	is($different, $count, 'no two are the same');
+	is($falls, 0, 'they rise in each session');
+	cmp_ok($nonces[-1] - $nonces[0], '>', 40 * 3600 * 1e6, 'they span the steps of the clock');
+}
+
+{
+	$sandbox->begin;
+	set_clock(-3600);
+	is(finish_pgbench(start_pgbench($node, 'postgres', $ask_balance, '-c', 8, '-t', 25)),
+		'', 'real calls go on with the clock set back');
+	set_clock(0);
+	is(scalar($sandbox->journal(verdict => 'success')), 200, 'and the provider refuses none');
+}
+
+
+#
+# Time limits across a step
+#
+
+# Calls, sets the clock after a while, and waits for the end.
+sub call_across_step
+{
+	my ($hours, $settings) = @_;
+
+	# as a call of a session that has been at work, on a connection or not
+	$session->query($settings);
+	$session->send('SELECT tegro_balance()');
+	sleep 0.3;
+	set_clock(3600 * $hours);
+	my $result = $session->wait;
+	set_clock(0);
+	return $result;
+}
+
+foreach my $hours (-1, 1)
+{
+	my $step = $hours < 0 ? 'the clock is set back' : 'the clock is set forward';
+
+	$sandbox->begin;
+	$sandbox->fault('balance', 'hold', ms => 20000);
+	my $result = call_across_step($hours, q{SET tegro.read_retries = 0; SET tegro.timeout = '1s'});
+	is($result->{sqlstate}, 'TG004', "a call without an answer ends though $step");
+	cmp_ok($result->{ms}, '>', 950, "not before tegro.timeout when $step");
+	cmp_ok($result->{ms}, '<', 8000, "and not long after it when $step");
+
+	$sandbox->begin;
+	$sandbox->fault('balance', 'hold', ms => 800);
+	$result = call_across_step($hours, q{SET tegro.timeout = '20s'});
+	is($result->{sqlstate}, '', "an answer in time is taken though $step");
+
+	$sandbox->begin;
+	$sandbox->fault(
+		'balance', 'answer',
+		status => 503,
+		headers => { 'Retry-After' => '1' },
+		body => 'later');
+	$result = call_across_step($hours, q{SET tegro.read_retries = 1; SET tegro.timeout = '20s'});
+	is($result->{sqlstate}, '', "a repeat is made though $step");
+	cmp_ok($result->{ms}, '>', 950, "not before its time when $step");
+	cmp_ok($result->{ms}, '<', 8000, "and not long after it when $step");
+
+	my $hole = black_hole();
+	my $url = 'https://127.0.0.1:' . $hole->port . '/api';
+	$result = call_across_step($hours,
+		qq{SET tegro.read_retries = 0; SET tegro.connect_timeout = '1s'; SET tegro.api_url = '$url'}
+	);
+	is($result->{sqlstate}, 'TG002', "an attempt to connect ends though $step");
+	cmp_ok($result->{ms}, '>', 950, "not before tegro.connect_timeout when $step");
+	cmp_ok($result->{ms}, '<', 8000, "and not long after it when $step");
+	$session->query('RESET ALL');
+}
+
+$session->close;
+$node->stop;
+done_testing();
+
+__DATA__
+/*
+ * clock.c
+ *		The clock that people set, off by what a file says; by LD_PRELOAD.
+ *
+ * TEGRO_TEST_CLOCK names the file, which holds an int64 of microseconds.  The
+ * monotonic clock is left alone, as by those who set a clock.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const volatile int64_t *offset_us;
+
+__attribute__((constructor)) static void
+map_offset(void)
+{
+	const char *path = getenv("TEGRO_TEST_CLOCK");
+	int			fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	void	   *map = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
+
+	if (map != MAP_FAILED)
+		offset_us = map;
+	if (fd >= 0)
+		close(fd);
+}
+
+int
+clock_gettime(clockid_t clock, struct timespec *now)
+{
+	int			status = (int) syscall(SYS_clock_gettime, clock, now);
+
+	if (status == 0 && offset_us &&
+		(clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+	{
+		int64_t		us = now->tv_sec * INT64_C(1000000) + now->tv_nsec / 1000 + *offset_us;
+
+		now->tv_sec = us / 1000000;
+		now->tv_nsec = us % 1000000 * 1000 + now->tv_nsec % 1000;
+	}
+	return status;
+}
+
+int
+gettimeofday(struct timeval *now, void *zone)
+{
+	struct timespec precise;
+
+	clock_gettime(CLOCK_REALTIME, &precise);
+	now->tv_sec = precise.tv_sec;
+	now->tv_usec = precise.tv_nsec / 1000;
+	return 0;
+}
+
+time_t
+time(time_t *result)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (result)
+		*result = now.tv_sec;
+	return now.tv_sec;
+}

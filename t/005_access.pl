@@ -1,0 +1,1473 @@
+# 005_access.pl: who may do what, and that keys never show.
+#
+# An ordinary role tries what it must not be able to: call without a grant, set
+# where requests go, see a key, plant objects under the extension's names, slip
+# line breaks into a request, call a payout.  The keys in the credentials file
+# contain a canary; when all is done, everything that the server ever said,
+# logged or stored is searched for it.
+#
+# The server runs with all that is apt to tell too much: pg_stat_statements,
+# auto_explain, log_statement, the log at debug5; and with proxies in its
+# environment.  A second listener stands where requests must not go.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use Digest::SHA qw(hmac_sha256_hex);
+use IPC::Run;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use TegroTest;
+
+use constant SHOP => 'SHOP-OF-THE-TEST';
+use constant KEY => 'CANARY-api-key-5f1c';
+use constant SECRET => 'CANARY-secret-key-77aa';
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+
+# All that clients were told, searched at the end.
+my $told = '';
+
+sub write_file
+{
+	my ($name, $content) = @_;
+
+	open(my $file, '>:raw', "$dir/$name") or die "could not write $dir/$name: $!";
+	print {$file} $content;
+	close($file) or die "could not write $dir/$name: $!";
+	chmod(0600, "$dir/$name");
+	return "$dir/$name";
+}
+
+# The lines that match, the first few of them.
+sub lines_with
+{
+	my ($pattern, $text) = @_;
+	my @lines = grep { /$pattern/ } split(/\n/, $text);
+
+	return join("\n", map { substr($_, 0, 300) } @lines[ 0 .. ($#lines < 4 ? $#lines : 4) ]);
+}
+
+sub quote
+{
+	my ($string) = @_;
+
+	return q{'} . $string =~ s/'/''/gr . q{'};
+}
+
+# A string as SQL, with escapes, so that it arrives as it is.
+sub quote_bytes
+{
+	my ($string) = @_;
+
+	return q{E'} . $string =~ s/([^ !#-&(-\[\]-~])/sprintf('\\x%02x', ord($1))/ger . q{'};
+}
+
+# In a session or, by role's name, in a new one; keeps what was told.
+sub ask
+{
+	my ($who, $sql) = @_;
+	my $session = ref $who ? $who : open_session($who);
+	my $result = $session->query($sql);
+
+	$told .= "$result->{out}\n$result->{err}\n";
+	$session->close unless ref $who;
+	return $result;
+}
+
+# A body and its signature by whatever key: which key was it?
+sub signed_with
+{
+	my ($body, $authorization, %keys) = @_;
+
+	foreach my $name (sort keys %keys)
+	{
+		return $name if $authorization eq 'Bearer ' . hmac_sha256_hex($body, $keys{$name});
+	}
+	return "an unknown key";
+}
+
+my $certificates = certificates(qw(good self_signed));
+my $sandbox = sandbox(
+	certificates => $certificates,
+	arguments => [ '--shop', join(':', SHOP, KEY, SECRET) ]);
+
+# where requests must not go
+my $evil = raw_server(
+	sub {
+		my ($socket) = @_;
+		read_request($socket);
+	});
+my $evil_address = '127.0.0.1:' . $evil->port;
+
+my %keys = (
+	'the canary' => KEY,
+	'the definer' => 'CANARY-of-definer',
+	alice => 'CANARY-of-alice',
+	'the evil one' => 'evil-key');
+my $credentials = write_file(
+	'path-to-credentials',
+	join("\n",
+		'# keys of the shops',
+		"RIGHTS:definer:$keys{'the definer'}:CANARY-secret-of-definer",
+		"RIGHTS:alice:$keys{alice}:CANARY-secret-of-alice",
+		SHOP . ':*:' . KEY . ':' . SECRET)
+	  . "\n");
+my $evil_credentials = write_file('evil-credentials', "*:*:$keys{'the evil one'}:evil\n");
+
+write_file('.netrc',
+	"machine 127.0.0.1 login evil password evil\ndefault login evil password evil\n");
+my $node = cluster(
+	'access', $sandbox,
+	certificates => $certificates,
+	environment => {
+		(   map { ($_ => "http://$evil_address") }
+			  qw(http_proxy https_proxy HTTPS_PROXY all_proxy ALL_PROXY)),
+		no_proxy => '',
+		NO_PROXY => '',
+		HOME => $dir,
+		CURL_HOME => $dir
+	},
+	conf => <<"END");
+shared_preload_libraries = 'pg_stat_statements, auto_explain'
+wal_level = replica
+max_wal_senders = 4
+hot_standby = on
+tegro.shop_id = '@{[SHOP]}'
+tegro.credentials_file = '$credentials'
+log_min_messages = debug5
+log_statement = all
+log_error_verbosity = verbose
+log_min_duration_statement = 0
+debug_print_plan = on
+auto_explain.log_min_duration = 0
+auto_explain.log_analyze = on
+auto_explain.log_verbose = on
+auto_explain.log_settings = on
+auto_explain.log_nested_statements = on
+pg_stat_statements.track = all
+END
+
+sub open_session
+{
+	my ($user, @options) = @_;
+
+	return session($node, user => $user, @options);
+}
+
+my $admin = session($node);
+ask($admin, <<'SQL');
+CREATE EXTENSION pg_stat_statements;
+CREATE ROLE taker NOLOGIN;
+CREATE ROLE alice LOGIN;
+CREATE ROLE bob LOGIN;
+CREATE ROLE definer LOGIN;
+CREATE ROLE mallory LOGIN;
+CREATE ROLE monitor LOGIN IN ROLE pg_monitor;
+GRANT taker TO alice, bob, definer, monitor;
+GRANT CREATE ON SCHEMA public TO alice, definer, mallory
+SQL
+
+# The functions of the extension: those that can be called, with how.
+my @functions = map {
+	my ($signature, $call, $callable) = split(/\t/, $_);
+	{ signature => $signature, call => $call, callable => $callable eq 't' };
+} split(/\n/, $node->safe_psql('postgres', <<'SQL'));
+SELECT concat_ws(E'\t', p.oid::regprocedure,
+	CASE p.prokind WHEN 'p' THEN 'CALL ' ELSE 'SELECT * FROM ' END || p.oid::regproc || '(' ||
+	(SELECT coalesce(string_agg('NULL::' || format_type(t, NULL), ', ' ORDER BY n), '')
+		FROM unnest(p.proargtypes) WITH ORDINALITY AS a (t, n)) || ')',
+	p.prorettype NOT IN ('trigger'::regtype, 'fdw_handler'::regtype, 'event_trigger'::regtype))
+FROM pg_depend d JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+	AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'tegro')
+ORDER BY p.proname, p.oid::regprocedure::text
+SQL
+
+# Its tables, views and sequences.
+my @relations = split(/\n/, $node->safe_psql('postgres', <<'SQL'));
+SELECT c.oid::regclass
+FROM pg_depend d JOIN pg_class c ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+	AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'tegro')
+	AND c.relkind IN ('r', 'v', 'm', 'f', 'p', 'S')
+SQL
+
+
+#
+# Grants
+#
+
+cmp_ok(scalar(@functions), '>=', 14, 'the extension has functions');
+{
+	my $mallory = open_session('mallory');
+
+	foreach my $function (@functions)
+	{
+		my ($signature, $call) = @{$function}{qw(signature call)};
+
+		is( ask($admin, "SELECT has_function_privilege('mallory', '$signature', 'EXECUTE')")->{out},
+			'f',
+			"$signature is not executable without a grant");
+		next unless $function->{callable};
+
+		is(ask($mallory, $call)->{sqlstate},
+			'42501', "calling $signature without a grant is refused");
+		ask($admin, "GRANT EXECUTE ON ROUTINE $signature TO mallory");
+		isnt(ask($mallory, $call)->{sqlstate}, '42501', "calling $signature with a grant is not");
+		ask($admin, "REVOKE EXECUTE ON ROUTINE $signature FROM mallory");
+		is(ask($mallory, $call)->{sqlstate}, '42501', "and is again once the grant is taken back");
+		ask($admin, "GRANT EXECUTE ON ROUTINE $signature TO taker");
+	}
+
+	foreach my $relation (@relations)
+	{
+		my $open = ask($admin, <<"SQL");
+SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) p, pg_class c
+WHERE c.oid = '$relation'::regclass AND c.relkind <> 'S' AND has_table_privilege('mallory', c.oid, p)
+SQL
+		is("$open->{out}$open->{err}", '', "$relation can't be read or written without a grant");
+	}
+
+	# The preview alone shows no signature, and needs no key.
+	ask($admin, q{GRANT EXECUTE ON FUNCTION tegro_preview(text, jsonb) TO mallory});
+	my $result = ask($mallory,
+		q{SELECT headers->>'Authorization', body FROM tegro_preview('balance', '{"shop_id": "without a key"}')}
+	);
+	is($result->{sqlstate}, '', 'a preview can be had without the right to call');
+	unlike($result->{out}, qr/[0-9a-f]{64}/, 'it has no signature then');
+	ask($admin, q{GRANT EXECUTE ON FUNCTION tegro_balance() TO mallory});
+	unlike(ask($mallory, q{SELECT headers FROM tegro_preview('balance')})->{out},
+		qr/[0-9a-f]{64}/, 'nor has it for who may execute another function');
+	ask($admin, q{GRANT EXECUTE ON FUNCTION tegro_call(text, jsonb) TO mallory});
+	like(
+		ask($mallory, q{SELECT headers FROM tegro_preview('balance')})->{out},
+		qr/Bearer [0-9a-f]{64}/,
+		'with the right to execute tegro_call it is signed');
+	ask($admin, <<'SQL');
+REVOKE EXECUTE ON FUNCTION tegro_call(text, jsonb), tegro_balance(), tegro_preview(text, jsonb) FROM mallory
+SQL
+	$mallory->close;
+}
+
+
+#
+# Settings that decide where requests go
+#
+
+{
+	my %evil_values = (
+		'tegro.api_url' => "http://$evil_address/api",
+		'tegro.proxy' => "http://$evil_address",
+		'tegro.ca_file' => $certificates->{self_signed},
+		'tegro.user_agent' => 'evil',
+		'tegro.max_answer_size' => '1kB',
+		'tegro.credentials_file' => $evil_credentials);
+
+	# Ways to set one: the statement, with the library loaded before it or not,
+	# and whether it must fail.  Where it need not, PostgreSQL takes it for a
+	# setting of a library that it does not know yet, and drops it once it does.
+	my $function = sub {
+		my ($how, $body, $setting, $value) = @_;
+		my $name = $setting =~ s/\W/_/gr;
+		return "CREATE FUNCTION tricky_$name() RETURNS jsonb $how AS \$\$ $body \$\$";
+	};
+	my $set = sub { return "SET $_[0] = '$_[1]'" };
+	my $set_config = sub { return "SELECT set_config('$_[0]', '$_[1]', false)" };
+	my $alter_role = sub { return "ALTER ROLE alice SET $_[0] = '$_[1]'" };
+	my $function_with = sub {
+		return $function->("LANGUAGE sql SET $_[0] = '$_[1]'", 'SELECT tegro_balance()', @_);
+	};
+	my @ways = (
+		{ name => 'SET in a fresh session', statement => $set },
+		{ name => 'set_config in a fresh session', statement => $set_config },
+		{
+			name => 'SET LOCAL in a fresh session',
+			begin => 1,
+			statement => sub { return "SET LOCAL $_[0] = '$_[1]'" }
+		},
+		{
+			name => 'SET before a function of a superuser loads the library',
+			statement => $set,
+			then => 'SELECT balance_by_superuser()'
+		},
+		{
+			name => 'SET inside a function',
+			statement => sub {
+				return $function->(
+					'LANGUAGE plpgsql',
+					"BEGIN SET LOCAL $_[0] = '$_[1]'; RETURN tegro_balance(); END", @_);
+			}
+		},
+		{ name => 'PGOPTIONS', options => 1 },
+		{
+			name => 'SET once the library is loaded',
+			loaded => 1,
+			must_fail => 1,
+			statement => $set
+		},
+		{
+			name => 'set_config once the library is loaded',
+			loaded => 1,
+			must_fail => 1,
+			statement => $set_config
+		},
+		{ name => 'SET of a function', must_fail => 1, statement => $function_with },
+		{
+			name => 'SET of a function once the library is loaded',
+			loaded => 1,
+			must_fail => 1,
+			statement => $function_with
+		},
+		{ name => 'ALTER ROLE of himself', must_fail => 1, statement => $alter_role },
+		{
+			name => 'ALTER ROLE of himself once the library is loaded',
+			loaded => 1,
+			must_fail => 1,
+			statement => $alter_role
+		},
+		{
+			name => 'ALTER ROLE of himself in a database',
+			must_fail => 1,
+			statement => sub { return "ALTER ROLE alice IN DATABASE postgres SET $_[0] = '$_[1]'" }
+		},
+		{
+			name => 'ALTER DATABASE',
+			must_fail => 1,
+			statement => sub { return "ALTER DATABASE postgres SET $_[0] = '$_[1]'" }
+		},
+		{
+			name => 'ALTER SYSTEM',
+			must_fail => 1,
+			statement => sub { return "ALTER SYSTEM SET $_[0] = '$_[1]'" }
+		});
+	ask($admin, <<'SQL');
+CREATE FUNCTION balance_by_superuser() RETURNS jsonb LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp
+	AS 'SELECT tegro_balance()'
+SQL
+
+	# Those that are in postgresql.conf, whose values may be lost to an attempt,
+	# and the others.
+	my @configured = qw(tegro.api_url tegro.ca_file tegro.credentials_file);
+	my @others = qw(tegro.max_answer_size tegro.proxy tegro.user_agent);
+
+	foreach my $way (
+		map {
+			my $way = $_;
+			map {
+				{ %$way, settings => $_ }
+			} \@configured, \@others
+		} @ways)
+	{
+		my $which =
+		  $way->{settings} == \@configured ? 'settings in postgresql.conf' : 'other settings';
+		my $name = "$way->{name} ($which)";
+
+		$sandbox->begin;
+		local $ENV{PGOPTIONS} = join(' ', map { "-c $_=$evil_values{$_}" } @{ $way->{settings} })
+		  if $way->{options};
+		my $session = open_session('alice');
+		ask($session, 'SELECT tegro_balance()') if $way->{loaded};
+		ask($session, 'BEGIN') if $way->{begin};
+		my @tricks;
+		foreach my $setting ($way->{statement} ? @{ $way->{settings} } : ())
+		{
+			my $result = ask($session, $way->{statement}->($setting, $evil_values{$setting}));
+
+			push @tricks, 'tricky_' . $setting =~ s/\W/_/gr
+			  if $way->{name} =~ /function$/ && $result->{sqlstate} eq '';
+			next unless $way->{must_fail};
+			# neither by right nor, as with credentials_file, at any time
+			like($result->{sqlstate}, qr/^(42501|55P02)$/,
+				"an ordinary role can't set $setting by $way->{name}");
+		}
+
+		# Nothing is sent to the real provider, whatever is broken.
+		ask($session, $way->{then}) if $way->{then};
+		my $url = ask($session, q{SELECT url FROM tegro_preview('balance')});
+		if (!$way->{must_fail} && $url->{sqlstate} eq 'TG006')
+		{
+			# PostgreSQL lost the administrator's value to the attempt
+			like($url->{message}, qr/is not as it was configured/, "no call is made after $name");
+			# within a transaction the error before has ended it
+			like(
+				ask($session, 'SELECT tegro_balance()')->{sqlstate},
+				$way->{begin} ? qr/^25P02$/ : qr/^TG006$/,
+				"really none after $name");
+			is(scalar($sandbox->journal), 0, "nothing was sent after $name");
+		}
+		elsif (
+			is( $url->{out},
+				$sandbox->api_url . '/balance/',
+				"the address is the administrator's after $name"))
+		{
+			# a function that sets what it may not, as its caller may not, does no harm
+			ask($session, "SELECT $_()") foreach @tricks;
+			my $result = ask($session, 'SELECT tegro_balance()');
+			like($result->{out}, qr/"success"/, "a call goes through after $name")
+			  or diag("$result->{out}$result->{err}");
+			my @astray = grep {
+				$_->{user_agent} !~ /^tegro-/
+				  || signed_with($_->{body}, $_->{authorization}, %keys) ne 'the canary'
+			} $sandbox->journal;
+			is(scalar(@astray), 0, "what was sent is as if nobody had tried $name");
+		}
+		ask($session, 'ROLLBACK') if $way->{begin};
+		ask($session, "DROP FUNCTION $_()") foreach @tricks;
+		$session->close;
+	}
+	is($evil->connections, 0,
+		'no request went where an ordinary role, or the environment, wanted it to go');
+
+	is( ask($admin, q{SELECT count(*) FROM pg_db_role_setting WHERE setconfig::text LIKE '%tegro%'}
+		)->{out},
+		'0',
+		'none of it is stored');
+
+	# This listener can be reached, else it would prove nothing.
+	ask($admin, qq{SET tegro.read_retries = 0;
+		SET tegro.api_url = 'http://$evil_address/api'; SELECT tegro_balance()});
+	cmp_ok($evil->connections, '>', 0, 'a superuser could send requests there');
+	ask($admin, 'RESET tegro.api_url; RESET tegro.read_retries');
+}
+
+
+#
+# The address of the API
+#
+
+{
+	my @bad = (
+		'', ' ',
+		'host', '//host/',
+		'file:///etc/passwd', 'file://localhost/etc/passwd',
+		'ftp://host/', 'gopher://host/',
+		'dict://host/', 'unix:///tmp/socket',
+		'javascript:alert(1)', 'http://example.com/api',
+		'http://127.0.0.1@evil/', 'http://127.0.0.1:80@evil/',
+		'http://127.0.0.1.evil.com', 'http://localhost.evil',
+		'http://localhost@evil/', 'http://evil/127.0.0.1',
+		'http://evil#127.0.0.1', 'http://evil?127.0.0.1',
+		'https://user:pw@host/', 'https://user@host/',
+		'https://@host/', 'http://2130706433/',
+		'http://0x7f000001/', 'http://0177.0.0.1/',
+		'http://127.1/', 'http://0.0.0.0/',
+		'http://[::]/', 'http://[::2]/',
+		'http://[::1', 'http://[::1]evil/',
+		'http://[::1]@evil/', 'http://[::1%25lo]/',
+		'https://::1/', 'http://128.0.0.1/',
+		'http://169.254.169.254/', 'http://10.0.0.1/',
+		'https://', 'https:///api',
+		'https:/host/', 'https//host/',
+		'https:host', "https:\\\\host\\api",
+		'https://host\\@evil/', 'https://host/a\\b',
+		'http://127.0.0.1\\@evil/', 'http://127.0.0.1#@evil/',
+		'https://host:0/', 'https://host:65536/',
+		'https://host:99999999999999999999/', 'https://host:/',
+		'https://host:443:443/', 'https://host:-1/',
+		'https://host:+1/', 'https://host: 1/',
+		'https://host:1x/', 'https://host?x=1',
+		'https://host/?x=1', 'https://host/#x',
+		'https://host/%2e%2e/', 'https://h%6fst/',
+		' https://host/', 'https://host/ ',
+		'https://ho st/', 'https://host/a b',
+		"https://host/\r\nX-Evil: 1", "https://host\r\n",
+		"https://host\n", "\nhttps://host",
+		"https://ho\tst/", "https://host/\x01",
+		"https://host/\x7f", "https://h\xc3\xb6st/",
+		"https://host/\xd0\xb0pi", 'https://host/{a,b}',
+		'https://host/[1-9]', 'https://host/$HOME',
+		'https://host/*', 'https://host/a;b',
+		'https://host,evil/', "https://host/'",
+		'https://host/"');
+	my @good = (
+		'https://tegro.money/api', 'https://tegro.money/api/',
+		'https://tegro.money', 'HTTPS://host:65535/a-b_c.d~e/',
+		'https://[2001:db8::1]:443/api', 'https://2130706433/',
+		'http://127.0.0.1:8080/api', 'http://127.255.255.254/',
+		'http://localhost/api', 'HTTP://LocalHost:1/',
+		'http://[::1]:1/');
+
+	foreach my $url (@bad)
+	{
+		my $shown = $url =~ s/([^ -~])/sprintf('\\x%02x', ord($1))/ger;
+		my $result = ask($admin, 'SET tegro.api_url = ' . quote_bytes($url));
+
+		is($result->{sqlstate}, '22023', "tegro.api_url can't be \"$shown\"");
+		like(
+			$result->{detail},
+			qr{https://|http://127\.0\.0\.1},
+			"and the valid form is said for \"$shown\"");
+	}
+	is(ask($admin, q{SET tegro.api_url = E'https://host\000/'})->{sqlstate},
+		'22021', "tegro.api_url can't contain a NUL");
+	is(ask($admin, 'SHOW tegro.api_url')->{out}, $sandbox->api_url, 'it is still what it was');
+	foreach my $url (@good)
+	{
+		is(ask($admin, 'SET tegro.api_url = ' . quote($url))->{sqlstate},
+			'', "tegro.api_url can be \"$url\"");
+	}
+
+	ask($admin, q{SET tegro.read_retries = 0; SET tegro.connect_timeout = '1s'});
+	is(ask($admin, q{SET tegro.api_url = 'http://[::1]:1/'; SELECT tegro_balance()})->{sqlstate},
+		'TG002', 'a call to [::1], where nobody listens, is not sent');
+	foreach my $host ('169.254.169.254', '[fe80::1]', '[::ffff:169.254.169.254]')
+	{
+		my $result = ask($admin, "SET tegro.api_url = 'https://$host/'; SELECT tegro_balance()");
+
+		is($result->{sqlstate}, 'TG006', "a link-local address, $host, is refused");
+		like($result->{detail}, qr/link-local/, 'and the error says so');
+	}
+	ask($admin, 'RESET tegro.api_url; RESET tegro.read_retries; RESET tegro.connect_timeout');
+
+	foreach my $setting (qw(tegro.user_agent tegro.ca_file tegro.proxy tegro.shop_id))
+	{
+		my $start = $setting eq 'tegro.proxy' ? 'http://host' : 'x';
+		foreach my $bytes ("\r\nX-Evil: 1", "\n", "\r", "\x01", "\x7f")
+		{
+			is(ask($admin, "SET $setting = " . quote_bytes($start . $bytes))->{sqlstate},
+				'22023', "$setting can't contain control characters");
+		}
+	}
+	foreach my $setting (qw(tegro.api_key tegro.secret_key))
+	{
+		my $result = $admin->query("SET $setting = E'not-to-be-shown\\nX-Evil: 1'");
+
+		is($result->{sqlstate}, '22023', "$setting can't contain line breaks");
+		unlike($result->{err}, qr/not-to-be-shown|X-Evil/, 'and the error does not show it');
+	}
+}
+
+
+#
+# Line breaks and quotes stay data
+#
+
+{
+	my $raw = raw_server(
+		sub {
+			my ($socket) = @_;
+			my $answer = '{"type":"success","desc":"","data":{}}';
+			while (read_request($socket))
+			{
+				syswrite($socket,
+					"HTTP/1.1 200 OK\r\nContent-Length: " . length($answer) . "\r\n\r\n$answer");
+			}
+		});
+	my $bob = open_session('bob');
+	ask($admin, 'ALTER SYSTEM SET tegro.api_url = ' . quote($raw->url));
+	$node->reload;
+	wait_until(
+		sub { ask($bob, 'SELECT tegro_balance(); SHOW tegro.api_url')->{out} =~ /\Q@{[$raw->url]}/ }
+	);
+
+	my @hostile = (
+		"a\r\nX-Evil: 1\r\n\r\nGET /evil HTTP/1.1\r\nHost: evil\r\n\r\n",
+		"a\nX-Evil: 1",
+		"a\rX-Evil: 1",
+		qq(", "evil": "1),
+		qq(\\", \\"evil\\": \\"1),
+		'"}',
+		"'; SELECT 1; --",
+		"\x01\x1b[2J\x7f",
+		'\\u0022,\\u0022evil\\u0022:1',
+		'$(evil)`evil`%n%s%00');
+
+	# Function call => the method asked for and the params that must arrive.
+	my @calls;
+	foreach my $text (@hostile)
+	{
+		my $sql = quote_bytes($text);
+		my $object =
+		  "jsonb_build_object($sql, $sql, 'order_id', $sql, 'in', jsonb_build_array($sql))";
+		my $params = { $text => $text, order_id => $text, in => [$text] };
+
+		push @calls,
+		  [ "tegro_call('balance', $object)", 'balance', $params ],
+		  [ "tegro_call('newMethod1', $object)", 'newMethod1', $params ],
+		  [
+			"tegro_call('balance', jsonb_build_object('shop_id', $sql))",
+			'balance', { shop_id => $text }
+		  ],
+		  [ "tegro_create_order($object)", 'createOrder', $params ],
+		  [ "tegro_order(payment_id => $sql)", 'order', { payment_id => $text } ],
+		  [ "tegro_order($sql)", 'order', { payment_id => $text } ],
+		  [ "tegro_withdrawal(payment_id => $sql)", 'withdrawal', { payment_id => $text } ],
+		  [ "tegro_withdrawal($sql)", 'withdrawal', { payment_id => $text } ],
+		  [ "tegro_rates($sql, $sql)", 'rates', { from => $text, to => $text } ],
+		  [ "tegro_batch('orders', ARRAY[$object])", 'orders', $params ];
+	}
+
+	# the key for shops that no line of the file names
+	ask($bob, q{SET tegro.api_key = 'of the session'});
+	my $before = scalar($raw->requests);
+	my $failed = grep { ask($bob, "SELECT $_->[0]")->{sqlstate} ne '' } @calls;
+	my @requests = $raw->requests;
+	splice(@requests, 0, $before);
+	is($failed, 0, 'hostile strings are sent in every argument of every function');
+	is(scalar(@requests), scalar(@calls), 'each is one request');
+
+	my $json = JSON::PP->new->canonical;
+	my @wrong;
+	foreach my $call (@calls)
+	{
+		my ($sql, $method, $params) = @$call;
+		my $request = shift @requests // { head => '', body => '' };
+		my ($line, @headers) = split(/\r\n/, $request->{head});
+		my @names = map { /^([\w-]+): / ? lc($1) : "no header: $_" } @headers;
+		my %got = %{ $request->{params} // {} };
+
+		delete $got{nonce};
+		push @wrong, "$sql\n$request->{head}\n$request->{body}\n"
+		  unless ($line // '') eq "POST /api/$method/ HTTP/1.1"
+		  && "@{[sort @names]}" eq
+		  'accept authorization content-length content-type host user-agent'
+		  && $request->{head} =~ /^Authorization: Bearer [0-9a-f]{64}\r$/m
+		  && $request->{head} =~ /^Content-Length: (\d+)\r?$/m
+		  && $1 == length($request->{body})
+		  && $request->{body} !~ /[^ -\x7f]/
+		  && $json->encode(\%got) eq $json->encode({ shop_id => SHOP, %$params });
+	}
+	is(join("\n", @wrong),
+		'', 'each arrives as the data that it is, in a request with its six headers');
+
+	# in the name of a method they are refused, and in tegro.shop_id they are data
+	foreach my $text (
+		@hostile, 'balance/../shops', 'balance/', 'balance ',
+		' balance', 'balance?x', 'balance%2f', '',
+		'1balance', 'x' x 65, "balanc\xc3\xa9")
+	{
+		is(ask($bob, 'SELECT tegro_call(' . quote_bytes($text) . ')')->{sqlstate},
+			'22023', 'such a method is refused');
+		is( ask($bob, 'SELECT tegro_batch(' . quote_bytes($text) . q{, ARRAY['{}'::jsonb])})
+			  ->{sqlstate},
+			'22023',
+			'in a batch, too');
+	}
+	is(scalar($raw->requests), $before + @calls, 'nothing of it arrived');
+	my @plain = grep { !/[\x00-\x1f\x7f]/ } @hostile;
+	ask($bob, 'SET tegro.shop_id = ' . quote_bytes($_) . '; SELECT tegro_balance()') foreach @plain;
+	is_deeply(
+		[
+			map { $_->{params}{shop_id} }
+			  ($raw->requests)[ $before + @calls .. $before + @calls + $#plain ]
+		],
+		\@plain,
+		'tegro.shop_id stays data');
+	$bob->close;
+
+	# What it sent is not shown where the answer sends it back.
+	my $echo = raw_server(
+		sub {
+			my ($socket) = @_;
+			my $request = read_request($socket) or return;
+			my ($authorization) = $request->{head} =~ /^Authorization: (.*)\r$/m;
+			my $answer = "<html>$authorization " . KEY . ' ' . SECRET;
+			$answer = '{"type":"error","desc":"' . $answer . '"}'
+			  if $request->{head} =~ m{/api/shops/};
+			print {$socket} "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: "
+			  . length($answer)
+			  . "\r\n\r\n$answer";
+		});
+	foreach my $call (
+		'tegro_balance()',
+		'tegro_shops()',
+		q{tegro_call('newMethod')},
+		q{tegro_create_order('{"order_id": "1"}')},
+		q{(tegro_batch('balance', ARRAY['{}'::jsonb]))})
+	{
+		my $result = ask($admin, 'SET tegro.api_url = ' . quote($echo->url) . "; SELECT $call");
+
+		like(
+			"$result->{out}$result->{err}",
+			qr/Bearer \*{8} \*{8} \*{8}/,
+			"a signature and keys that an answer sends back are masked: $call");
+	}
+	ask($admin, 'ALTER SYSTEM RESET tegro.api_url; RESET tegro.api_url');
+	$node->reload;
+}
+
+
+#
+# Payouts
+#
+
+# The sandbox's withdrawals, payment_id => times that it was executed.
+sub withdrawals
+{
+	my $state = $sandbox->control('GET', 'state?shop_id=' . SHOP)->{data};
+
+	BAIL_OUT('the sandbox does not tell its withdrawals')
+	  unless ref $state->{withdrawals} eq 'ARRAY';
+	return scalar(@{ $state->{withdrawals} });
+}
+
+{
+	my $alice = open_session('alice');
+	my $clerk = open_session('mallory');
+	my $ledger = sub { return ask($admin, 'SELECT count(*) FROM tegro_outbox')->{out} };
+	my $params = sub {
+		my ($number) = @_;
+		return
+		  qq{'{"currency": "RUB", "account": "4111", "amount": 1, "payment_id": "$number", "payment_system": 1}'::jsonb};
+	};
+
+	wait_until(
+		sub {
+			ask($alice, 'SELECT tegro_balance(); SHOW tegro.api_url')->{out} =~
+			  /\Q@{[$sandbox->api_url]}/;
+		});
+	# one who may call, enqueue and look, but not pay out
+	ask($admin, <<'SQL');
+GRANT EXECUTE ON FUNCTION tegro_call(text, jsonb), tegro_batch(text, jsonb[]), tegro_preview(text, jsonb),
+	tegro_enqueue(text, jsonb, regprocedure, timestamptz) TO mallory
+SQL
+	$sandbox->begin;
+	foreach my $method (
+		'createWithdrawal', 'createwithdrawal',
+		'CREATEWITHDRAWAL', 'CreateWithdrawal',
+		'createWithdrawal ', ' createWithdrawal',
+		'createWithdrawal/', '/createWithdrawal',
+		'createWithdrawal?', 'createWithdrawal%20',
+		'create%57ithdrawal', 'x/../createWithdrawal',
+		"createWithdrawal\n", "create\xe2\x80\x8bWithdrawal",
+		"\xd1\x81reateWithdrawal")
+	{
+		my $named = $method eq 'createWithdrawal';
+		my $shown = $method =~ s/([^ -~])/sprintf('\\x%02x', ord($1))/ger;
+		my $sql = quote_bytes($method);
+		my %calls = (
+			tegro_call => "tegro_call($sql, @{[$params->(1)]})",
+			tegro_enqueue => "tegro_enqueue($sql, @{[$params->(1)]})",
+			tegro_batch => "tegro_batch($sql, ARRAY[@{[$params->(1)]}])");
+
+		foreach my $call (sort keys %calls)
+		{
+			is( ask($clerk, "SELECT $calls{$call}")->{sqlstate},
+				!$named ? '22023' : $call eq 'tegro_batch' ? '0A000' : '42501',
+				"$call refuses \"$shown\" to a role that may not pay out");
+			# for who may pay out, they are the way through the ledger
+			next if $named && $call ne 'tegro_batch';
+			is( ask($alice, "SELECT $calls{$call}")->{sqlstate},
+				$named ? '0A000' : '22023',
+				"$call refuses \"$shown\" to one that may");
+		}
+	}
+	foreach my $session ($clerk, $alice)
+	{
+		my $result =
+		  ask($session, "SELECT headers FROM tegro_preview('createWithdrawal', @{[$params->(1)]})");
+		is($result->{sqlstate}, '', 'a payout can be previewed');
+		unlike($result->{out}, qr/[0-9a-f]{64}/,
+			'but is not signed there, so it can\'t be sent past the ledger');
+	}
+	is(scalar($sandbox->journal), 0, 'nothing of it was sent');
+	is(withdrawals(), 0, 'no withdrawal was made');
+	is($ledger->(), 0, 'nothing is on record');
+
+	foreach my $call (
+		'tegro_create_withdrawal(%s)',
+		q{tegro_call('createWithdrawal', %s)},
+		q{tegro_wait(tegro_enqueue('createWithdrawal', %s))})
+	{
+		my $number = $ledger->() + 1;
+		my $statement = sprintf("SELECT $call", $params->($number));
+
+		# tegro_wait needs a transaction of its own
+		my $result = $call =~ /wait/
+		  ? ask(
+			$alice,
+			sprintf(
+				q{SELECT tegro_enqueue('createWithdrawal', %s) AS id \gset
+			SELECT tegro_wait(:id)}, $params->($number)))
+		  : ask($alice, $statement);
+		like($result->{out}, qr/"success"/, "who may pay out does so by $call")
+		  or diag($result->{err});
+		ask($alice,
+			$call =~ /wait/
+			? sprintf(q{SELECT tegro_enqueue('createWithdrawal', %s)}, $params->($number))
+			: $statement);
+		is($ledger->(), $number, 'it is on record, once');
+		is(withdrawals(), $number, 'it was made once, though it was asked for twice');
+	}
+	is(scalar(grep { $_->{method} eq 'createWithdrawal' } $sandbox->journal),
+		3, 'each was sent once');
+
+
+	#
+	# Others' requests
+	#
+
+	my $id = ask($admin, 'SELECT min(id) FROM tegro_outbox')->{out};
+	my $bob = open_session('bob');
+	my $before = ask($admin, 'TABLE tegro_outbox')->{out};
+	ask($admin, 'GRANT SELECT ON tegro_outbox, tegro_attempt, tegro_outbox_summary TO alice, bob');
+	foreach my $table (qw(tegro_outbox tegro_attempt tegro_outbox_summary))
+	{
+		isnt(ask($alice, "SELECT count(*) FROM $table")->{out},
+			'0', "a role sees its own rows in $table");
+		is(ask($bob, "SELECT count(*) FROM $table")->{out}, '0', "another role does not see them");
+	}
+	foreach my $call (
+		"tegro_wait($id)", "tegro_cancel($id)",
+		"tegro_retry($id)", "tegro_resolve($id, 'failed', 'mine')")
+	{
+		isnt(ask($bob, "SELECT $call")->{sqlstate}, '', "another role can't $call");
+	}
+	foreach my $statement (
+		"UPDATE tegro_outbox SET state = 'ready'", 'DELETE FROM tegro_outbox',
+		'TRUNCATE tegro_outbox',
+		'DELETE FROM tegro_attempt', 'TABLE tegro_identity',
+		"UPDATE tegro_identity SET reason = 'x'",
+		q{INSERT INTO tegro_outbox (shop_id, method, reference, params, enqueued_by, identity)
+			VALUES ('x', 'createWithdrawal', 'x', '{}', 'postgres'::regrole, 'x')},
+		'ALTER TABLE tegro_outbox DISABLE ROW LEVEL SECURITY',
+		'ALTER TABLE tegro_outbox OWNER TO alice',
+		q{SELECT setval('tegro_outbox_id_seq', 1)}, q{SELECT nextval('tegro_outbox_id_seq')})
+	{
+		is(ask($alice, $statement)->{sqlstate},
+			'42501', "an ordinary role can't " . ($statement =~ s/\s+/ /gr));
+	}
+	is(ask($admin, 'TABLE tegro_outbox')->{out}, $before, 'the ledger is as it was');
+	ask($admin, <<'SQL');
+REVOKE EXECUTE ON FUNCTION tegro_call(text, jsonb), tegro_batch(text, jsonb[]), tegro_preview(text, jsonb),
+	tegro_enqueue(text, jsonb, regprocedure, timestamptz) FROM mallory
+SQL
+	$_->close foreach $alice, $bob, $clerk;
+}
+
+
+#
+# Whose keys
+#
+
+{
+	my $preview =
+	  q{SELECT p.headers->>'Authorization' || ' ' || p.body FROM tegro_preview('balance', '{"shop_id": "RIGHTS"}') p};
+	my $whose = sub {
+		my ($result) = @_;
+		my ($authorization, $body) = $result->{out} =~ /(Bearer \w+) (\{.*\})/
+		  or return $result->{sqlstate};
+		return signed_with($body, $authorization, %keys);
+	};
+	ask($admin, <<"SQL");
+SET ROLE definer;
+CREATE FUNCTION as_definer() RETURNS text LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS \$\$ $preview \$\$;
+CREATE FUNCTION call_as_definer() RETURNS jsonb LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp
+	AS \$\$ SELECT tegro_call('balance', '{"shop_id": "RIGHTS"}') \$\$;
+CREATE FUNCTION as_caller() RETURNS text LANGUAGE sql AS \$\$ $preview \$\$;
+RESET ROLE
+SQL
+
+	is($whose->(ask('alice', $preview)), 'alice', "a role's own line of the file is taken");
+	is($whose->(ask('definer', $preview)), 'the definer', "another role's for that role");
+	is($whose->(ask('bob', $preview)), 'TG006', 'and none for one that is in none');
+	is($whose->(ask('alice', 'SELECT as_definer()')),
+		'the definer', 'a SECURITY DEFINER function acts with the keys of its owner');
+	is($whose->(ask('alice', 'SELECT as_caller()')),
+		'alice', 'another function with those of the caller');
+	is($whose->(ask('bob', 'SELECT as_definer()')), 'the definer', 'also for who has no keys');
+
+	my $mixed =
+	  ask('alice', 'SELECT as_caller() UNION ALL SELECT as_definer() UNION ALL SELECT as_caller()')
+	  ->{out};
+	is( join(', ', map { $whose->({ out => $_, sqlstate => '' }) } split(/\n/, $mixed)),
+		'alice, the definer, alice',
+		'also within one statement');
+
+	$sandbox->begin;
+	ask('bob', 'SELECT call_as_definer()');
+	ask('alice', q{SELECT tegro_call('balance', '{"shop_id": "RIGHTS"}')});
+	is( join(', ', map { signed_with($_->{body}, $_->{authorization}, %keys) } $sandbox->journal),
+		'the definer, alice',
+		'and for what is really sent');
+
+	my $session = session($node);
+	is($whose->(ask($session, $preview)),
+		'TG006', "a superuser is not taken for a member of every role");
+	is($whose->(ask($session, "SET ROLE alice; $preview")),
+		'alice', 'SET ROLE: the keys of the current role');
+	is($whose->(ask($session, "SET ROLE definer; $preview")), 'the definer', 'and of the next');
+	is($whose->(ask($session, "SET ROLE bob; $preview")), 'TG006',
+		'and none for one that has none');
+	is($whose->(ask($session, "RESET ROLE; $preview")), 'TG006', 'and RESET ROLE ends that');
+	is($whose->(ask($session, "SET SESSION AUTHORIZATION alice; $preview")),
+		'alice', 'SET SESSION AUTHORIZATION: the same');
+	$session->close;
+}
+
+
+#
+# The extension as an object
+#
+
+{
+	my $result = ask($admin, 'CREATE SCHEMA elsewhere; ALTER EXTENSION tegro SET SCHEMA elsewhere');
+	is($result->{sqlstate}, '0A000', 'the extension can\'t be moved to another schema');
+
+	my $session = session($node);
+	ask($session, 'SELECT tegro_balance()');
+	$result = ask($session, <<'SQL');
+BEGIN;
+DROP EXTENSION tegro;
+CREATE EXTENSION tegro SCHEMA elsewhere;
+SELECT elsewhere.tegro_balance();
+SELECT headers FROM elsewhere.tegro_preview('balance');
+ROLLBACK;
+SELECT tegro_balance();
+SELECT headers FROM tegro_preview('balance')
+SQL
+	is($result->{err}, '', 'dropped and created again in one session, it works');
+	is(scalar(() = $result->{out} =~ /"success"/g), 2, 'its calls do');
+	is(scalar(() = $result->{out} =~ /Bearer [0-9a-f]{64}/g), 2, 'its previews do');
+	$session->close;
+
+	is(ask('mallory', 'CREATE EXTENSION tegro SCHEMA public')->{sqlstate},
+		'42710', 'it exists once a database');
+	$node->safe_psql('postgres', 'CREATE DATABASE hostile');
+	$session = open_session('mallory', database => 'hostile');
+	is(ask($session, 'CREATE SCHEMA own')->{sqlstate},
+		'42501', 'an ordinary role may not create in a database');
+	$session->close;
+	$node->safe_psql('hostile', 'GRANT CREATE ON DATABASE hostile TO mallory');
+	$session = open_session('mallory', database => 'hostile');
+	is(ask($session, 'CREATE EXTENSION tegro')->{sqlstate},
+		'42501',
+		'an ordinary role may not create the extension, though it may create in the database');
+	$session->close;
+}
+
+
+#
+# Hostile objects
+#
+
+{
+	my $super = session($node, database => 'hostile');
+	ask($super, 'CREATE SCHEMA target; GRANT CREATE, USAGE ON SCHEMA target TO mallory');
+	my $mallory = open_session('mallory', database => 'hostile');
+
+	foreach my $function (@functions)
+	{
+		my $signature = $function->{signature};
+
+		my $result = ask($mallory,
+			"CREATE FUNCTION target.$signature RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb'");
+		is($result->{err}, '', "an ordinary role makes a function $signature first");
+		is(ask($super, 'CREATE EXTENSION tegro SCHEMA target')->{sqlstate},
+			'42723', 'then the extension is not created');
+		ask($mallory, "DROP FUNCTION target.$signature");
+	}
+
+	foreach my $relation (@relations)
+	{
+		ask($mallory, "CREATE TABLE target.$relation (a pg_catalog.int4)");
+		# (a sequence's name that is taken shows when it is to be dumped)
+		like(ask($super, 'CREATE EXTENSION tegro SCHEMA target')->{sqlstate},
+			qr/^(42P07|55000)$/, "nor where there is a table $relation");
+		ask($mallory, "DROP TABLE target.$relation");
+	}
+
+	# Functions, operators and types that take over what is not qualified.
+	my $trap =
+	  q{LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'the trap closed on %', current_user; RETURN NULL; END $$};
+	my $result = ask($mallory, <<"SQL");
+SET search_path = target, pg_catalog;
+CREATE FUNCTION target.trap_texts(pg_catalog.text, pg_catalog.text) RETURNS pg_catalog.bool $trap;
+CREATE FUNCTION target.trap_jsonbs(pg_catalog.jsonb, pg_catalog.jsonb) RETURNS pg_catalog.bool $trap;
+CREATE FUNCTION target.trap_names(pg_catalog.name, pg_catalog.name) RETURNS pg_catalog.bool $trap;
+CREATE FUNCTION target.trap_oids(pg_catalog.oid, pg_catalog.oid) RETURNS pg_catalog.bool $trap;
+CREATE OPERATOR target.= (LEFTARG = pg_catalog.text, RIGHTARG = pg_catalog.text, FUNCTION = target.trap_texts);
+CREATE OPERATOR target.|| (LEFTARG = pg_catalog.text, RIGHTARG = pg_catalog.text, FUNCTION = target.trap_texts);
+CREATE OPERATOR target.= (LEFTARG = pg_catalog.jsonb, RIGHTARG = pg_catalog.jsonb, FUNCTION = target.trap_jsonbs);
+CREATE OPERATOR target.= (LEFTARG = pg_catalog.name, RIGHTARG = pg_catalog.name, FUNCTION = target.trap_names);
+CREATE OPERATOR target.= (LEFTARG = pg_catalog.oid, RIGHTARG = pg_catalog.oid, FUNCTION = target.trap_oids);
+CREATE FUNCTION target.lower(pg_catalog.text) RETURNS pg_catalog.text $trap;
+CREATE FUNCTION target.now() RETURNS pg_catalog.timestamptz $trap;
+CREATE FUNCTION target.format(pg_catalog.text, VARIADIC pg_catalog.text[]) RETURNS pg_catalog.text $trap;
+CREATE FUNCTION target.current_setting(pg_catalog.text) RETURNS pg_catalog.text $trap;
+CREATE FUNCTION target.set_config(pg_catalog.text, pg_catalog.text, pg_catalog.bool) RETURNS pg_catalog.text $trap;
+CREATE FUNCTION target.jsonb_build_object(VARIADIC pg_catalog.text[]) RETURNS pg_catalog.jsonb $trap;
+CREATE DOMAIN target.text AS pg_catalog.int4 CHECK (value < 0);
+CREATE DOMAIN target.jsonb AS pg_catalog.int4 CHECK (value < 0);
+CREATE DOMAIN target.int8 AS pg_catalog.int4 CHECK (value < 0);
+CREATE DOMAIN target.int4 AS pg_catalog.text CHECK (false);
+CREATE DOMAIN target.bool AS pg_catalog.text CHECK (false);
+CREATE DOMAIN target.timestamptz AS pg_catalog.text CHECK (false);
+CREATE DOMAIN target."interval" AS pg_catalog.text CHECK (false);
+SELECT 'a'::pg_catalog.text = 'a'::pg_catalog.text
+SQL
+	like($result->{err}, qr/the trap closed on mallory/, 'the traps work');
+	unlike($result->{err}, qr/ERROR/, 'all were made');
+
+	$result = ask($super, <<'SQL');
+SET search_path = target, pg_catalog;
+CREATE EXTENSION tegro SCHEMA target;
+SELECT count(*) FROM (SELECT tegro_balance()) _;
+SELECT headers IS NOT NULL FROM tegro_preview('balance');
+SELECT count(*) FROM tegro_batch('balance', ARRAY['{}', '{}']::pg_catalog.jsonb[]);
+SELECT 'done: ' OPERATOR(pg_catalog.||) pg_catalog.count(*) FROM pg_catalog.pg_proc p, pg_catalog.unnest(p.proargtypes) t
+	WHERE p.proname LIKE 'tegro%' AND p.pronamespace OPERATOR(pg_catalog.=) 'target'::regnamespace::pg_catalog.oid
+	AND t OPERATOR(pg_catalog.=) ANY (SELECT ty.oid FROM pg_catalog.pg_type ty
+		WHERE ty.typnamespace OPERATOR(pg_catalog.=) 'target'::regnamespace::pg_catalog.oid)
+SQL
+	is($result->{err}, '',
+		'the extension is created and used among hostile objects, and no trap closes');
+	is( $result->{out},
+		"1\nt\n2\ndone: 0",
+		'it works, and its functions take the types of pg_catalog');
+
+	is(ask($mallory, 'SELECT target.tegro_balance()')->{sqlstate},
+		'42501', 'who made them may still not call');
+	is( ask($mallory,
+			'CREATE OR REPLACE FUNCTION target.tegro_balance() RETURNS pg_catalog.jsonb LANGUAGE sql AS $$ SELECT NULL::pg_catalog.jsonb $$'
+		)->{sqlstate},
+		'42501',
+		'nor replace');
+	$_->close foreach $super, $mallory;
+}
+
+
+#
+# Keys of a session
+#
+
+{
+	# Set by a bind parameter, as a program should: pgbench can, psql 15 can't.
+	ask($admin, <<'SQL');
+CREATE TABLE seen (n serial, what text, shown text, body text);
+GRANT INSERT ON seen TO monitor;
+GRANT USAGE ON SEQUENCE seen_n_seq TO monitor
+SQL
+	my $see = sub {
+		my ($what) = @_;
+		return
+		  "INSERT INTO seen (what, shown, body) SELECT '$what', headers->>'Authorization', body FROM tegro_preview('balance');\n";
+	};
+	my $show =
+	  q{INSERT INTO seen (what, shown) SELECT 'shown', current_setting('tegro.api_key') || ' ' || current_setting('tegro.secret_key');}
+	  . "\n";
+	my $set =
+	  "SELECT set_config('tegro.api_key', :key, false), set_config('tegro.secret_key', :key, false);\n";
+	my $script = write_file('session-key.sql',
+			$set
+		  . $see->('set')
+		  . $show
+		  . "RESET ALL;\n"
+		  . $see->('reset')
+		  . $set
+		  . $see->('set')
+		  . $show
+		  . "DISCARD ALL;\n"
+		  . $see->('discarded')
+		  . "BEGIN;\nSELECT set_config('tegro.api_key', :key, true);\n"
+		  . $see->('set locally')
+		  . "COMMIT;\n"
+		  . $see->('committed')
+		  . $set
+		  . "SELECT set_config('tegro.api_key', '', false);\n"
+		  . $see->('emptied'));
+	my ($out, $err) = ('', '');
+
+	IPC::Run::run(
+		[
+			'pgbench', '-n', '-M', 'extended', '-t', 1, '-D', 'key=key-of-the-session', '-f',
+			$script, $node->connstr('postgres') . ' user=monitor'
+		],
+		'<',
+		\undef,
+		'>',
+		\$out,
+		'2>',
+		\$err) or diag($err);
+	my @seen = map { [ split(/\t/, $_, 3) ] }
+	  split(/\n/,
+		ask($admin, q{SELECT concat_ws(E'\t', what, shown, body) FROM seen ORDER BY n})->{out});
+	my %all_keys = (%keys, "the session's" => 'key-of-the-session');
+	my @found = map {
+		$_->[0] eq 'shown'
+		  ? "shown $_->[1]"
+		  : "$_->[0]: "
+		  . signed_with($_->[2], $_->[1], %all_keys)
+	} @seen;
+
+	is_deeply(
+		\@found,
+		[
+			"set: the session's",
+			'shown ******** ********',
+			'reset: the canary',
+			"set: the session's",
+			'shown ******** ********',
+			'discarded: the canary',
+			"set locally: the session's",
+			'committed: the canary',
+			'emptied: the canary'
+		],
+		"a session's own key signs, is shown masked, and is gone after RESET ALL, after DISCARD ALL, at its transaction's end and when it is emptied"
+	);
+
+	my $alice = open_session('alice');
+	$alice->query(
+		q{SELECT tegro_balance(); SET tegro.api_key = 'key-of-the-session'; SET tegro.secret_key = 'key-of-the-session'}
+	);
+	foreach my $look (
+		'SHOW tegro.api_key',
+		'SHOW tegro.secret_key',
+		q{SELECT current_setting('tegro.api_key')},
+		'SHOW ALL',
+		q{SELECT * FROM pg_settings},
+		'SELECT * FROM pg_show_all_settings()',
+		q{SELECT * FROM pg_settings WHERE name ~ 'key'},
+		'EXPLAIN (ANALYZE, VERBOSE, SETTINGS) SELECT tegro_balance()',
+		q{SELECT * FROM pg_stat_activity WHERE pid <> pg_backend_pid()},
+		q{SELECT set_config('tegro.api_key', 'another', false)},
+		'RESET tegro.api_key',
+		'SHOW tegro.api_key')
+	{
+		my $result = $alice->query($look);
+		unlike("$result->{out}$result->{err}",
+			qr/key-of-the-session/, "a session's own key is not shown by $look");
+	}
+	is( $alice->query(
+			q{SELECT name FROM pg_settings WHERE name IN ('tegro.api_key', 'tegro.secret_key')})
+		  ->{out},
+		'',
+		'keys are not in pg_settings');
+	$alice->close;
+}
+
+
+#
+# Failures of every kind, with the canary as key
+#
+
+{
+	my $alice = open_session('alice');
+	my @calls = (
+		'tegro_balance()',
+		q{tegro_create_order('{"order_id": "1", "currency": "RUB", "amount": 1}')},
+		q{tegro_call('newMethod')}, q{tegro_batch('orders', ARRAY['{}', '{}']::jsonb[])});
+	my $page = KEY . ' ' . SECRET . ' <html>' . 'x' x 150 . KEY . SECRET . 'x' x 150;
+	my %seen;
+
+	# the last ones are repeated
+	ask($alice, q{SET tegro.read_retries = 0; SET tegro.timeout = '500ms'});
+	foreach my $fault (
+		['close_before_read'],
+		['close_after_read'],
+		['execute_then_close'],
+		['reset'],
+		[ 'hold', ms => 1000 ],
+		[ 'execute_then_hold', ms => 1000 ],
+		[ 'execute_later', ms => 10 ],
+		[ 'cut', bytes => 30 ],
+		[ 'length', length => 5000 ],
+		[ 'drip', ms => 100 ],
+		(map { [ 'answer', status => $_, body => $page ] } 200, 301, 403, 404, 429, 502),
+		[ 'answer', status => 200, body => qq({"type":"error","desc":"$page"}) ],
+		[ 'answer', status => 500, body => qq({"type":"error","desc":"$page"}) ],
+		[ 'answer', status => 200, body => qq({"type":"success","desc":"$page"}) ],
+		[ 'answer', status => 200, body => qq(["$page"]) ],
+		[ 'answer', status => 200, body => qq({"type":"success","data":{"$page":) ],
+		[
+			'answer',
+			status => 200,
+			body => '{"type":"success","data":{}}',
+			headers => { 'Retry-After' => $page }
+		],
+		[ 'answer', status => 429, body => '', headers => { 'Retry-After' => '1' } ],
+		[
+			'answer',
+			status => 302,
+			body => '',
+			headers => { Location => "http://$evil_address/" . KEY }
+		],
+		[ 'answer', status => 200, body => 'x', repeat => 2_000_000 ])
+	{
+		ask($alice, 'SET tegro.read_retries = 1') if ($fault->[2] // 0) eq '302';
+		foreach my $call (@calls)
+		{
+			# what takes its time, once is enough
+			next
+			  if defined $fault->[1]
+			  && $fault->[1] eq 'ms'
+			  && $fault->[2] >= 100
+			  && $call !~ /balance/;
+			$sandbox->clear_faults;
+			$sandbox->fault('*', @$fault, times => 3);
+			my $result = ask($alice, "SELECT $call");
+			$seen{ $result->{sqlstate} } = 1 if $result->{sqlstate} ne '';
+			$seen{$_} = 1 foreach $result->{out} =~ /\bTG\d{3}\b/g;
+		}
+	}
+	$sandbox->clear_faults;
+
+	# a statement that is looked at, and cancelled, while it waits
+	$sandbox->fault('*', 'hold', ms => 3000);
+	ask($alice, q{SET tegro.timeout = '10s'});
+	my $id;
+	$alice->send(q{SELECT tegro_create_order('{"order_id": "2"}')});
+	ok( wait_until(
+			sub {
+				ask($admin,
+					q{SELECT count(*) FROM pg_stat_activity WHERE query ~ '"2"' AND wait_event = 'Extension'}
+				)->{out} ne '0';
+			}),
+		'a call that waits can be looked at');
+	ask($_, 'SELECT * FROM pg_stat_activity') foreach $admin, 'alice', 'monitor';
+	ask($admin, 'SELECT pg_cancel_backend(' . $alice->pid . ')');
+	my $result = $alice->wait;
+	$told .= $result->{err};
+	is($result->{sqlstate}, '57014', 'and cancelled');
+	$seen{57014} = 1;
+	$sandbox->clear_faults;
+
+	# Requests of the outbox: with the key of the file; with the key of the
+	# session, which is handed to another process; and with an answer that sends
+	# the signature back, which is kept as it came.
+	my $key_file = write_file('session-key', KEY);
+	ask($admin,
+		'GRANT EXECUTE ON FUNCTION pg_read_file(text) TO alice; GRANT pg_read_server_files TO alice'
+	);
+	ask($alice, <<"SQL");
+SET tegro.timeout = '5s';
+SELECT tegro_enqueue('createOrder', '{"order_id": "by the worker", "currency": "RUB", "amount": 1}') AS id \\gset
+SELECT tegro_wait(:id);
+DO \$\$ BEGIN PERFORM set_config('tegro.api_key', pg_read_file('$key_file'), false) \; END \$\$;
+SELECT tegro_create_withdrawal('{"payment_id": "by the session", "currency": "RUB", "amount": 1, "account": "1"}');
+RESET tegro.api_key
+SQL
+	is( ask($admin,
+			q{SELECT string_agg(state, ' ') FROM tegro_outbox WHERE reference LIKE 'by the%'})
+		  ->{out},
+		'done done',
+		'requests of the outbox are signed by the keys of the file and of the session');
+	ask($admin,
+		'REVOKE pg_read_server_files FROM alice; REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM alice'
+	);
+
+	my $mirror = raw_server(
+		sub {
+			my ($socket) = @_;
+			while (my $request = read_request($socket))
+			{
+				my ($authorization) = $request->{head} =~ /^Authorization: (.*)\r$/m;
+				my $answer = "<html>$authorization";
+				syswrite($socket,
+						"HTTP/1.1 502 Bad Gateway\r\nContent-Length: "
+					  . length($answer)
+					  . "\r\n\r\n$answer");
+			}
+		});
+	ask($alice, 'SET tegro.timeout = DEFAULT');
+	ask($admin, 'ALTER SYSTEM SET tegro.api_url = ' . quote($mirror->url));
+	$node->reload;
+	wait_until(sub { ask($alice, 'SHOW tegro.api_url')->{out} eq $mirror->url });
+	$id = ask($alice,
+		q{SELECT tegro_enqueue('createOrder', '{"order_id": "mirrored", "currency": "RUB", "amount": 1}')}
+	)->{out};
+	ok( wait_until(
+			sub {
+				ask($admin, "SELECT count(raw_answer) FROM tegro_attempt WHERE outbox_id = $id")
+				  ->{out} > 0;
+			}),
+		'an answer that is none is kept');
+	ask($admin, "SELECT tegro_resolve($id, 'failed', 'enough'); ALTER SYSTEM RESET tegro.api_url");
+	$node->reload;
+	wait_until(sub { ask($alice, 'SHOW tegro.api_url')->{out} eq $sandbox->api_url });
+	my ($request) = $mirror->requests;
+	my ($signature) = $request->{head} =~ /Bearer (\w+)/;
+	is( ask($admin,
+			"SELECT count(*) FROM tegro_attempt WHERE encode(raw_answer, 'escape') LIKE '%$signature%'"
+		)->{out},
+		'0',
+		'a signature that it sends back is not kept');
+
+	# settings that are wrong
+	my $closed = black_hole();
+	foreach my $settings (
+		q{SET tegro.api_url = 'https://127.0.0.1:1/api'},
+		q{SET tegro.connect_timeout = '200ms'; SET tegro.api_url = 'https://127.0.0.1:}
+		. $closed->port
+		. q{/api'},
+		q{SET tegro.api_url = 'https://no-such-host.invalid/api'},
+		q{SET tegro.ca_file = '/no/such/file'},
+		qq{SET tegro.ca_file = '$certificates->{self_signed}'},
+		q{SET tegro.api_url = 'https://localhost:} . $sandbox->port . q{/nowhere'},
+		q{SET tegro.proxy = 'http://user:CANARY-of-proxy@127.0.0.1:1'},
+		q{SET tegro.shop_id = ''},
+		q{SET tegro.shop_id = 'no such shop'})
+	{
+		# the proxy's password is in the statement, which is logged
+		(my $masked = $settings) =~ s/CANARY/Secret/;
+		ask($admin, "SET tegro.read_retries = 0; SET tegro.timeout = '2s'; $masked");
+		foreach my $call (@calls)
+		{
+			$result = ask($admin, "SELECT $call");
+			$seen{ $result->{sqlstate} } = 1;
+			unlike("$result->{out}$result->{err}",
+				qr/Secret-of-proxy/, "the proxy's password is not in an error");
+		}
+		ask($admin, 'RESET ALL');
+	}
+	is(join(' ', grep { !$seen{$_} } qw(57014 TG001 TG002 TG003 TG004 TG005 TG006)),
+		'', 'failures of every kind were met');
+
+	ask($admin, q{SET tegro.proxy = 'http://user:Secret-of-proxy@127.0.0.1:1'});
+	is( ask($admin, 'SHOW tegro.proxy')->{out},
+		'http://user:Secret-of-proxy@127.0.0.1:1',
+		'a superuser sees the proxy');
+	foreach my $look (
+		'SHOW tegro.proxy',
+		q{SELECT current_setting('tegro.proxy')},
+		q{SELECT * FROM pg_settings WHERE name = 'tegro.proxy'})
+	{
+		foreach my $role (qw(alice monitor))
+		{
+			$result = ask($admin, "SET ROLE $role; $look");
+			unlike("$result->{out}$result->{err}",
+				qr/Secret-of-proxy/, "$role does not see its password by $look");
+		}
+	}
+	ask($admin, 'RESET ROLE; RESET ALL');
+	$alice->close;
+}
+
+
+#
+# A standby
+#
+
+my $standby_log;
+{
+	$node->backup('backup');
+	my $standby = PostgreSQL::Test::Cluster->new('standby');
+	$standby->init_from_backup($node, 'backup', has_streaming => 1);
+	$standby->append_conf('postgresql.conf',
+		"shared_preload_libraries = 'pg_stat_statements, auto_explain, tegro'");
+	$standby->start;
+	$node->wait_for_catchup($standby, 'replay', $node->lsn('write'));
+	$sandbox->begin;
+
+	my $session = session($standby, user => 'alice');
+	is($session->query('SELECT pg_is_in_recovery()')->{out}, 't', 'a standby is in recovery');
+	foreach
+	  my $call ('tegro_balance()', 'tegro_orders()', 'tegro_shops()', q{tegro_call('modules')},
+		q{(SELECT answer FROM tegro_batch('rates', ARRAY['{}'::jsonb]))})
+	{
+		my $result = $session->query("SELECT $call");
+		$told .= "$result->{out}$result->{err}";
+		like($result->{out}, qr/"success"/, "$call works there");
+	}
+	is(scalar($sandbox->journal(verdict => 'success')), 5, 'the provider took them all');
+	like(
+		$session->query(q{SELECT headers FROM tegro_preview('balance')})->{out},
+		qr/Bearer [0-9a-f]{64}/,
+		'a preview works there');
+	$session->close;
+	$standby->stop;
+	$standby_log = slurp_file($standby->logfile);
+}
+
+
+#
+# The canary
+#
+
+{
+	my @looks = (
+		'SHOW tegro.api_key',
+		'SHOW tegro.secret_key',
+		'SHOW ALL',
+		q{SELECT current_setting('tegro.api_key', true)},
+		q{SELECT current_setting('tegro.credentials_file', true)},
+		'SHOW tegro.credentials_file',
+		'SELECT * FROM pg_settings',
+		'SELECT * FROM pg_show_all_settings()',
+		'SELECT * FROM pg_stat_activity',
+		'SELECT * FROM pg_stat_statements',
+		'SELECT * FROM pg_db_role_setting',
+		'SELECT * FROM pg_backend_memory_contexts',
+		'SELECT * FROM pg_prepared_statements',
+		'SELECT * FROM pg_extension',
+		'EXPLAIN (ANALYZE, VERBOSE, SETTINGS) SELECT tegro_balance()');
+
+	foreach my $role ('alice', 'mallory', 'monitor', undef)
+	{
+		my $session = open_session($role);
+
+		foreach my $load ('fresh', 'loaded')
+		{
+			ask($session, q{SELECT tegro_preview('balance')}) if $load eq 'loaded';
+			foreach my $look (@looks)
+			{
+				my $result = ask($session, $look);
+
+				# Before the library is loaded, PostgreSQL shows what stands in
+				# postgresql.conf to everybody; that is why keys are not there.
+				unlike(
+					"$result->{out}$result->{err}",
+					qr/path-to-credentials/,
+					"an ordinary role does not see the credentials file by $look"
+				) if $load eq 'loaded' && ($role // 'monitor') eq 'alice';
+			}
+		}
+		if (defined $role && $role eq 'alice')
+		{
+			is(ask($session, 'SHOW tegro.api_key')->{sqlstate},
+				'42501', 'an ordinary role may not look at tegro.api_key');
+			is(ask($session, 'SHOW tegro.credentials_file')->{sqlstate},
+				'42501', 'an ordinary role may not look at tegro.credentials_file');
+			is(ask($session, q{SELECT pg_read_file('} . $credentials . q{')})->{sqlstate},
+				'42501', 'nor read the file');
+		}
+		$session->close;
+	}
+
+	my ($dump, $err) = ('', '');
+	IPC::Run::run([ 'pg_dumpall', '-h', $node->host, '-p', $node->port ],
+		'<', \undef, '>', \$dump, '2>', \$err);
+	my $statements =
+	  ask($admin, 'SELECT string_agg(query, E\'\n\') FROM pg_stat_statements')->{out};
+	$admin->close;
+	$node->stop;
+	my $log = slurp_file($node->logfile);
+
+	# They tell much, so that their silence means something.
+	ok($log =~ /DEBUG:/, 'the log is at a debug level');
+	ok($log =~ /statement: SELECT tegro_balance\(\)/, 'the log has the statements');
+	ok($log =~ /Query Text: SELECT tegro_balance\(\)\n.*?actual time/s, 'the log has their plans');
+	ok($log =~ /LOG:.*key-of-the-session/, 'the log has what was in a statement');
+	ok($standby_log =~ /statement: SELECT tegro_balance\(\)/,
+		"the standby's log has the statements");
+	ok($statements =~ /tegro_balance\(\)/, 'pg_stat_statements has the statements');
+	ok($dump       =~ /CREATE EXTENSION.*tegro/, 'the dump has the extension');
+	ok($told       =~ /TG004/, 'what was told has errors');
+
+	my %texts = (
+		'the log' => $log,
+		"the standby's log" => $standby_log,
+		'pg_stat_statements' => $statements,
+		'a dump' => $dump,
+		'what any role was told' => $told);
+	is(lines_with(qr/CANARY/, $texts{$_}), '', "no key is in $_") foreach sort keys %texts;
+
+	my ($found, $complaints) = ('', '');
+	IPC::Run::run([ 'grep', '-r', '-l', '-a', '-e', 'tegro_balance', $node->data_dir ],
+		'<', \undef, '>', \$found, '2>', \$complaints);
+	isnt($found, '', "the server's files can be searched");
+	IPC::Run::run([ 'grep', '-r', '-l', '-a', '-e', 'CANARY', $node->data_dir ],
+		'<', \undef, '>', \$found, '2>', \$complaints);
+	is("$found$complaints", '', "no key is in the server's files");
+	is(scalar(grep { /CANARY/ } map { $_->{head} // '' } $evil->notes),
+		0, 'no key was sent anywhere');
+}
+
+done_testing();
