@@ -1,0 +1,1230 @@
+#
+# Whatever dies, and when: what was committed is delivered, and no payout is
+# made twice.
+#
+# The extension is built with kill points (src/killpoint.h): places at which the
+# process that passes first kills or stops itself.  The provider is the sandbox;
+# at the end of each part its journal, what it really did, is held against what
+# the outbox says, by script/check-ledger.
+#
+# The number at the head of a subtest is that of the fault it shows:
+#
+#   1 to 6    the delivery worker is killed before its claim commits, after it,
+#             when half of the body is out, when the request was carried out
+#             and the answer is not there, when it is read and not committed,
+#             and during a look-up
+#   7         the same with the whole server
+#   8         the same as 4 in a database with synchronous_commit = off
+#   17, 18    a deliverer that was stopped and returns; two for one row
+#   19, 20    rollback, savepoints, two-phase commit, long transactions
+#   21        the worker terminated, the extension or the database dropped, the
+#             disk full, all during a send
+#   22        synchronous payouts: the caller cancelled or gone, the worker
+#             killed at each of its kill points, no worker to be had
+#
+# Faults 1 to 8 have a server and a sandbox each, since what is killed is the
+# whole server, and it takes seconds until leases end and look-ups are
+# conclusive; the other parts run meanwhile.
+#
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use IO::Socket::IP;
+use JSON::PP;
+use Test::More;
+use TegroTest;
+use TegroLedger;
+use Time::HiRes qw(sleep time);
+
+# tegro.lease of ledger_cluster(), and a little
+use constant PAST_LEASE => 4.5;
+
+my $json = JSON::PP->new->canonical;
+my $begun = time;
+
+sub note_time
+{
+	note(sprintf('%.0f s: %s', time - $begun, $_[0]));
+	return;
+}
+
+sub part
+{
+	my ($name, $code) = @_;
+
+	subtest($name, $code);
+	note_time($name =~ s/:.*//r);
+	return;
+}
+
+# An order and a payout, in one transaction, so that one claim takes both.
+sub enqueue_both
+{
+	my ($node, $name, %more) = @_;
+	my $session = session($node);
+
+	$session->query('BEGIN');
+	enqueue($session, 'createOrder', "order-$name", %more);
+	enqueue($session, 'createWithdrawal', "payout-$name", %more);
+	my $result = $session->query('COMMIT');
+	$session->close;
+	return $result;
+}
+
+# Requests, not executions, that came to a sandbox for a reference.
+sub requests
+{
+	my ($sandbox, $reference) = @_;
+
+	return grep {
+		my $name = $_->{method} eq 'createOrder' ? 'order_id' : 'payment_id';
+
+		!$_->{deferred}
+		  && $_->{method} =~ /^create/
+		  && ($_->{params}{$name} // '') eq $reference
+	} $sandbox->journal;
+}
+
+sub executed
+{
+	my ($sandbox, $reference) = @_;
+	my $executions = executions($sandbox);
+
+	return ($executions->{"createOrder $reference"} // 0)
+	  + ($executions->{"createWithdrawal $reference"} // 0);
+}
+
+sub states
+{
+	my ($node) = @_;
+
+	return { map { $_->{reference} => $_->{state} } rows($node) };
+}
+
+
+#
+# 1 to 8: servers that die
+#
+
+# A provider that reads no more than half of a createOrder or createWithdrawal
+# while the file $half is there, and else hands all on to the sandbox.
+sub half_reader
+{
+	my ($sandbox, $half) = @_;
+
+	return raw_server(
+		sub {
+			my ($socket) = @_;
+			my ($bytes, $head_length, $length) = ('');
+
+			until (defined $length && length $bytes >= $length)
+			{
+				sysread($socket, $bytes, 4096, length $bytes) or return;
+				if (!defined $length && $bytes =~ /\r\n\r\n/)
+				{
+					$head_length = $+[0];
+					$length = $head_length + ($bytes =~ /^content-length: *(\d+)\r$/mi ? $1 : 0);
+				}
+				if (defined $length && -e $half && $bytes =~ m{^POST /api/create}
+					&& length $bytes >= $head_length + ($length - $head_length) / 2)
+				{
+					TegroTest::raw_note(half => length $bytes, of => $length);
+					sleep 0.05 while -e $half;
+					return;
+				}
+			}
+			my $provider = IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => $sandbox->port)
+			  or die "could not connect to the sandbox: $@";
+			$bytes =~ s/\r\n\r\n/\r\nConnection: close\r\n\r\n/;
+			print {$provider} $bytes;
+			$provider->flush;
+			print {$socket} $bytes while sysread($provider, $bytes, 65536);
+		},
+		small_buffer => 1);
+}
+
+# What both do that were executed, or were not.
+my $found = { executed => 1, requests => 1, attempts => 1, state => 'done' };
+my $sent_again = { executed => 1, requests => 1, attempts => 2, state => 'done' };
+my $left_to_a_person = { executed => 0, requests => 0, attempts => 1, state => 'review' };
+
+# For each fault: "point", the kill point at which it happens; or "until", which
+# says whether it has come so far that the worker may be killed.  "prepare"
+# runs before the requests are enqueued, "afterwards" after the crash.
+# "states" are those that both may have after it.
+my %faults = (
+	1 => {
+		what => 'before the claim commits',
+		point => 'before claim commit',
+		order => $found,
+		payout => $found,
+	},
+	2 => {
+		what => 'after the claim, before the send',
+		point => 'after claim commit',
+		states => qr/^(sending|unknown)$/,
+		order => $sent_again,
+		payout => $left_to_a_person,
+	},
+	3 => {
+		what => 'half of the body sent',
+		params => { map { ("filler$_" => 'x' x 1000) } 1 .. 400 },
+		prepare => sub { TegroTest::spew($_[0]{half}, ''); },
+		until => sub {
+			my @notes = $_[0]{proxy}->notes;
+			return 2 == grep { $_->{half} } @notes[ ($_[0]{notes} // 0) .. $#notes ];
+		},
+		afterwards => sub {
+			unlink($_[0]{half});
+			$_[0]{notes} = $_[0]{proxy}->notes;
+		},
+		states => qr/^(sending|unknown)$/,
+		order => $sent_again,
+		payout => $left_to_a_person,
+	},
+	4 => {
+		what => 'executed, the answer not there yet',
+		prepare => sub {
+			$_[0]{sandbox}->fault($_, 'execute_then_hold', ms => 60_000)
+			  foreach qw(createOrder createWithdrawal);
+		},
+		until => sub { return 2 == grep { $_->{executed} } new_journal($_[0]); },
+		states => qr/^(sending|unknown)$/,
+		order => $found,
+		payout => $found,
+	},
+	5 => {
+		what => 'the answer read and not committed',
+		point => 'answer read',
+		# both are executed before the first answer comes
+		prepare => sub {
+			$_[0]{sandbox}->fault($_, 'execute_then_hold', ms => 300)
+			  foreach qw(createOrder createWithdrawal);
+		},
+		states => qr/^(sending|unknown)$/,
+		order => $found,
+		payout => $found,
+	},
+	6 => {
+		what => 'during the look-up',
+		prepare => sub {
+			$_[0]{sandbox}->fault($_, 'close_after_read') foreach qw(createOrder createWithdrawal);
+			$_[0]{sandbox}->fault($_, 'hold', ms => 60_000, times => -1)
+			  foreach qw(order withdrawal);
+		},
+		until => sub {
+			return 2 == keys %{ { map { ($_->{method} => 1) }
+				  grep { $_->{method} =~ /^(order|withdrawal)$/ } new_journal($_[0]) } };
+		},
+		afterwards => sub { $_[0]{sandbox}->clear_faults; },
+		states => qr/^unknown$/,
+		order => { %$sent_again, requests => 2 },
+		payout => { %$left_to_a_person, requests => 1 },
+	},
+	8 => {
+		what => 'executed, in a database with synchronous_commit = off',
+		# nothing but a commit that is flushed gets the log to disk
+		conf => 'wal_writer_delay = 10s',
+		database => 'SET synchronous_commit = off',
+		prepare => sub {
+			$_[0]{sandbox}->fault($_, 'execute_then_hold', ms => 60_000)
+			  foreach qw(createOrder createWithdrawal);
+		},
+		until => sub { return 2 == grep { $_->{executed} } new_journal($_[0]); },
+		states => qr/^(sending|unknown)$/,
+		order => $found,
+		payout => $found,
+	});
+
+# Lines of the journal since this round began.
+sub new_journal
+{
+	my ($lane) = @_;
+	my @lines = $lane->{sandbox}->journal;
+
+	return @lines[ $lane->{mark} .. $#lines ];
+}
+
+# Each fault has its lane: a server with a sandbox.
+sub open_lane
+{
+	my ($number) = @_;
+	my $fault = $faults{$number};
+	my $sandbox = sandbox();
+	my %lane = (number => $number, fault => $fault, sandbox => $sandbox);
+	my $conf = $fault->{conf} // '';
+
+	if ($number == 3)
+	{
+		$lane{half} = TegroTest::scratch() . '/half';
+		$lane{proxy} = half_reader($sandbox, $lane{half});
+		$conf .= "\ntegro.api_url = '" . $lane{proxy}->url . "'";
+	}
+	$lane{node} = ledger_cluster("fault_$number", $sandbox, conf => $conf);
+	query($lane{node}, "ALTER DATABASE postgres $fault->{database}") if $fault->{database};
+	return \%lane;
+}
+
+# The ways in which the whole server is killed and comes back: how, and with the
+# library preloaded or not.  In the short version each fault meets one of them,
+# in the long one all.
+my @ways = ([ 'kill9', 1 ], [ 'immediate', 0 ], [ 'kill9', 0 ], [ 'immediate', 1 ]);
+my @server_rounds = LONG ? (1 .. 4) : (1);
+
+# How a fault is met in a round: the worker alone is killed, or what of @ways.
+sub way_of
+{
+	my ($lane, $round) = @_;
+
+	return $round eq 'worker' ? ('worker', 0) : @{ $ways[ ($lane->{number} + $round) % @ways ] };
+}
+
+# The fault itself: the requests, the crash, the restart.
+sub crash
+{
+	my ($lane, $round) = @_;
+	my ($fault, $node, $sandbox) = @{$lane}{qw(fault node sandbox)};
+	my ($how, $is_preloaded) = way_of($lane, $round);
+	my $log = log_mark($node);
+	my %seen;
+
+	$lane->{mark} = scalar(my @all = $sandbox->journal);
+	kill_at($node, $fault->{point}, $how eq 'worker' ? 'KILL' : 'STOP') if $fault->{point};
+	$fault->{prepare}->($lane) if $fault->{prepare};
+	enqueue_both($node, $round, %{ $fault->{params} // {} });
+
+	# until it is where it should die
+	my $worker = $how eq 'worker' && $fault->{point} ? undef : worker_pid($node);
+	$seen{met} =
+	  $fault->{point}
+	  ? killed($node) && (!defined $worker || is_stopped($worker))
+	  : wait_until(sub { $fault->{until}->($lane) });
+	$seen{requests} = grep { $_->{method} =~ /^create/ } new_journal($lane);
+
+	if ($how ne 'worker')
+	{
+		crash_server($node, $how);
+		# delivery after a restart: by the launcher, or with the next request
+		$node->append_conf('postgresql.conf',
+			'shared_preload_libraries = ' . ($is_preloaded ? "'tegro'" : "''"));
+		start_again($node);
+	}
+	elsif ($fault->{point})
+	{
+		wait_for_restart($node, $log);
+	}
+	else
+	{
+		crash_worker($node, $worker);
+	}
+	$seen{states} = states($node);
+	$seen{attempts} =
+	  { map { $_->{reference} => scalar @{ $_->{tries} } } rows($node, "reference LIKE '%-$round'") };
+	$fault->{afterwards}->($lane) if $fault->{afterwards};
+	if ($how ne 'worker' && !$is_preloaded)
+	{
+		# nobody has asked for a worker
+		$seen{worker} = worker_pid($node, 0.5);
+		enqueue($node, 'createOrder', "another-$round");
+	}
+	$lane->{$round} = \%seen;
+	return;
+}
+
+# What came of it, as tests.
+sub check_crash
+{
+	my ($lane, $round) = @_;
+	my ($fault, $node, $sandbox) = @{$lane}{qw(fault node sandbox)};
+	my $seen = $lane->{$round};
+	my %executions = %{ $lane->{executions} };
+	my ($how, $is_preloaded) = way_of($lane, $round);
+
+	ok($seen->{met}, "$how: the worker came so far");
+	is($seen->{worker}, undef, "$how: without shared_preload_libraries nobody delivers")
+	  if $how ne 'worker' && !$is_preloaded;
+	ok($seen->{ended},
+		$how eq 'worker' || $is_preloaded
+		? "$how: delivery resumes by itself"
+		: "$how: until the next request");
+	foreach my $kind (qw(order payout))
+	{
+		my $reference = "$kind-$round";
+		my $expected = $fault->{$kind};
+		my $row = $lane->{rows}{$reference};
+		my $method = $kind eq 'order' ? 'createOrder' : 'createWithdrawal';
+
+		like($seen->{states}{$reference} // 'not there',
+			$fault->{states} // qr/^(ready|sending|done)$/,
+			"$how: the $kind is on record after the crash");
+		is($seen->{attempts}{$reference} // 0, 1, "$how: and so is its attempt")
+		  if $fault->{states};
+		is($row->{state}, $expected->{state}, "$how: in the end the $kind is $expected->{state}")
+		  or diag(explain($row));
+		is($executions{"$method $reference"} // 0,
+			$expected->{executed}, "$how: it was executed $expected->{executed} times");
+		is(scalar(requests($sandbox, $reference)),
+			$expected->{requests}, "$how: it was sent $expected->{requests} times");
+		is($row->{attempts}, $expected->{attempts}, "$how: its attempts are counted");
+		is(scalar(@{ $row->{tries} }), $expected->{attempts}, "$how: they are on record");
+	}
+	return;
+}
+
+# All faults go through a round together: their crashes one after another, then
+# the wait until all has settled.
+my @lanes = map { open_lane($_) } sort keys %faults;
+note_time('servers are there');
+
+sub begin_round
+{
+	my ($round) = @_;
+
+	crash($_, $round) foreach @lanes;
+	note_time("crashes of round $round are over");
+	return;
+}
+
+sub end_round
+{
+	my ($round) = @_;
+
+	$_->{$round}{ended} = wait_for_end($_->{node}) foreach @lanes;
+	note_time("round $round has ended");
+	return;
+}
+
+
+#
+# The other faults
+#
+
+my $sandbox = sandbox();
+my $node = ledger_cluster('main', $sandbox, conf => <<'END');
+max_prepared_transactions = 10
+wal_level = replica
+max_wal_senders = 2
+END
+
+# The other databases of that server have a provider of their own: what was sent
+# from a database that is dropped is on no record.
+my $elsewhere = sandbox();
+
+sub create_database
+{
+	my ($name) = @_;
+
+	ask($node, "CREATE DATABASE $name");
+	ask($node, "ALTER DATABASE $name SET tegro.api_url = '" . $elsewhere->api_url . "'");
+	my $session = session($node, database => $name);
+	$session->query('CREATE EXTENSION tegro');
+	return $session;
+}
+
+# Without a worker: only sessions deliver.
+my $alone_sandbox = sandbox();
+my $alone = ledger_cluster('alone', $alone_sandbox,
+	conf => "max_worker_processes = 0\nmax_connections = 40");
+
+sub set_and_reload
+{
+	my ($where, %settings) = @_;
+
+	$where->append_conf('postgresql.conf', "$_ = '$settings{$_}'") foreach sort keys %settings;
+	$where->reload;
+	# the worker has to see it, too
+	sleep 0.3;
+	return;
+}
+
+# A library that makes writes fail, as on a full disk, to files whose path has in
+# it what is in the file that TEGRO_FULL names, while there is one.
+sub full_disk
+{
+	my $dir = TegroTest::scratch();
+
+	TegroTest::spew("$dir/full.c", do { local $/ = undef; <DATA> });
+	TegroTest::must_run($ENV{CC} // 'cc', '-shared', '-fPIC', '-O1', '-o', "$dir/full.so",
+		"$dir/full.c", '-ldl');
+	return "$dir/full.so";
+}
+
+begin_round('worker');
+
+part '17: a deliverer that was stopped beyond its lease does no harm when it returns' => sub {
+	# so that nothing else changes the rows while it returns
+	set_and_reload($node, 'tegro.settle_time' => '60s');
+	kill_at($node, 'after claim commit', 'STOP');
+	enqueue_both($node, '17');
+	my $worker = worker_pid($node);
+	ok(killed($node) && is_stopped($worker), 'the worker is stopped after its claim');
+	my $claim = row($node, 'payout-17');
+	is($claim->{state}, 'sending', 'which is committed');
+	sleep PAST_LEASE;
+	my $took_over = ask($node, 'CALL tegro_deliver()');
+	is($took_over->{sqlstate}, '', 'another deliverer takes over');
+	is(row($node, "$_-17")->{state}, 'unknown', "the $_ is looked up") foreach qw(order payout);
+
+	my %nonces = map { ($_->{tries}[0]{nonce} => 1) } rows($node, "reference LIKE '%-17'");
+	kill('CONT', $worker);
+	ok(
+		wait_until(
+			sub {
+				return 2 == grep { ($_->{tries}[0]{outcome} // '') eq 'not sent' }
+				  rows($node, "reference LIKE '%-17'");
+			}),
+		'the first one returns, and says that it sent nothing');
+	# its word may settle what is in doubt, since nobody has sent since then
+	like(row($node, "$_-17")->{state}, qr/^(unknown|ready|sending|done)$/, "it leaves the $_ to others")
+	  foreach qw(order payout);
+
+	# stopped once more, with the answer in its hands
+	kill_at($node, 'answer read', 'STOP');
+	enqueue($node, 'createWithdrawal', 'payout-17-answered');
+	$worker = worker_pid($node);
+	ok(killed($node) && is_stopped($worker), 'a worker is stopped when it has read an answer');
+	sleep PAST_LEASE;
+	ask($node, 'CALL tegro_deliver()');
+	my $settled = row($node, 'payout-17-answered');
+	is($settled->{state}, 'done', 'another deliverer finds out by look-up');
+	kill('CONT', $worker);
+	my $later;
+	ok(
+		wait_until(
+			sub {
+				$later = row($node, 'payout-17-answered');
+				return ($later->{tries}[0]{outcome} // '') eq 'answered';
+			}),
+		'the answer is kept with the attempt');
+	delete $_->{tries} foreach $settled, $later;
+	is_deeply($later, $settled, 'and changes nothing');
+
+	set_and_reload($node, 'tegro.settle_time' => '3s');
+	ask($node, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'payout-17'});
+
+	# a payout that a session waits for, stopped until a person has it in review
+	kill_at($node, 'after payout commit', 'STOP');
+	my $caller = session($node);
+	$caller->send('SELECT tegro_create_withdrawal('
+		  . q{'{"payment_id": "W17", "amount": 5, "currency": "RUB", "account": "4111"}')});
+	ok(killed($node), 'the worker of a payout is stopped after its claim');
+	my ($payer) = processes($node, 'tegro payout');
+	ok(is_stopped($payer), 'it is');
+	is(wait_for_row($node, 'W17', 'review')->{state}, 'review', 'others leave it to a person');
+	kill('CONT', $payer);
+	my $result = $caller->wait;
+	is($result->{sqlstate}, 'TG003', 'the caller is told that the outcome is unknown');
+	$caller->close;
+	# who has it in review may be paying it by hand
+	sleep 2;
+	is(row($node, 'W17')->{state}, 'review', 'what is in review is not sent by itself');
+	is(scalar(requests($sandbox, 'W17')), 0, 'nothing of it came to the provider');
+
+	ok(wait_for_end($node), 'all comes to an end');
+	is(scalar(grep { exists $nonces{ $_->{nonce} // '' } } $sandbox->journal),
+		0, 'of the requests that were stopped none was sent');
+	foreach my $reference (qw(order-17 payout-17 payout-17-answered))
+	{
+		my $executed = executed($sandbox, $reference);
+
+		cmp_ok(scalar(requests($sandbox, $reference)), '<=', 1, "$reference was sent at most once");
+		is(row($node, $reference)->{state}, $executed ? 'done' : 'review',
+			"the ledger says what came of it");
+	}
+	is(executed($sandbox, 'order-17'), 1, 'the order was made');
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '18: of two deliverers one gets the row' => sub {
+	my $times = LONG ? 1000 : 200;
+	my $client = session($alone);
+	my @deliverers = (session($alone), session($alone));
+	my $taken = 0;
+
+	foreach my $turn (1 .. $times)
+	{
+		enqueue($client, $turn % 2 ? 'createOrder' : 'createWithdrawal', "turn-$turn", amount => 1);
+		$_->send('CALL tegro_deliver()') foreach @deliverers;
+		my @results = map { $_->wait } @deliverers;
+		last if grep { $_->{sqlstate} ne '' } @results and diag($results[0]{err}, $results[1]{err});
+		$taken++;
+	}
+	is($taken, $times, 'both deliver, again and again');
+	my @all = rows($alone, "reference LIKE 'turn-%'");
+	is(scalar(@all), $times, 'all rows are there');
+	is(scalar(grep { $_->{state} eq 'done' } @all), $times, 'all are done');
+	is(scalar(grep { $_->{attempts} == 1 && @{ $_->{tries} } == 1 && $_->{lease} == 1 } @all),
+		$times, 'each was claimed once');
+	my $executions = executions($alone_sandbox);
+	is(scalar(keys %$executions), $times, 'each was executed');
+	is(scalar(grep { $_ != 1 } values %$executions), 0, 'and once');
+	check_ledger($alone, $alone_sandbox, 'the ledger agrees with the provider');
+	$_->close foreach $client, @deliverers;
+};
+
+part '17: a deliverer that was stopped in a callback has not called it twice' => sub {
+	$alone->safe_psql('postgres', <<'END');
+CREATE TABLE called (reference text);
+CREATE FUNCTION on_outcome(id bigint, state text, reference text, answer jsonb) RETURNS void
+LANGUAGE sql AS $$ INSERT INTO public.called VALUES (reference); SELECT pg_sleep(1) $$;
+END
+	query($alone,
+			'SELECT tegro_enqueue('
+		  . enqueue_arguments('createOrder', 'order-callback')
+		  . ", 'on_outcome'::regproc)");
+	my $first = session($alone);
+	$first->send('CALL tegro_deliver()');
+	ok(
+		wait_until(
+			sub {
+				return ask($alone, 'SELECT wait_event FROM pg_stat_activity WHERE pid = ' . $first->pid)
+				  ->{out} eq 'PgSleep';
+			}),
+		'a deliverer is in a callback');
+	kill('STOP', $first->pid);
+	ok(is_stopped($first->pid), 'and is stopped there');
+	sleep PAST_LEASE;
+	is(query($alone, 'CALL tegro_deliver()')->{sqlstate}, '', 'another takes over and calls it');
+	kill('CONT', $first->pid);
+	$first->wait;
+	$first->close;
+	is(query($alone, 'SELECT count(*) FROM called')->{out}, '1', 'what it did stands once');
+	is(row($alone, 'order-callback')->{callback_state}, 'done', 'and is on record');
+};
+
+end_round('worker');
+begin_round($server_rounds[0]);
+
+part '19: what is rolled back is not sent' => sub {
+	my $session = session($node);
+	my $before = () = $sandbox->journal;
+	my $ask = sub {
+		my ($name) = @_;
+
+		enqueue($session, 'createOrder', "order-$name");
+		enqueue($session, 'createWithdrawal', "payout-$name");
+	};
+
+	$session->query('BEGIN');
+	$ask->('rolled-back');
+	$session->query('ROLLBACK');
+
+	$session->query('BEGIN; SAVEPOINT s');
+	$ask->('to-savepoint');
+	$session->query('ROLLBACK TO s; COMMIT');
+
+	$session->query('BEGIN; SAVEPOINT s');
+	$ask->('released');
+	$session->query('RELEASE s; ROLLBACK');
+
+	$session->query('BEGIN');
+	$ask->('failed');
+	is($session->query('SELECT 1 / 0')->{sqlstate}, '22012', 'a transaction fails');
+	$session->query('COMMIT');
+
+	$session->query('BEGIN');
+	$ask->('prepared');
+	is($session->query("PREPARE TRANSACTION 'p'")->{err}, '', 'one is prepared');
+	ask($node, "ROLLBACK PREPARED 'p'");
+
+	# a session that ends within its transaction
+	my $other = session($node);
+	$other->query('BEGIN');
+	enqueue($other, 'createWithdrawal', 'payout-gone');
+	$other->close;
+
+	# what is enqueued later is delivered later, so nothing of it comes any more
+	$ask->('kept');
+	ok(wait_for_end($node), 'what is committed is delivered');
+	is(row($node, "$_-kept")->{state}, 'done', "the $_ is done") foreach qw(order payout);
+	my @lines = $sandbox->journal;
+	my @new = @lines[ $before .. $#lines ];
+	is_deeply(
+		[ sort map { $_->{params}{order_id} // $_->{params}{payment_id} } @new ],
+		[ 'order-kept', 'payout-kept' ],
+		'and nothing else came to the provider');
+	$session->close;
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '20: what commits late is sent after it has' => sub {
+	my $session = session($node);
+	my $long = session($node);
+
+	# a transaction that is open while others commit
+	$long->query('BEGIN');
+	enqueue($long, 'createOrder', 'order-long');
+	enqueue($long, 'createWithdrawal', 'payout-long');
+
+	$session->query('BEGIN');
+	enqueue($session, 'createOrder', 'order-two-phase');
+	enqueue($session, 'createWithdrawal', 'payout-two-phase');
+	is($session->query("PREPARE TRANSACTION 'two-phase'")->{err}, '', 'a transaction is prepared');
+	$session->close;
+
+	my $until = time + (LONG ? 120 : 4);
+	for (my $n = 0; time < $until; $n++)
+	{
+		enqueue($node, 'createOrder', "order-meanwhile-$n");
+		sleep(LONG ? 5 : 0.5);
+	}
+	ok(
+		wait_until(
+			sub {
+				return 0 == rows($node, "reference LIKE 'order-meanwhile-%' AND state <> 'done'");
+			}),
+		'others are delivered meanwhile');
+	is(scalar(requests($sandbox, "order-$_") + requests($sandbox, "payout-$_")), 0, "$_ is not")
+	  foreach qw(long two-phase);
+
+	is($long->query('COMMIT')->{err}, '', 'the long transaction commits');
+	is(ask($node, "COMMIT PREPARED 'two-phase'")->{err}, '',
+		'another session commits the prepared one');
+	$long->close;
+	foreach my $reference (map { ("order-$_", "payout-$_") } qw(long two-phase))
+	{
+		is(wait_for_row($node, $reference, 'done')->{state}, 'done', "$reference is delivered");
+		is(scalar(requests($sandbox, $reference)), 1, 'once');
+	}
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '21: the worker is terminated during a send' => sub {
+	# one is executed and has no answer yet, the other is still to be executed
+	foreach my $action (qw(execute_then_hold hold))
+	{
+		$sandbox->fault($_, $action, ms => 2500) foreach qw(createOrder createWithdrawal);
+		enqueue_both($node, "terminated-$action");
+		my $worker = worker_pid($node);
+		ok(
+			wait_until(
+				sub {
+					return requests($sandbox, "order-terminated-$action")
+					  && requests($sandbox, "payout-terminated-$action");
+				}),
+			"$action: both were sent");
+		my $terminated = time;
+		is(ask($node, "SELECT pg_terminate_backend($worker, 5000)")->{out}, 't',
+			"$action: the worker ends");
+		cmp_ok(time - $terminated, '<', 2, "$action: soon");
+		my %seen = %{ states($node) };
+		like($seen{"$_-terminated-$action"}, qr/^(unknown|done)$/, "$action: the $_ is looked up")
+		  foreach qw(order payout);
+		ok(worker_pid($node), "$action: a worker is back by itself");
+	}
+	ok(wait_for_end($node), 'all comes to an end');
+	foreach my $action (qw(execute_then_hold hold))
+	{
+		# a provider may carry out what it has, or notice that the client is gone
+		my $executed = executed($sandbox, "payout-terminated-$action");
+
+		is(scalar(requests($sandbox, "payout-terminated-$action")),
+			1, "$action: the payout was sent once");
+		is(row($node, "payout-terminated-$action")->{state},
+			$executed ? 'done' : 'review',
+			$executed ? 'it is done' : 'it was not carried out: a person decides');
+		is(executed($sandbox, "order-terminated-$action"), 1, "$action: the order was made once");
+		is(row($node, "order-terminated-$action")->{state}, 'done', 'it is done');
+	}
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '21: the extension is dropped during a send' => sub {
+	my $session = create_database('dropping');
+	$elsewhere->fault('createWithdrawal', 'execute_then_hold', ms => 800);
+	my $log = log_mark($node);
+	enqueue($session, 'createWithdrawal', 'payout-dropped');
+	ok(wait_until(sub { requests($elsewhere, 'payout-dropped') }), 'it was sent');
+	my $dropped = $session->query('DROP EXTENSION tegro');
+	is($dropped->{err}, '', 'DROP EXTENSION works');
+	cmp_ok($dropped->{ms}, '<', 5000, 'and does not hang');
+	sleep 1.5;
+	is($session->query('SELECT 1')->{out}, '1', 'the server runs on');
+	unlike(log_since($node, $log), qr/PANIC|terminated by signal/, 'nothing crashed');
+	is(scalar(requests($elsewhere, 'payout-dropped')), 1, 'it was sent once');
+
+	# made anew, it works, by the same worker or another
+	is($session->query('CREATE EXTENSION tegro')->{err}, '', 'CREATE EXTENSION works again');
+	enqueue($session, 'createOrder', 'order-after-drop');
+	ok(wait_until(sub { executed($elsewhere, 'order-after-drop') }), 'and so does delivery');
+
+	# what was in flight under the old extension is not taken for what has its
+	# number in the new one
+	$elsewhere->fault('createWithdrawal', 'execute_then_hold', ms => 900);
+	enqueue($session, 'createWithdrawal', 'payout-old');
+	ok(wait_until(sub { requests($elsewhere, 'payout-old') }), 'a payout was sent');
+	my $old = $session->query("SELECT id, lease FROM tegro_outbox WHERE reference = 'payout-old'");
+	$session->query('DROP EXTENSION tegro; CREATE EXTENSION tegro');
+	my ($id) = $old->{out} =~ /^(\d+)/;
+	$session->query("ALTER TABLE tegro_outbox ALTER id RESTART WITH $id") if $id > 1;
+	$elsewhere->fault('createWithdrawal', 'hold', ms => 3000);
+	enqueue($session, 'createWithdrawal', 'payout-new');
+	wait_until(
+		sub {
+			return $session->query(
+				"SELECT state NOT IN ('ready', 'sending') FROM tegro_outbox WHERE reference = 'payout-new'")
+			  ->{out} eq 't';
+		});
+	is( $session->query(
+			q{SELECT state, answer FROM tegro_outbox WHERE reference = 'payout-new'})->{out},
+		'unknown|',
+		'the answer of the old payout is not taken for that of the new one, which has none yet');
+	$session->close;
+};
+
+part '21: the database is dropped during a send' => sub {
+	my $session = create_database('doomed');
+	$elsewhere->fault('createWithdrawal', 'execute_then_hold', ms => 3000);
+	my $log = log_mark($node);
+	enqueue($session, 'createWithdrawal', 'payout-doomed');
+	ok(wait_until(sub { requests($elsewhere, 'payout-doomed') }), 'it was sent');
+	$session->close;
+	my $dropped = ask($node, 'DROP DATABASE doomed WITH (FORCE)');
+	is($dropped->{err}, '', 'DROP DATABASE works');
+	cmp_ok($dropped->{ms}, '<', 10_000, 'and does not hang');
+	# it would be started again after 5 s
+	sleep 6.5;
+	is( ask($node,
+			q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'
+			   AND (datname = 'doomed' OR datname IS NULL)})->{out},
+		'0', 'no worker is left for it');
+	my @failures = log_since($node, $log) =~ /FATAL:  database \d+ does not exist/g;
+	cmp_ok(scalar(@failures), '<=', 1, 'and none is started again and again');
+	unlike(log_since($node, $log), qr/PANIC|terminated by signal/, 'nothing crashed');
+	is(scalar(requests($elsewhere, 'payout-doomed')), 1, 'it was sent once');
+};
+
+end_round($server_rounds[0]);
+foreach my $round (@server_rounds[ 1 .. $#server_rounds ])
+{
+	begin_round($round);
+	end_round($round);
+}
+
+part '21: the disk is full during a send' => sub {
+	my $library = full_disk();
+	my $flag = TegroTest::scratch() . '/full';
+	my $provider = sandbox();
+	my %environment = (
+		LD_PRELOAD => join(':', $library, $ENV{LD_PRELOAD} // ()),
+		TEGRO_FULL => $flag);
+	my $full = ledger_cluster('full', $provider, environment => \%environment);
+	my $count = 100;
+
+	# no room for what is written of the answers
+	$provider->fault($_, 'execute_then_hold', ms => 700, times => -1)
+	  foreach qw(createOrder createWithdrawal);
+	$full->safe_psql('postgres', <<"END");
+SELECT tegro_enqueue('createOrder', jsonb_build_object('order_id', 'o' || n, 'amount', 1, 'currency', 'RUB')),
+       tegro_enqueue('createWithdrawal', jsonb_build_object('payment_id', 'p' || n, 'amount', 1, 'currency', 'RUB', 'account', '1'))
+  FROM generate_series(1, $count) n;
+END
+	ok(wait_until(sub { $provider->state->{data}{counts}{withdrawals} > 0 }), 'requests are sent');
+	my $log = log_mark($full);
+	TegroTest::spew($flag, '/base/');
+	ok(wait_until(sub { log_since($full, $log) =~ /No space left on device/ }), 'the disk is full');
+	sleep 2;
+	is(ask($full, 'SELECT 1')->{out}, '1', 'the server runs on');
+	unlink($flag);
+	$provider->clear_faults;
+	ok(wait_for_end($full), 'with room again all comes to an end');
+	is_deeply(
+		[ map { "$_->{reference} $_->{state}" } rows($full, "state <> 'done'") ],
+		[], 'every request is done');
+	is(scalar(grep { $_ != 1 } values %{ executions($provider) }), 0, 'nothing was executed twice');
+	is(scalar(keys %{ executions($provider) }), 2 * $count, 'nothing is missing');
+	check_ledger($full, $provider, 'the ledger agrees with the provider');
+
+	# no room for the log: the server panics until there is
+	$provider->fault($_, 'execute_then_hold', ms => 60_000) foreach qw(createOrder createWithdrawal);
+	enqueue_both($full, 'wal');
+	ok(wait_until(sub { executed($provider, 'payout-wal') && executed($provider, 'order-wal') }),
+		'two requests are sent');
+	$log = log_mark($full);
+	TegroTest::spew($flag, '/pg_wal/');
+	ok(wait_until(sub { log_since($full, $log) =~ /PANIC.*No space left on device/ }),
+		'a full disk for the log brings the server down');
+	sleep 1;
+	unlink($flag);
+	ok(wait_for_server($full), 'with room again it is back');
+	enqueue($full, 'createOrder', 'order-after');
+	ok(wait_for_end($full), 'all comes to an end');
+	is(row($full, $_)->{state}, 'done', "$_ is done") foreach qw(order-wal payout-wal order-after);
+	is(scalar(requests($provider, $_)), 1, "$_ was sent once") foreach qw(order-wal payout-wal);
+	check_ledger($full, $provider, 'the ledger agrees with the provider');
+	$full->stop;
+};
+
+# A payout that the session waits for.
+sub pay
+{
+	my ($reference, %more) = @_;
+	my %params = (
+		payment_id => $reference, amount => 5, currency => 'RUB', account => '4111', %more);
+
+	return q{SELECT tegro_create_withdrawal('} . $json->encode(\%params) . q{')};
+}
+
+part '22: the caller of a payout is cancelled, or gone' => sub {
+	my %ways = (
+		'cancelled' => sub { ask($node, "SELECT pg_cancel_backend($_[1])"); },
+		'timed-out' => sub { },
+		'terminated' => sub { ask($node, "SELECT pg_terminate_backend($_[1])"); },
+		'client-gone' => sub { kill('KILL', $_[0]{psql}); },
+		'rolled-back' => sub { ask($node, "SELECT pg_cancel_backend($_[1])"); });
+	my %results;
+
+	foreach my $way (sort keys %ways)
+	{
+		my $session = session($node);
+
+		$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 800);
+		$session->query('SET statement_timeout = 500') if $way eq 'timed-out';
+		$session->query('BEGIN') if $way eq 'rolled-back';
+		$session->send(pay("W-$way"));
+		ok(wait_until(sub { executed($sandbox, "W-$way") }), "$way: the payout is under way");
+		$ways{$way}->($session, $session->pid);
+		$results{$way} = $session->wait;
+		$session->query('ROLLBACK') if $way eq 'rolled-back';
+		$session->close;
+	}
+	foreach my $way (qw(cancelled timed-out rolled-back))
+	{
+		is($results{$way}{sqlstate}, '57014', "$way: the statement ends");
+		like($results{$way}{detail}, qr/"W-$way" was handed over/, "$way: it says that the payout is not over");
+	}
+	is($results{terminated}{sqlstate}, '57P01', 'terminated: the session ends');
+	ok(is_lost($results{'client-gone'}), 'client-gone: the session is lost');
+
+	foreach my $way (sort keys %ways)
+	{
+		my $row = wait_for_row($node, "W-$way", 'done', 'failed', 'review');
+
+		is($row->{state}, 'done', "$way: the payout is done");
+		is(scalar(requests($sandbox, "W-$way")), 1, "$way: it was sent once");
+		like(ask($node, pay("W-$way"))->{out}, qr/"type": "success"/,
+			"$way: the same call again returns its outcome");
+		is(scalar(requests($sandbox, "W-$way")), 1, "$way: and sends nothing");
+	}
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '22: a cancel at any time tells the truth' => sub {
+	my $session = session($node);
+	my (@promised, @other);
+
+	foreach my $ms (1 .. (LONG ? 100 : 30))
+	{
+		$session->query("SET statement_timeout = $ms");
+		my $result = $session->query(pay("W-early-$ms"));
+		push @{ $result->{detail} =~ /\bgoes on/ ? \@promised : \@other }, "W-early-$ms";
+	}
+	$session->close;
+	note(scalar(@promised) . ' were cancelled and promised to go on');
+	my @missing =
+	  grep { my $reference = $_; !wait_until(sub { row($node, $reference) }, 3) } @promised;
+	is_deeply(\@missing, [], 'what is said to go on is on record');
+	ok(wait_for_end($node), 'all comes to an end');
+	is(scalar(grep { executed($sandbox, $_) > 1 } @promised, @other), 0, 'nothing was paid twice');
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '22: the worker of a payout dies' => sub {
+	my @points = ('before payout commit', 'after payout commit', 'request ready', 'before payout settle');
+	my %results;
+
+	foreach my $point (@points)
+	{
+		foreach my $signal (qw(KILL TERM))
+		{
+			my $name = 'W-' . ($point =~ tr/ /-/r) . "-$signal";
+			my $session = session($node);
+			my $log = log_mark($node);
+
+			kill_at($node, $point, $signal);
+			$session->send(pay($name));
+			ok(killed($node), "$name: its worker gets $signal");
+			$results{$name} = $session->wait;
+			wait_for_restart($node, $log) if $signal eq 'KILL';
+			$session->close;
+		}
+	}
+	# those that are not on record are sent by the same call
+	foreach my $name (sort keys %results)
+	{
+		my $result = $results{$name};
+
+		if ($name =~ /KILL/)
+		{
+			ok(is_lost($result), "$name: the server restarts");
+		}
+		else
+		{
+			like($result->{sqlstate}, qr/^(TG003|57P01|)$/, "$name: the caller is told");
+			cmp_ok($result->{ms}, '<', 15_000, "$name: and does not hang");
+		}
+		$results{$name}{again} = ask($node, pay($name));
+	}
+	ok(wait_for_end($node), 'all comes to an end');
+	foreach my $name (sort keys %results)
+	{
+		my $row = row($node, $name);
+		my $again = ask($node, pay($name));
+		my $executed = executed($sandbox, $name);
+
+		cmp_ok(scalar(requests($sandbox, $name)), '<=', 1, "$name: it was sent at most once");
+		is($row->{state}, $executed ? 'done' : 'review', "$name: the ledger says what came of it");
+		is($again->{sqlstate}, $executed ? '' : 'TG003', "$name: so does the same call again");
+		is($executed, 1, "$name: it is paid after all") if $name =~ /before-payout-(commit|settle)-KILL/;
+		is($executed, 0, "$name: it was not paid") if $name =~ /(after-payout-commit|request-ready)-KILL/;
+	}
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '22: two sessions pay the same at once' => sub {
+	my @sessions = (session($node), session($node));
+	my $turns = LONG ? 200 : 20;
+	my ($alike, $conflicts, $paid) = (0, 0, 0);
+
+	foreach my $turn (1 .. $turns)
+	{
+		$_->send(pay("W-same-$turn")) foreach @sessions;
+		my ($one, $other) = map { $_->wait } @sessions;
+		$alike++ if $one->{out} =~ /"type": "success"/ && $one->{out} eq $other->{out};
+
+		$sessions[$_]->send(pay("W-other-$turn", amount => 1 + $_)) foreach 0, 1;
+		my @sqlstates = sort map { $_->wait->{sqlstate} } @sessions;
+		$conflicts++ if "@sqlstates" eq ' TG007';
+		$paid += executed($sandbox, "W-same-$turn") == 1 && executed($sandbox, "W-other-$turn") == 1;
+	}
+	is($alike, $turns, 'with the same parameters both get the same answer');
+	is($conflicts, $turns, 'with different ones one of them is told');
+	is($paid, $turns, 'each was paid once');
+
+	# one that the session itself has enqueued and not committed
+	$sessions[0]->query('BEGIN');
+	enqueue($sessions[0], 'createWithdrawal', 'W-own', amount => 5);
+	my $result = $sessions[0]->query(pay('W-own'));
+	isnt($result->{sqlstate}, '', 'a payout that waits for the session itself is an error');
+	cmp_ok($result->{ms}, '<', 5000, 'and does not hang');
+	$sessions[0]->query('ROLLBACK');
+	is(scalar(requests($sandbox, 'W-own')), 0, 'it is not sent');
+	$_->close foreach @sessions;
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '22: no worker is to be had' => sub {
+	# none at all
+	my $enqueued = query($alone, 'SELECT tegro_enqueue(' . enqueue_arguments('createOrder', 'order-warned') . ')');
+	is($enqueued->{sqlstate}, '', 'a request is enqueued');
+	like($enqueued->{err}, qr/WARNING:.*could not start the delivery worker/, 'with a warning');
+	like($enqueued->{err}, qr/CALL tegro_deliver/, 'and a hint');
+	is(row($alone, 'order-warned')->{state}, 'ready', 'it is on record');
+	is(query($alone, 'CALL tegro_deliver()')->{sqlstate}, '', 'CALL tegro_deliver() works');
+	is(row($alone, 'order-warned')->{state}, 'done', 'and delivers it');
+
+	my $refused = query($alone, pay('W-no-worker'));
+	is($refused->{sqlstate}, 'TG002', 'a payout is refused');
+	like($refused->{message}, qr/could not start a worker/, 'the error says why');
+	is(row($alone, 'W-no-worker'), undef, 'and nothing is on record');
+
+	# few: twenty at once
+	$alone->append_conf('postgresql.conf', 'max_worker_processes = 3');
+	$alone->restart;
+	my %sessions = map { ("W-crowd-$_" => session($alone)) } 1 .. 20;
+	$alone_sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 300, times => -1);
+	$sessions{$_}->send(pay($_)) foreach sort keys %sessions;
+	my %results = map { ($_ => $sessions{$_}->wait) } sort keys %sessions;
+	$alone_sandbox->clear_faults;
+	my @paid = grep { $results{$_}{out} =~ /"type": "success"/ } sort keys %results;
+	my @refused = grep { $results{$_}{sqlstate} eq 'TG002' } sort keys %results;
+	note(scalar(@paid) . ' of 20 were paid, ' . scalar(@refused) . ' refused');
+	is(@paid + @refused, 20, 'each of twenty is paid, or told that no worker is free')
+	  or diag(explain({ map { ($_ => $results{$_}{err}) } sort keys %results }));
+	cmp_ok(scalar(@paid), '>=', 1, 'some are paid');
+	is(scalar(grep { executed($alone_sandbox, $_) != 1 } @paid), 0, 'those are paid once');
+	is(scalar(grep { row($alone, $_) || executed($alone_sandbox, $_) } @refused),
+		0, 'of the others there is no trace');
+	foreach my $name (@refused)
+	{
+		wait_until(sub { ask($alone, pay($name))->{sqlstate} eq '' }, 20);
+	}
+	is(scalar(grep { executed($alone_sandbox, $_) != 1 } sort keys %results),
+		0, 'called again, all are paid once');
+	$_->close foreach values %sessions;
+	check_ledger($alone, $alone_sandbox, 'the ledger agrees with the provider');
+};
+
+# What follows has the library preloaded, and a worker that soon goes.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tegro'\ntegro.worker_idle = 1s");
+$node->restart;
+
+# Waits until nothing is delivered, and nobody would.
+sub no_worker
+{
+	return wait_until(sub { !processes($node, 'tegro delivery worker') }, 20);
+}
+
+sub prepare_both
+{
+	my ($name) = @_;
+	my $session = session($node);
+
+	$session->query('BEGIN');
+	enqueue($session, 'createOrder', "order-$name");
+	enqueue($session, 'createWithdrawal', "payout-$name");
+	$session->query("PREPARE TRANSACTION '$name'");
+	$session->close;
+	return;
+}
+
+# Long enough for a worker to be started again, and to deliver.
+use constant SOON => 15;
+
+part '20: a prepared transaction that outlives those who would deliver it' => sub {
+	prepare_both('restart');
+	$node->restart;
+	prepare_both('terminate');
+	my $worker = worker_pid($node);
+	ask($node, "SELECT pg_terminate_backend($worker, 5000)");
+	is(ask($node, "COMMIT PREPARED '$_'")->{sqlstate}, '', "$_: it commits")
+	  foreach qw(restart terminate);
+	foreach my $reference (map { ("order-$_", "payout-$_") } qw(restart terminate))
+	{
+		ok(wait_until(sub { row($node, $reference)->{state} eq 'done' }, SOON),
+			"$reference is delivered with nothing else enqueued");
+	}
+
+	# on its own: no other transaction is there that keeps a worker
+	ok(no_worker(), 'the worker goes');
+	prepare_both('alone');
+	$worker = worker_pid($node);
+	ask($node, "SELECT pg_terminate_backend($worker, 5000)");
+	is(ask($node, "COMMIT PREPARED 'alone'")->{sqlstate}, '', 'alone: it commits');
+	ok(wait_until(sub { row($node, 'payout-alone')->{state} eq 'done' }, SOON),
+		'payout-alone is delivered with nothing else enqueued');
+	enqueue($node, 'createOrder', 'order-wake');
+	ok(wait_for_end($node), 'all comes to an end with the next request');
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+part '7: a session is killed while its commit returns' => sub {
+	ok(no_worker(), 'the worker goes');
+	# a commit that waits for a standby is on disk, and nobody was woken yet
+	set_and_reload($node, synchronous_standby_names => 'nobody');
+	my $session = session($node);
+	$session->query('BEGIN');
+	enqueue($session, 'createOrder', 'order-commit');
+	enqueue($session, 'createWithdrawal', 'payout-commit');
+	$session->send('COMMIT');
+	ok(
+		wait_until(
+			sub {
+				return ask($node, 'SELECT wait_event FROM pg_stat_activity WHERE pid = ' . $session->pid)
+				  ->{out} eq 'SyncRep';
+			}),
+		'a commit is on disk');
+	crash_worker($node, $session->pid);
+	$session->close;
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+	$node->reload;
+	is(row($node, 'payout-commit')->{enqueued_by}, 'postgres', 'it is there after the restart');
+	ok(wait_until(sub { row($node, 'payout-commit')->{state} eq 'done' }, SOON),
+		'it is delivered with nothing else enqueued');
+	enqueue($node, 'createOrder', 'order-wake-2');
+	ok(wait_for_end($node), 'all comes to an end with the next request');
+	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+};
+
+foreach my $lane (@lanes)
+{
+	my $number = $lane->{number};
+
+	$lane->{rows} = { map { $_->{reference} => $_ } rows($lane->{node}) };
+	$lane->{executions} = executions($lane->{sandbox});
+	part "$number: the worker is killed: $lane->{fault}{what}" => sub {
+		check_crash($lane, 'worker');
+		is($lane->{worker}{requests}, 2, 'nothing but the first two was sent before the crash')
+		  if $number == 6;
+	};
+}
+part '7: the whole server is killed' => sub {
+	foreach my $lane (@lanes)
+	{
+		subtest "$lane->{number}: $lane->{fault}{what}" => sub {
+			check_crash($lane, $_) foreach @server_rounds;
+			check_ledger($lane->{node}, $lane->{sandbox}, 'the ledger agrees with the provider');
+		};
+	}
+};
+$_->{node}->stop foreach @lanes;
+note_time('faults 1 to 8 are through');
+
+done_testing();
+
+__DATA__
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static int
+is_full(int fd)
+{
+	const char *flag = getenv("TEGRO_FULL");
+	char		what[64] = "";
+	char		link[64];
+	char		path[4096];
+	ssize_t		len;
+	int			saved = errno;
+	int			flag_fd = flag ? open(flag, O_RDONLY | O_CLOEXEC) : -1;
+
+	if (flag_fd < 0)
+	{
+		errno = saved;
+		return 0;
+	}
+	len = read(flag_fd, what, sizeof(what) - 1);
+	close(flag_fd);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	len = len > 0 ? readlink(link, path, sizeof(path) - 1) : -1;
+	errno = saved;
+	if (len <= 0)
+		return 0;
+	path[len] = '\0';
+	return strstr(path, what) != NULL;
+}
+
+#define WRITER(type, name, params, ...) \
+type name params \
+{ \
+	static type (*real) params; \
+	if (real == NULL) \
+		real = (type (*) params) dlsym(RTLD_NEXT, #name); \
+	if (is_full(fd)) \
+	{ \
+		errno = ENOSPC; \
+		return FAILURE; \
+	} \
+	return real(__VA_ARGS__); \
+}
+
+#define FAILURE -1
+WRITER(ssize_t, write, (int fd, const void *buf, size_t n), fd, buf, n)
+WRITER(ssize_t, pwrite, (int fd, const void *buf, size_t n, off_t at), fd, buf, n, at)
+WRITER(ssize_t, pwrite64, (int fd, const void *buf, size_t n, off64_t at), fd, buf, n, at)
+WRITER(ssize_t, writev, (int fd, const struct iovec *v, int n), fd, v, n)
+WRITER(ssize_t, pwritev, (int fd, const struct iovec *v, int n, off_t at), fd, v, n, at)
+WRITER(ssize_t, pwritev64, (int fd, const struct iovec *v, int n, off64_t at), fd, v, n, at)
+#undef FAILURE
+#define FAILURE ENOSPC
+WRITER(int, posix_fallocate, (int fd, off_t at, off_t n), fd, at, n)
+WRITER(int, posix_fallocate64, (int fd, off64_t at, off64_t n), fd, at, n)

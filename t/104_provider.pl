@@ -1,0 +1,1298 @@
+# 104_provider.pl: the outbox while the provider, the network, the clock or
+# people do what they should not.
+#
+# Each story has a database and a sandbox of its own, so that none is in the way
+# of another; the settings are such that what takes minutes takes seconds here:
+# tegro.timeout is 1 s, tegro.settle_time 3 s.  Requests whose outcome is
+# unknown are left to the background worker, several at a time, and looked at
+# once all have had their time.
+#
+# What was executed is the sandbox's journal; what the ledger says is compared
+# with it by script/check-ledger at the end of a story.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use IPC::Run;
+use JSON::PP;
+use MIME::Base64;
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use TegroTest;
+use TegroLedger;
+
+my $node = ledger_cluster(
+	'provider', sandbox(),
+	preload => 1,
+	conf => <<'END');
+max_worker_processes = 40
+max_connections = 60
+log_min_messages = warning
+synchronous_commit = off
+END
+my $json = JSON::PP->new->canonical;
+my $credentials = $node->safe_psql('postgres', 'SHOW tegro.credentials_file');
+
+# Sets what only a reload sets, for all stories that follow.
+sub set
+{
+	my ($name, $value) = @_;
+
+	$node->append_conf('postgresql.conf', "$name = $value");
+	$node->reload;
+	$node->poll_query_until('postgres', "SELECT current_setting('$name') = $value")
+	  or die "$name was not set";
+	return;
+}
+
+# Lines of the credentials file, from now on.
+sub write_credentials
+{
+	my (@lines) = @_;
+
+	# in place: it keeps its owner and mode
+	open(my $file, '>', $credentials) or die "could not write $credentials: $!";
+	print {$file} map { "$_\n" } @lines;
+	close($file) or die "could not write $credentials: $!";
+	$node->reload;
+	return;
+}
+
+# Runs one of the stories below; TEGRO_ONLY, a pattern, chooses among them.
+my ($database, $sandbox, $session);
+
+sub story
+{
+	my ($name, $code, %options) = @_;
+
+	return if defined $ENV{TEGRO_ONLY} && $name !~ /$ENV{TEGRO_ONLY}/;
+	note($name);
+	my $begun = time;
+	$database = $name =~ s/\W/_/gr;
+	$sandbox = sandbox(arguments => $options{arguments} // []);
+	$node->safe_psql('postgres', qq{CREATE DATABASE "$database" } . ($options{like} // ''));
+	$session = session($node, database => $database);
+	# the worker learns from the database where its sandbox is
+	$session->query(qq{ALTER DATABASE "$database" SET tegro.api_url = '@{[$sandbox->api_url]}'});
+	$session->query('CREATE EXTENSION tegro');
+	$session->close;
+	$session = session($node, database => $database);
+	$code->();
+	$session->close;
+	$node->safe_psql('postgres', qq{DROP DATABASE "$database" WITH (FORCE)});
+	$sandbox->stop;
+	note(sprintf('%s took %.1f s', $name, time - $begun));
+	return;
+}
+
+# Enqueues a request: an order if its name begins with O, else a payout.
+sub ask
+{
+	my ($reference, %more) = @_;
+
+	return enqueue($session, $reference =~ /^O/ ? 'createOrder' : 'createWithdrawal', $reference, %more);
+}
+
+# A column of a row.
+sub get
+{
+	my ($reference, $what) = @_;
+
+	return $session->query("SELECT $what FROM tegro_outbox WHERE reference = '$reference'")->{out};
+}
+
+sub state_of { return get($_[0], 'state'); }
+
+# Waits until a row has one of some states; returns the one that it has then.
+sub wait_state
+{
+	my ($reference, $states, $patience) = @_;
+	my $state;
+
+	wait_until(
+		sub {
+			$state = state_of($reference);
+			return 1 if $state =~ /^(?:$states)$/;
+			sleep 0.05;
+			return 0;
+		},
+		$patience // 30);
+	return $state;
+}
+
+# Waits until a query's result is true.
+sub becomes_true
+{
+	my ($query, $patience) = @_;
+
+	return wait_until(
+		sub {
+			return 1 if $session->query($query)->{out} eq 't';
+			sleep 0.05;
+			return 0;
+		},
+		$patience // 30);
+}
+
+# Has a request meet a fault; leaves it once it is known that it did.
+sub meet
+{
+	my ($reference, $action, %fault) = @_;
+	my $method = $reference =~ /^O/ ? 'createOrder' : 'createWithdrawal';
+
+	$sandbox->fault($method, $action, %fault);
+	ask($reference);
+	my $state = wait_state($reference, 'unknown|review|done|failed');
+	return $state;
+}
+
+# The requests for a reference, of some method; those that executed late are
+# told twice.
+sub requests_for
+{
+	my ($reference, $method) = @_;
+
+	return grep {
+		my $params = $_->{params} // {};
+		my ($name) = grep { ($params->{$_} // '') eq $reference } qw(order_id payment_id);
+
+		defined $name && !$_->{deferred} && (!$method || $_->{method} eq $method)
+	} $sandbox->journal;
+}
+
+sub sends_of
+{
+	my ($reference) = @_;
+
+	return requests_for($reference, $reference =~ /^O/ ? 'createOrder' : 'createWithdrawal');
+}
+
+sub look_ups_of
+{
+	my ($reference) = @_;
+
+	return requests_for($reference, $reference =~ /^O/ ? 'order' : 'withdrawal');
+}
+
+sub executed
+{
+	my ($reference) = @_;
+	my $method = $reference =~ /^O/ ? 'createOrder' : 'createWithdrawal';
+
+	return executions($sandbox)->{"$method $reference"} // 0;
+}
+
+# Looks at a request once it ought to be settled.
+sub settled
+{
+	my ($name, $reference, $state, $executions) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $is = wait_state($reference, $state);
+	my $times = executed($reference);
+	ok($is eq $state && $times == $executions, "$name: $state, and executed $executions times")
+	  or diag("it is $is, and was executed $times times: ", get($reference, 'message'));
+	return;
+}
+
+# Compares the ledger with the journal: a test.  The sandbox's state is that of
+# one shop.
+sub agree
+{
+	my (%options) = @_;
+	my ($out, $err) = ('', '');
+
+	$sandbox->control('POST', 'flush');
+	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => $database);
+	my $ok = IPC::Run::run(
+		[ "$FindBin::RealBin/../script/check-ledger", '--journal', $sandbox->{journal},
+			'--sandbox', $options{shops} ? '' : $sandbox->url ],
+		'<', \undef, '>', \$out, '2>', \$err);
+	ok($ok, "ledger and provider agree on $database") or diag("$out$err");
+	return;
+}
+
+sub worker
+{
+	return $session->query(q{SELECT pid FROM pg_stat_activity
+		WHERE backend_type = 'tegro delivery worker' AND datname = current_database()})->{out};
+}
+
+# Seconds until a row is looked at again.
+sub due_in { return get($_[0], 'extract(epoch FROM next_at - clock_timestamp())'); }
+
+
+#
+# 25, 26, 27, 34, 36, 38 to 41: the answer is lost, or worth nothing
+#
+
+my $success = '{"type":"success","desc":"","data":{"id":1,"url":"https://tegro.money/pay/x"}}';
+my $page = "<html>\n<head><title>502 Bad Gateway</title></head>\n</html>\n";
+my @lost = (
+	[ 'closed before it is read', 'close_before_read' ],
+	[ 'read, then closed', 'close_after_read' ]);
+my @executed = (
+	[ 'executed, then closed', 'execute_then_close' ],
+	[ 'executed, then reset', 'reset' ],
+	[ 'an answer that is cut', 'cut', bytes => 20 ],
+	[ 'an answer that is cut to nothing', 'cut', bytes => 0 ],
+	[ 'a Content-Length that is too long', 'length', length => 1000 ],
+	[ 'a Content-Length that is too short', 'length', length => 10 ],
+	[ 'a byte at a time', 'drip', ms => 200 ]);
+my @useless = (
+	[ 'an empty answer', status => 200, body => '' ],
+	[ 'cut JSON', status => 200, body => substr($success, 0, 40) ],
+	[ 'a 502 with HTML', status => 502, body => $page ],
+	[ 'a 200 with HTML', status => 200, body => $page ],
+	[ 'a 500 that says success', status => 500, body => $success ],
+	[ 'a 500 that says error', status => 500, body => '{"type":"error","desc":"Nothing was done"}' ],
+	[ 'a 204', status => 204, body => '' ],
+	[ 'a redirect', status => 307, headers => { Location => 'http://127.0.0.1:9/api/' }, body => $success ],
+	[ 'a 302', status => 302, headers => { Location => 'https://example.org/' }, body => '' ],
+	[ 'a success without data', status => 200, body => '{"type":"success","desc":""}' ],
+	[ 'a success with data null', status => 200, body => '{"type":"success","desc":"","data":null}' ],
+	[ 'no type', status => 200, body => '{"data":{"id":1}}' ],
+	[ 'type true', status => 200, body => '{"type":true,"data":{"id":1}}' ],
+	[ 'an array', status => 200, body => "[$success]" ],
+	[ 'a string', status => 200, body => '"success"' ],
+	[ 'two answers', status => 200, body => "$success$success" ],
+	[ 'a NUL escaped', status => 200, body => '{"type":"success","data":{"id":1,"note":"\u0000"}}' ],
+	[ 'a NUL', status => 200, body_base64 => encode_base64("{\"type\":\"success\",\0\"data\":{}}", '') ],
+	[ 'half a surrogate pair', status => 200, body => '{"type":"success","data":{"note":"\ud800"}}' ],
+	[ 'bytes that are not UTF-8', status => 200, body_base64 => encode_base64("{\"type\":\"success\",\"data\":{\"n\":\"\xff\xfe\"}}", '') ],
+	[ 'a number that is too large', status => 200, body => '{"type":"success","data":{"id":1e400000}}' ],
+	[ 'brackets 100,000 deep', status => 200, body => '{"type":"success","data":' . '[' x 100_000 . ']' x 100_000 . '}' ],
+	[ 'a string of 1 GB', status => 200, body => 'x' x 65536, repeat => 16384 ]);
+
+story(
+	'answers',
+	sub {
+		my @cases;
+		my $number = 0;
+
+		ask('O-first');
+		wait_state('O-first', 'done');
+		my $hwm = vm_hwm_kb(worker());
+		foreach my $case (@lost, map({ [ $_->[0], 'answer', @$_[ 1 .. $#$_ ] ] } @useless))
+		{
+			my ($name, $action, %fault) = @$case;
+
+			foreach my $kind ('O', 'W')
+			{
+				my $reference = "$kind-lost-" . ++$number;
+				meet($reference, $action, %fault);
+				push @cases, [ "$name, and not executed", $reference, $kind eq 'O' ? ('done', 1) : ('review', 0) ];
+			}
+		}
+		foreach my $case (@executed, map({ [ $_->[0], 'answer', @$_[ 1 .. $#$_ ], executed => JSON::PP::true ] } @useless))
+		{
+			my ($name, $action, %fault) = @$case;
+
+			foreach my $kind ('O', 'W')
+			{
+				# on a connection that was used before
+				my $before = "$kind-plain-" . ++$number;
+				my $reference = "$kind-$number";
+				ask($before);
+				wait_state($before, 'done');
+				meet($reference, $action, %fault);
+				push @cases, [ "$name, but executed", $reference, 'done', 1 ];
+			}
+		}
+		settled($_->[1] =~ /^O/ ? "order, $_->[0]" : "payout, $_->[0]", @$_[ 1 .. 3 ]) foreach @cases;
+
+		# 27
+		my %kept_alive;
+		$kept_alive{ $_->{fault} }++
+		  foreach grep { $_->{fault} && $_->{request} > 1 } $sandbox->journal;
+		is(join(' ', grep { !$kept_alive{$_} } qw(execute_then_close reset cut)), '',
+			'connections that broke had been kept alive');
+		my %sent;
+		$sent{ $_->{nonce} }++ foreach grep { !$_->{deferred} } $sandbox->journal;
+		is(join(' ', grep { $sent{$_} > 1 } keys %sent), '', 'no request was sent twice over');
+
+		my ($html) = grep { $_->[0] eq 'a 502 with HTML, but executed' } @cases;
+		is(get($html->[1], q{(SELECT encode(raw_answer, 'escape') FROM tegro_attempt WHERE outbox_id = id)}), $page,
+			'what came in place of an answer is kept');
+		is($session->query('SELECT max(length(raw_answer)) FROM tegro_attempt')->{out}, 8192, 'up to 8 kB of it');
+		cmp_ok(vm_hwm_kb(worker()) - $hwm, '<', 64 * 1024, 'the worker did not grow by more than 64 MB');
+		agree();
+	});
+
+
+#
+# 28 to 30: late answers, late executions, late look-ups
+#
+
+story(
+	'late',
+	sub {
+		# 28
+		$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 1800);
+		$sandbox->fault('createOrder', 'execute_then_hold', ms => 1800);
+		ask($_) foreach qw(W-slow O-slow);
+		# the same, and a look-up does not find it before the answer is there
+		wait_state($_, 'done') foreach qw(W-slow O-slow);
+		settled('a payout answered after tegro.timeout', 'W-slow', 'done', 1);
+		settled('an order answered after tegro.timeout', 'O-slow', 'done', 1);
+		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_attempt WHERE outcome = 'answered' AND http_status = 200}),
+			'the late answers are kept');
+		$sandbox->fault('createOrder', 'hide', ms => 3000);
+		$sandbox->fault('createOrder', 'execute_then_hold', ms => 1800);
+		ask('O-late');
+		is(wait_state('O-late', 'unknown'), 'unknown', 'one that is not found meanwhile is unknown');
+		settled('a late answer', 'O-late', 'done', 1);
+		like(get('O-late', q{answer #>> '{data,url}'}), qr/^https/, 'and brings the link');
+		is(get('O-late', 'attempts'), 1, 'it was sent once');
+
+		# a refusal that comes late
+		$sandbox->fault('createWithdrawal', 'hold', ms => 1500);
+		ask('W-refused', amount => 1e8);
+		settled('a late refusal', 'W-refused', 'failed', 0);
+
+		# 29, 30
+		meet('W-later', 'execute_later', ms => 5000);
+		meet('O-later', 'execute_later', ms => 3000);
+		$sandbox->fault('createWithdrawal', 'hide', ms => 2000);
+		meet('W-hidden', 'execute_then_close');
+		$sandbox->fault('createOrder', 'hide', ms => 4000);
+		meet('O-hidden', 'execute_then_close');
+		is(wait_state('W-later', 'review'), 'review', 'a payout that is not found over the settle time waits for a person');
+		is(executed('W-later'), 0, 'before it is executed');
+		settled('a payout that is executed after that', 'W-later', 'done', 1);
+		settled('a payout that look-ups do not show at first', 'W-hidden', 'done', 1);
+		settled('an order that look-ups do not show at first', 'O-hidden', 'done', 1);
+		settled('an order that is executed later', 'O-later', 'done', 1);
+		is(scalar(sends_of($_)), 1, "$_ was sent once") foreach qw(W-later W-hidden O-hidden O-later);
+
+		# the late answer comes when a person has it
+		$session->query(q{UPDATE tegro_outbox SET next_at = now() + interval '1 hour' WHERE next_at IS NOT NULL});
+		agree();
+	});
+
+
+#
+# 31, 32: look-ups that fail, and look-ups that find something else
+#
+
+story(
+	'lookups',
+	sub {
+		my @failures = (
+			[ 'close_after_read' ],
+			[ 'reset' ],
+			[ 'cut', bytes => 10 ],
+			[ 'answer', status => 500, body => '{"type":"error","desc":"Withdrawal not found"}' ],
+			[ 'answer', status => 502, body => $page ],
+			[ 'answer', status => 404, body => '<html>not found</html>' ],
+			[ 'answer', status => 200, body => '{"type":"error","desc":"Internal error"}' ],
+			[ 'answer', status => 200, body => '{"type":"error","desc":""}' ],
+			[ 'answer', status => 200, body => '{"type":"error"}' ],
+			[ 'answer', status => 200, body => '' ],
+			[ 'answer', status => 200, body => '{"type":"success","data":null}' ],
+			[ 'answer', status => 200, body => '{"type":"success","data":[]}' ],
+			[ 'answer', status => 200, body => '{"type":"success","data":"none"}' ],
+			[ 'hold', ms => 1200 ]);
+
+		# each fails as often as there are ways to, before one finds it
+		meet('W-1', 'execute_then_close');
+		settled('a payout', 'W-1', 'done', 1);
+		foreach my $failure (@failures)
+		{
+			my ($action, %fault) = @$failure;
+
+			$sandbox->fault('withdrawal', $action, %fault);
+		}
+		$sandbox->fault('createWithdrawal', 'close_after_read');
+		ask('W-absent');
+		my $seen = 0;
+		foreach my $failure (@failures)
+		{
+			$seen++;
+			# not to wait for the back-off
+			wait_until(
+				sub {
+					$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'W-absent' AND state = 'unknown'});
+					sleep 0.05;
+					return look_ups_of('W-absent') >= $seen;
+				});
+			becomes_true(q{SELECT lease_until IS NULL FROM tegro_outbox WHERE reference = 'W-absent'});
+		}
+		becomes_true(q{SELECT message ~ 'look-up failed' FROM tegro_outbox WHERE reference = 'W-absent'});
+		is(get('W-absent', q{state || ' ' || absent}), 'unknown 0',
+			'no look-up that fails counts as "not found"');
+		settled('a payout that is not found once look-ups work', 'W-absent', 'review', 0);
+		$session->query(q{UPDATE tegro_outbox SET next_at = NULL});
+
+		# 31
+		meet('W-2', 'execute_then_close');
+		settled('a payout', 'W-2', 'done', 1);
+		$sandbox->fault('withdrawal', 'answer', times => -1, status => 503, body => $page);
+		$sandbox->fault('order', 'answer', times => -1, status => 503, body => $page);
+		meet($_, 'execute_then_close') foreach qw(W-stuck O-stuck);
+		sleep 4.5;
+		is(state_of($_), 'unknown', "$_ stays unknown while look-ups fail, past the settle time")
+		  foreach qw(W-stuck O-stuck);
+		cmp_ok(scalar(look_ups_of('W-stuck')), '<=', 5, 'the look-ups become fewer');
+		cmp_ok(get('W-stuck', 'failures'), '>=', 2, 'as they fail');
+		# as if it had failed for an hour
+		$session->query(q{UPDATE tegro_outbox SET failures = 40, next_at = now() WHERE reference = 'W-stuck'});
+		query($node, 'CALL tegro_deliver()', database => $database);
+		ok(becomes_true(q{SELECT failures = 41 FROM tegro_outbox WHERE reference = 'W-stuck'}), 'after an hour of that');
+		cmp_ok(due_in('W-stuck'), '>', 400, 'they are minutes apart');
+		cmp_ok(due_in('W-stuck'), '<', 13 * 60, 'and not more than about ten');
+		$sandbox->clear_faults;
+		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE state = 'unknown'});
+		settled('what was stuck', $_, 'done', 1) foreach qw(W-stuck O-stuck);
+
+		# 32
+		my %other = (
+			'another amount' => [ { amount => '10.01', currency => 'RUB', account => '4111' }, 'review' ],
+			'another account' => [ { amount => '10.00000000', currency => 'RUB', account => '4112' }, 'review' ],
+			'another currency' => [ { amount => '10.00', currency => 'USD', account => '4111' }, 'review' ],
+			'an amount that is none' => [ { amount => 'ten', currency => 'RUB', account => '4111' }, 'review' ],
+			'the same, written otherwise' => [ { amount => '0010.000', currency => 'RUB', account => '4111' }, 'done' ],
+			'the same as a number' => [ { amount => 10, currency => 'RUB', account => 4111 }, 'done' ],
+			'less fields' => [ { id => 5, amount => undef }, 'done' ]);
+		my $number = 0;
+		foreach my $name (sort keys %other)
+		{
+			my ($data, $state) = @{ $other{$name} };
+			my $reference = 'W-other-' . ++$number;
+
+			$sandbox->fault('withdrawal', 'answer', status => 200, body => $json->encode({ type => 'success', desc => '', data => $data }));
+			meet($reference, 'execute_then_close');
+			is(wait_state($reference, 'review|done'), $state, "a look-up that finds $name: $state");
+			# not to be looked up again: the next answer is for the next
+			$session->query("UPDATE tegro_outbox SET next_at = NULL WHERE reference = '$reference'");
+			like(get($reference, 'message'), qr/different: .* was asked for, .* is there/, 'and says what differs')
+			  if $state eq 'review';
+		}
+		$session->query(q{SELECT tegro_resolve(id, 'done', 'checked') FROM tegro_outbox WHERE state = 'review'
+			AND reference LIKE 'W-other%'});
+		agree();
+	});
+
+
+#
+# 33: the provider says that it knows the number
+#
+
+story(
+	'duplicates',
+	sub {
+		$sandbox->fault('createWithdrawal', 'hide', ms => 6000);
+		meet('W-hidden', 'execute_then_close');
+		is(wait_state('W-hidden', 'review'), 'review', 'a payout that is not found waits for a person');
+		$session->query(q{SELECT tegro_resolve(id, 'resend', 'he thinks so') FROM tegro_outbox});
+		settled('a payout that the provider has already, so that it says', 'W-hidden', 'done', 1);
+		is(scalar(sends_of('W-hidden')), 2, 'it was sent twice, as the person wanted');
+		like(get('W-hidden', 'message'), qr/found by look-up/, 'and settled by a look-up');
+		is(get('W-hidden', 'callback_state'), '', 'without a callback');
+	},
+	arguments => [ '--deduplicate' ]);
+
+
+#
+# 35, and other refusals that a repeat mends, or does not
+#
+
+story(
+	'refusals',
+	sub {
+		write_credentials(join(':', '*', '*', API_KEY, SECRET_KEY));
+		my $limited = sub {
+			my ($reference, $retry_after, %more) = @_;
+
+			$sandbox->fault('createOrder', 'answer', status => 429, body => $page,
+				defined $retry_after ? (headers => { 'Retry-After' => "$retry_after" }) : ());
+			ask($reference, %more);
+			ok(becomes_true("SELECT state = 'ready' AND sqlstate = 'TG005' FROM tegro_outbox WHERE reference = '$reference'"),
+				'429 leaves it ready');
+			return due_in($reference);
+		};
+
+		# in a shop of its own each, since it is the shop that waits
+		my %shops = (seconds => 2, date => POSIX::strftime('%a, %d %b %Y %H:%M:%S GMT', gmtime(time + 4)),
+			garbage => 'soon', negative => '-5', huge => '1000000000', none => undef);
+		my %due;
+		foreach my $shop (sort keys %shops)
+		{
+			$due{$shop} = $limited->("O-$shop", $shops{$shop}, shop_id => $shop);
+		}
+		cmp_ok($due{seconds}, '>', 0.5, 'Retry-After in seconds is honoured');
+		cmp_ok($due{seconds}, '<', 4, 'and not for longer');
+		cmp_ok($due{date}, '>', 1, 'a date is honoured');
+		cmp_ok($due{huge}, '>', 3000, 'a huge time is honoured');
+		cmp_ok($due{huge}, '<', 3700, 'for an hour');
+		cmp_ok($due{$_}, '<', 3, "\"$_\" does not hold it up") foreach qw(garbage negative none);
+		ask('O-beside', shop_id => 'seconds');
+		is(state_of('O-beside'), 'ready', 'the shop waits with its other requests, too');
+		settled('429 and then an order', "O-$_", 'done', 1) foreach qw(seconds date garbage negative none);
+		settled('an order beside', 'O-beside', 'done', 1);
+		is(state_of('O-huge'), 'ready', 'one still waits');
+
+		# what says for itself that it is over for now
+		$sandbox->fault('createOrder', 'answer', times => 2, status => 200,
+			body => '{"type":"error","desc":"Temporary failure, try again"}');
+		ask('O-temporary');
+		settled('a refusal for now', 'O-temporary', 'done', 1);
+		is(get('O-temporary', 'attempts'), 3, 'is sent again');
+		$sandbox->fault('createOrder', 'answer', status => 200, body => '{"type":"error","desc":"Wrong currency"}');
+		ask('O-wrong');
+		settled('a refusal', 'O-wrong', 'failed', 0);
+		is(get('O-wrong', q{attempts || ' ' || sqlstate}), '1 TG001', 'is final');
+		$sandbox->fault('createOrder', 'answer', status => 200,
+			body => '{"type":"error","desc":"' . '\u043d\u0435\u043b\u044c\u0437\u044f ' x 1000 . '"}');
+		ask('O-long');
+		settled('a refusal in very many words', 'O-long', 'failed', 0);
+		like(get('O-long', 'left(message, 100)'), qr/нельзя/, 'is kept in its letters');
+
+		set('tegro.max_attempts', q{'3'});
+		$sandbox->fault('createOrder', 'answer', times => -1, status => 200,
+			body => '{"type":"error","desc":"Temporary failure, try again"}');
+		ask('O-hopeless');
+		settled('a refusal for now, for ever', 'O-hopeless', 'failed', 0);
+		is(get('O-hopeless', q{attempts || ' ' || sqlstate}), '3 TG001', 'is given up after tegro.max_attempts');
+		$sandbox->clear_faults;
+		$sandbox->fault('createOrder', 'answer', times => -1, status => 429, headers => { 'Retry-After' => '1' }, body => '');
+		ask('O-limited', shop_id => 'limited');
+		settled('429 for ever', 'O-limited', 'failed', 0);
+		is(get('O-limited', q{attempts || ' ' || sqlstate}), '3 TG005', 'is given up, too');
+		$sandbox->clear_faults;
+		set('tegro.max_attempts', q{'20'});
+
+		# Refusals that are none: it was executed, and what is said is not true.
+		# A nonce of ours is new; "wrong" says that someone on the way sent the
+		# request a second time.
+		$sandbox->fault('createWithdrawal', 'answer', status => 200, executed => JSON::PP::true,
+			body => '{"type":"error","desc":"Wrong nonce"}');
+		ask('W-replayed');
+		settled('a payout that someone on the way repeats, so that its nonce is refused', 'W-replayed', 'done', 1);
+		$sandbox->fault('createWithdrawal', 'answer', status => 429, executed => JSON::PP::true, body => $success);
+		ask('W-429', shop_id => 'contradiction');
+		settled('a payout that is answered with 429 and success', 'W-429', 'done', 1);
+
+		# 34
+		ask('W-before');
+		settled('a payout', 'W-before', 'done', 1);
+		$sandbox->fault('createWithdrawal', 'answer', status => 403, body => '<html>error code: 1010</html>');
+		ask('W-403');
+		is(wait_state('W-403', 'unknown'), 'unknown', 'a gateway\'s 403 leaves it unknown');
+		ask($_) foreach qw(W-paused O-paused);
+		sleep 1.5;
+		is(scalar(sends_of($_)), 0, "$_ is not sent: the shop pauses") foreach qw(W-paused O-paused);
+		like(slurp_file($node->logfile), qr/tegro delivery pauses for shop/, 'the log says so');
+		$node->reload;
+		settled('after a reload, a payout', 'W-paused', 'done', 1);
+		settled('after a reload, an order', 'O-paused', 'done', 1);
+		settled('after a reload, what the gateway stopped', 'W-403', 'review', 0);
+	},
+	arguments => [ map { ('--shop', "$_:" . API_KEY . ':x') } qw(seconds date garbage negative huge none limited contradiction) ]);
+
+
+#
+# 43: keys
+#
+
+story(
+	'keys',
+	sub {
+		my $good = join(':', SHOP_ID, '*', API_KEY, SECRET_KEY);
+		my @others = map { "good-$_:*:key-$_:x" } 1 .. 3;
+
+		# rotated while requests are in flight
+		write_credentials($good, @others, 'bad:*:not-its-key:x');
+		$sandbox->fault('createOrder', 'execute_then_hold', ms => 700, times => 10);
+		ask("O-flight-$_") foreach 1 .. 10;
+		becomes_true(q{SELECT count(*) = 10 FROM tegro_outbox WHERE state = 'sending'});
+		write_credentials($good =~ s/sandbox-api-key/old-key/r, @others, 'bad:*:not-its-key:x');
+		settled('an order in flight while the key changes', "O-flight-$_", 'done', 1) foreach 1 .. 10;
+
+		set('tegro.worker_idle', q{'1s'});
+		ask($_) foreach qw(O-refused W-refused);
+		ok(becomes_true(q{SELECT count(*) FILTER (WHERE state = 'ready' AND sqlstate = 'TG001') = 2 FROM tegro_outbox}),
+			'with a wrong key, requests stay ready');
+		my $before = () = grep { $_->{method} =~ /^create/ } $sandbox->journal;
+		ask("W-wait-$_") foreach 1 .. 20;
+		# the others go on; one of them has always had a wrong key
+		ask("O-bad-$_", shop_id => 'bad') foreach 1 .. 3;
+		foreach my $shop (map { "good-$_" } 1 .. 3)
+		{
+			ask("O-$shop-$_", shop_id => $shop) foreach 1 .. 5;
+		}
+		ok(becomes_true(q{SELECT count(*) = 15 FROM tegro_outbox WHERE shop_id LIKE 'good%' AND state = 'done'}),
+			'other shops go on meanwhile');
+		ok(becomes_true(q{SELECT bool_or(sqlstate = 'TG001') FROM tegro_outbox WHERE shop_id = 'bad'}),
+			'a shop whose key is wrong does not');
+		sleep 5;
+		my $shop = SHOP_ID;
+		my @refused = grep { $_->{method} =~ /^create/ && $_->{params}{shop_id} eq $shop } $sandbox->journal;
+		cmp_ok(scalar(@refused) - 10, '<=', 2, 'while a shop pauses, nothing is sent for it');
+		is($session->query(q{SELECT count(*) FROM tegro_outbox WHERE state NOT IN ('ready', 'done')})->{out}, 0,
+			'nothing failed for a wrong key');
+		is($session->query(q{SELECT max(attempts) FROM tegro_outbox WHERE state = 'ready'})->{out}, 0,
+			'and it counts as no attempt');
+
+		# a file that can't be read is no reason to give anything up either
+		chmod(0644, $credentials);
+		$node->reload;
+		ok(becomes_true(q{SELECT count(*) > 0 FROM tegro_outbox WHERE state = 'ready' AND sqlstate = 'TG006'}),
+			'a credentials file that others can read is refused, and requests stay ready');
+		chmod(0600, $credentials);
+		my $from = time;
+		write_credentials($good, @others, 'bad:*:key-bad:x');
+		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE state = 'ready'});
+		ok(becomes_true(q{SELECT count(*) = 50 FROM tegro_outbox WHERE state = 'done'}),
+			'with the right keys, all are delivered');
+		cmp_ok(time - $from, '<', 10, 'at once');
+		set('tegro.worker_idle', q{'1min'});
+		agree(shops => 1);
+	},
+	arguments => [ map { ('--shop', $_) } (map { "good-$_:key-$_:x" } 1 .. 3), 'bad:key-bad:x' ]);
+
+
+#
+# When requests are sent
+#
+
+story(
+	'pace',
+	sub {
+		ask('O-first');
+		settled('an order', 'O-first', 'done', 1);
+
+		# the rate
+		set('tegro.rate_limit', q{'20'});
+		$session->query(q{SELECT tegro_enqueue('createOrder',
+			jsonb_build_object('order_id', 'O-' || n, 'amount', 1, 'currency', 'RUB')) FROM generate_series(1, 60) n});
+		ok(becomes_true(q{SELECT count(*) = 61 FROM tegro_outbox WHERE state = 'done'}), 'with tegro.rate_limit, all are sent');
+		my @times = sort { $a <=> $b } map { $_->{time} }
+		  grep { $_->{method} eq 'createOrder' && $_->{params}{order_id} =~ /^O-\d+$/ } $sandbox->journal;
+		my $most = 0;
+		for (my ($i, $j) = (0, 0); $j < @times; $j++)
+		{
+			$i++ while $times[$j] - $times[$i] > 1;
+			$most = $j - $i + 1 if $j - $i + 1 > $most;
+		}
+		# those that were saved up may come on top
+		cmp_ok($most, '<=', 24, 'not more than the limit in any second');
+		cmp_ok($times[-1] - $times[0], '<', 6, 'and not much less');
+		set('tegro.rate_limit', q{'0'});
+
+		# later
+		my $due = time + 2;
+		$session->query(qq{SELECT tegro_enqueue('createOrder', '{"order_id": "O-later", "amount": 1, "currency": "RUB"}',
+			deliver_after => to_timestamp($due))});
+		$session->query(qq{SELECT tegro_enqueue('createOrder', '{"order_id": "O-past", "amount": 1, "currency": "RUB"}',
+			deliver_after => '2020-01-01')});
+		settled('an order for earlier', 'O-past', 'done', 1);
+		settled('an order for later', 'O-later', 'done', 1);
+		my ($sent) = sends_of('O-later');
+		cmp_ok($sent->{time}, '>=', $due, 'is not sent before its time');
+		cmp_ok($sent->{time}, '<', $due + 1, 'and not long after it');
+
+		# what certainly was not sent
+		my $url = $sandbox->api_url;
+		$session->query(qq{ALTER DATABASE "$database" SET tegro.api_url = 'http://127.0.0.1:9/api'});
+		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
+		ask($_) foreach qw(W-unsent O-unsent);
+		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_outbox WHERE state = 'ready' AND sqlstate = 'TG002' AND failures > 1}),
+			'while the provider can not be reached, requests wait');
+		is($session->query(q{SELECT max(attempts) FROM tegro_outbox WHERE state = 'ready'})->{out}, 0,
+			'that counts as no attempt');
+		is($session->query(q{SELECT DISTINCT outcome FROM tegro_attempt a JOIN tegro_outbox o ON o.id = outbox_id
+			WHERE state = 'ready'})->{out}, 'not sent', 'though it is on record');
+		$session->query(qq{ALTER DATABASE "$database" SET tegro.api_url = '$url'});
+		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
+		settled('then', $_, 'done', 1) foreach qw(W-unsent O-unsent);
+		agree();
+	});
+
+
+#
+# What is sent again
+#
+
+story(
+	'again',
+	sub {
+		set('tegro.withdrawal_unknown', q{'resend'});
+		meet('O-lost', 'close_after_read');
+		meet('W-lost', 'close_after_read');
+		meet('W-later', 'execute_later', ms => 2000);
+
+		# an order: after two look-ups, the second after its request must have ended
+		settled('an order that never arrived', 'O-lost', 'done', 1);
+		my @sends = map { $_->{time} } sends_of('O-lost');
+		my @look_ups = map { $_->{time} } look_ups_of('O-lost');
+		is(scalar(@sends), 2, 'it was sent twice');
+		is(scalar(@look_ups), 2, 'after two look-ups');
+		cmp_ok($look_ups[1] - $sends[0], '>=', 6, 'the second not before tegro.timeout and 5 s');
+		cmp_ok($sends[1], '>', $look_ups[1], 'and not before it');
+		isnt((sends_of('O-lost'))[0]{nonce}, (sends_of('O-lost'))[1]{nonce}, 'with another nonce');
+
+		# a payout, if the administrator wants it so
+		settled('a payout that never arrived, to be sent again', 'W-lost', 'done', 1);
+		settled('one that is executed within the settle time', 'W-later', 'done', 1);
+		@sends = map { $_->{time} } sends_of('W-lost');
+		@look_ups = map { $_->{time} } look_ups_of('W-lost');
+		is(scalar(@sends), 2, 'the former was sent twice');
+		is(scalar(@look_ups), 3, 'after three look-ups');
+		cmp_ok($look_ups[2] - $sends[0], '>=', 3, 'the third after the settle time');
+		is(scalar(sends_of('W-later')), 1, 'the latter once');
+
+		# a look-up that fails in between
+		$sandbox->fault('order', 'answer', skip => 1, status => 502, body => $page);
+		meet('O-between', 'close_after_read');
+
+		# The shop's own number as a number: the provider reads 7.00 as 7, and
+		# that is what it must be asked for.
+		$sandbox->fault('createWithdrawal', 'execute_then_close');
+		$session->query(q{SELECT tegro_enqueue('createWithdrawal',
+			'{"payment_id": 7.00, "amount": 1, "currency": "RUB", "account": "1"}')});
+		ok(becomes_true(q{SELECT state IN ('done', 'failed', 'review') FROM tegro_outbox WHERE reference LIKE '7%'}),
+			'a payout whose number is 7.00 ends');
+		my @sent = grep { $_->{method} eq 'createWithdrawal' && $_->{params}{payment_id} =~ /^7/ } $sandbox->journal(executed => 1);
+		is(scalar(@sent), 1, 'it is found, though the provider has it as 7, and so is executed once');
+		my $result = $session->query(q{SELECT tegro_enqueue('createWithdrawal',
+			'{"payment_id": 7, "amount": 1, "currency": "RUB", "account": "1"}')
+			= (SELECT id FROM tegro_outbox WHERE reference LIKE '7%')});
+		is($result->{out}, 't', '7 is the same payout');
+		set('tegro.withdrawal_unknown', q{'review'});
+
+		settled('an order that never arrived, with a look-up that fails between', 'O-between', 'done', 1);
+		is(scalar(look_ups_of('O-between')), 3, 'takes one look-up more');
+	});
+
+
+#
+# Rows that someone holds
+#
+
+story(
+	'locks',
+	sub {
+		my $person = session($node, database => $database);
+
+		ask('O-first');
+		settled('an order', 'O-first', 'done', 1);
+
+		# one that waits
+		$session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "O-held", "amount": 1, "currency": "RUB"}',
+			deliver_after => clock_timestamp() + interval '500 ms')});
+		$person->query(q{BEGIN; SELECT FROM tegro_outbox WHERE reference = 'O-held' FOR UPDATE});
+		sleep 0.6;
+		ask("O-$_") foreach 1 .. 20;
+		ok(becomes_true(q{SELECT count(*) = 20 FROM tegro_outbox WHERE reference ~ '^O-\d+$' AND state = 'done'}, 5),
+			'while a person holds a row that is ready, the others are delivered');
+		$person->query('COMMIT');
+		query($node, 'CALL tegro_deliver()', database => $database);
+		settled('then the one that was held', 'O-held', 'done', 1);
+
+		# one that is on its way, so that its outcome can't be written
+		$sandbox->fault('createWithdrawal', 'hold', ms => 500);
+		ask('W-held');
+		is(wait_state('W-held', 'sending'), 'sending', 'a payout is on its way');
+		$person->query(q{BEGIN; SELECT FROM tegro_outbox WHERE reference = 'W-held' FOR UPDATE});
+		sleep 1;
+		my $from = time;
+		$session->query(q{SELECT tegro_enqueue('createWithdrawal', jsonb_build_object('payment_id', 'W-' || n,
+			'amount', 1, 'currency', 'RUB', 'account', '1')) FROM generate_series(1, 20) n});
+		ok(becomes_true(q{SELECT count(*) = 20 FROM tegro_outbox WHERE reference ~ '^W-\d+$' AND state = 'done'}, 10),
+			'while a person holds a row that is on its way, the others are delivered');
+		diag(sprintf('they took %.1f s', time - $from));
+		$person->query('COMMIT');
+		settled('then the one that was held', 'W-held', 'done', 1);
+		settled('the others', "W-$_", 'done', 1) foreach 1, 20;
+
+		# the whole table
+		$person->query(q{BEGIN; LOCK tegro_outbox IN SHARE MODE});
+		sleep 3;
+		$person->query('COMMIT');
+		ask('O-last');
+		settled('after a lock on the whole table, an order', 'O-last', 'done', 1);
+		$person->close;
+		agree();
+	});
+
+
+#
+# Callbacks
+#
+
+# Creates a role, with a schema of its own, which may enqueue and write calls.
+sub create_role
+{
+	my ($role) = @_;
+
+	$session->query($_) foreach split(/;\n/, <<"END");
+CREATE ROLE $role;
+CREATE SCHEMA $role AUTHORIZATION $role;
+GRANT EXECUTE ON FUNCTION tegro_enqueue(text, jsonb, regprocedure, timestamptz), tegro_balance(), tegro_retry(bigint) TO $role;
+GRANT SELECT ON tegro_outbox TO $role;
+CREATE TABLE $role.calls (n serial, state text, reference text, who text, answer jsonb);
+ALTER TABLE $role.calls OWNER TO $role
+END
+	return;
+}
+
+# Enqueues an order of a role, with a callback made of the text of a PL/pgSQL
+# function.
+sub ask_back
+{
+	my ($role, $reference, $text) = @_;
+	my $name = lc($reference =~ s/\W/_/gr);
+
+	$session->query("SET ROLE $role");
+	my $result = $session->query(<<"END");
+CREATE FUNCTION $role.$name(id bigint, state text, reference text, answer jsonb) RETURNS void
+LANGUAGE plpgsql AS \$f\$ $text \$f\$
+END
+	die $result->{err} if $result->{sqlstate};
+	$result = $session->query("SELECT tegro_enqueue('createOrder',
+		'{\"order_id\": \"$reference\", \"amount\": 1, \"currency\": \"RUB\"}', '$role.$name'::regproc)");
+	die $result->{err} if $result->{sqlstate};
+	$session->query('RESET ROLE');
+	return;
+}
+
+story(
+	'callbacks',
+	sub {
+		my $role = 'tegro_test_shop';
+		my $note = "INSERT INTO $role.calls (state, reference, who, answer) VALUES (state, reference, current_user, answer)";
+		my %refused = (
+			'O-set-role' => [ 'SET ROLE NONE;', qr/security-restricted/ ],
+			'O-reset-role' => [ 'RESET ROLE;', qr/security-restricted/ ],
+			'O-set-config' => [ q{PERFORM set_config('role', 'none', true);}, qr/security-restricted/ ],
+			'O-session' => [ 'SET SESSION AUTHORIZATION DEFAULT;', qr/security-restricted/ ],
+			'O-temporary' => [ 'CREATE TEMP TABLE t (a int);', qr/security-restricted/ ],
+			'O-catalog' => [ 'CREATE FUNCTION pg_catalog.f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;', qr/permission denied/ ],
+			'O-ledger' => [ q{UPDATE tegro_outbox SET state = 'done';}, qr/does not exist/ ],
+			'O-public' => [ q{UPDATE public.tegro_outbox SET state = 'done';}, qr/permission denied/ ],
+			'O-file' => [ q{PERFORM pg_read_file('PG_VERSION');}, qr/permission denied/ ],
+			'O-terminate' => [ 'PERFORM pg_terminate_backend(pg_backend_pid());', qr/must be a superuser|permission denied/ ],
+			'O-commit' => [ 'COMMIT;', qr/invalid transaction termination/ ],
+			'O-raise' => [ q{RAISE EXCEPTION 'not %', 'today';}, qr/not today/ ],
+			'O-long' => [ q{RAISE EXCEPTION '%', repeat('long ', 1000000);}, qr/long long/ ],
+			'O-reference' => [ qq{INSERT INTO $role.line VALUES (1, 2);}, qr/foreign key|security-restricted/ ],
+			'O-deferred' => [ qq{SET CONSTRAINTS ALL DEFERRED; INSERT INTO $role.line VALUES (1, 3);},
+				qr/foreign key|security-restricted/ ]);
+
+		create_role($role);
+		create_role('tegro_test_other');
+		$session->query($_) foreach split(/;\n/, <<"END");
+CREATE TABLE $role.head (id int PRIMARY KEY);
+CREATE TABLE $role.line (id int, head int REFERENCES $role.head DEFERRABLE INITIALLY DEFERRED);
+ALTER TABLE $role.head OWNER TO $role;
+ALTER TABLE $role.line OWNER TO $role
+END
+		ask_back($role, 'O-plain', "BEGIN $note; END");
+		settled('an order', 'O-plain', 'done', 1);
+		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'O-plain'}), 'is called back');
+		is($session->query("SELECT state, reference, who, answer ->> 'type' FROM $role.calls")->{out},
+			"done|O-plain|$role|success", 'with the outcome, as the role that enqueued it');
+		my $worker = worker();
+
+		# what it must not do
+		ask_back($role, $_, "BEGIN $refused{$_}[0] END") foreach sort keys %refused;
+		foreach my $reference (sort keys %refused)
+		{
+			ok(becomes_true("SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = '$reference'"),
+				"a callback that says $refused{$reference}[0]: it fails");
+			like(get($reference, 'left(callback_message, 1000)'), $refused{$reference}[1], 'for that reason');
+			is(state_of($reference), 'done', 'and the outcome stands');
+		}
+		is(worker(), $worker, 'it is still the same worker');
+		is($session->query("SELECT count(*) FROM $role.line")->{out}, 0, 'what a deferred constraint forbids is not there');
+
+		# what it leaves behind
+		ask_back($role, 'O-settings', q{BEGIN
+			SET tegro.api_key = 'stolen';
+			PERFORM set_config('tegro.timeout', '1ms', false);
+			PERFORM set_config('lock_timeout', '1d', false);
+			SET search_path = tegro_test_shop;
+			SET synchronous_commit = off;
+			END});
+		ask_back($role, 'O-lock', 'BEGIN PERFORM pg_advisory_lock(4711); END');
+		ask_back($role, 'O-drops-itself', "BEGIN $note; DROP FUNCTION $role.o_drops_itself; END");
+		ask_back($role, 'O-satisfies', "BEGIN INSERT INTO $role.line VALUES (1, 1);
+			INSERT INTO $role.head VALUES (1); DELETE FROM $role.line; END");
+		ask_back($role, 'O-asks', q{BEGIN
+			PERFORM public.tegro_enqueue('createOrder', '{"order_id": "O-asked", "amount": 1, "currency": "RUB"}'); END});
+		ask_back($role, 'O-calls', "BEGIN answer := public.tegro_balance(); $note; END");
+		ask_back($role, 'O-sees', "BEGIN answer := (SELECT to_jsonb(count(*)) FROM public.tegro_outbox
+			WHERE enqueued_by <> '$role'::regrole); $note; END");
+		ask_back('tegro_test_other', 'O-unseen', 'BEGIN END');
+		foreach my $reference (qw(O-settings O-lock O-drops-itself O-satisfies O-asks O-calls O-sees))
+		{
+			ok(becomes_true("SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = '$reference'", 10), "$reference is called back")
+			  or diag(get($reference, 'callback_message'));
+		}
+		settled('what a callback enqueues', 'O-asked', 'done', 1);
+		is(get('O-asked', 'enqueued_by'), $role, 'as the role that it runs as');
+		is($session->query("SELECT answer FROM $role.calls WHERE reference = 'O-sees'")->{out}, 0,
+			'a callback sees the requests of its role only');
+		is($session->query("SELECT answer ->> 'type' FROM $role.calls WHERE reference = 'O-calls'")->{out}, 'success',
+			'a callback may call');
+		is($session->query('SELECT pg_try_advisory_lock(4711)')->{out}, 't',
+			'a lock that a callback took for the session is free again');
+
+		# what is taken from it: the callback itself, the right to call it, the role
+		foreach my $what ('function', 'right', 'role')
+		{
+			my $owner = $what eq 'role' ? 'tegro_test_other' : $role;
+
+			$session->query("SET ROLE $owner");
+			$session->query("CREATE FUNCTION $owner.gone_$what(id bigint, state text, reference text, answer jsonb)
+				RETURNS void LANGUAGE sql AS 'SELECT'");
+			$session->query("SELECT tegro_enqueue('createOrder',
+				'{\"order_id\": \"O-gone-$what\", \"amount\": 1, \"currency\": \"RUB\"}', '$owner.gone_$what'::regproc,
+				clock_timestamp() + interval '1 s')");
+			$session->query('RESET ROLE');
+		}
+		$session->query("DROP FUNCTION $role.gone_function");
+		$session->query("ALTER FUNCTION $role.gone_right OWNER TO CURRENT_USER");
+		$session->query("REVOKE EXECUTE ON FUNCTION $role.gone_right FROM PUBLIC, $role");
+		$session->query('REASSIGN OWNED BY tegro_test_other TO CURRENT_USER');
+		$session->query('DROP OWNED BY tegro_test_other');
+		is($session->query('DROP ROLE tegro_test_other')->{err}, '', 'a role whose request waits can be dropped');
+		foreach my $what ('function', 'right', 'role')
+		{
+			ok(becomes_true("SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = 'O-gone-$what'"),
+				"a callback fails whose $what is gone");
+			is(state_of("O-gone-$what"), 'done', 'and the outcome stands');
+		}
+
+		# after that
+		ask_back($role, 'O-after', "BEGIN $note; END");
+		settled('then an order', 'O-after', 'done', 1);
+		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'O-after'}), 'is called back');
+		is(worker(), $worker, 'by the same worker');
+
+		# given up
+		$session->query(q{UPDATE tegro_outbox SET failures = 19, next_at = now() WHERE reference = 'O-raise'});
+		ask('O-wake');
+		ok(becomes_true(q{SELECT callback_state = 'failed' AND next_at IS NULL FROM tegro_outbox WHERE reference = 'O-raise'}),
+			'a callback that failed twenty times is given up');
+
+		# slow ones
+		ask_back($role, 'O-slow', 'BEGIN PERFORM pg_sleep(600); END');
+		becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'O-slow'});
+		sleep 0.5;
+		my $from = time;
+		ask('O-behind');
+		settled('an order behind a callback that hangs', 'O-behind', 'done', 1);
+		# it may be that it is called back once more before that
+		cmp_ok(time - $from, '<', 14, 'waits for its time limit');
+		like(get('O-slow', 'callback_message'), qr/timeout|cancel/, 'which is what the callback fails with');
+		$session->query("DROP FUNCTION $role.o_slow");
+		$session->query(q{UPDATE tegro_outbox SET next_at = NULL WHERE reference LIKE 'O-%' AND state = 'done'});
+		agree();
+	});
+$node->safe_psql('postgres', "DROP ROLE IF EXISTS $_") foreach qw(tegro_test_shop tegro_test_other);
+
+# Callbacks that mean harm: one each in a database of its own, for it may be
+# that the worker does not survive it.
+my %harm = (
+	'stubborn' => [
+		'a callback that goes on after its time limit',
+		'BEGIN LOOP BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END' ],
+	'nested' => [
+		'a callback whose deferred trigger defers another',
+		'BEGIN INSERT INTO tegro_test_harm.trap VALUES (1); END' ]);
+
+foreach my $harm (sort keys %harm)
+{
+	story(
+		"callback $harm",
+		sub {
+			my $role = 'tegro_test_harm';
+
+			create_role($role);
+			$session->query($_) foreach split(/;\n/, <<"END");
+CREATE TABLE $role.head (id int PRIMARY KEY);
+CREATE TABLE $role.line (id int, head int REFERENCES $role.head DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE $role.trap (id int);
+CREATE FUNCTION $role.spring() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+	SET CONSTRAINTS ALL DEFERRED; INSERT INTO $role.line VALUES (1, 1); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER spring AFTER INSERT ON $role.trap DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION $role.spring();
+ALTER TABLE $role.head OWNER TO $role;
+ALTER TABLE $role.line OWNER TO $role;
+ALTER TABLE $role.trap OWNER TO $role
+END
+			ask('O-first');
+			settled('an order', 'O-first', 'done', 1);
+			my $worker = worker();
+			ask_back($role, 'O-harm', $harm{$harm}[1]);
+			becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'O-harm'});
+			sleep 0.5;
+			my $from = time;
+			ask('W-behind');
+			is(wait_state('W-behind', 'done', 15), 'done', "$harm{$harm}[0] does not hold up others");
+			cmp_ok(time - $from, '<', 10, 'for longer than the time limit');
+			is(worker(), $worker, 'and does not end the worker');
+			ok(becomes_true(q{SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = 'O-harm'}, 5),
+				'its error is on record');
+			# what a shutdown would do
+			$from = time;
+			my $ended = $session->query(q{SELECT bool_and(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+				WHERE backend_type = 'tegro delivery worker' AND datname = current_database()})->{out};
+			is($ended, 't', 'the worker ends when it is told to');
+			if ($ended ne 't')
+			{
+				# without crashing the server: let it fail
+				$session->query("DROP FUNCTION IF EXISTS $role.o_harm");
+				$node->stop('immediate', fail_ok => 1);
+				$node->start;
+				$session = session($node, database => $database);
+			}
+			$session->query("DROP OWNED BY $role CASCADE; DROP ROLE $role");
+		});
+}
+
+
+#
+# 40: a database of another encoding
+#
+
+story(
+	'latin1',
+	sub {
+		my $cyrillic = '{"type":"success","desc":"","data":{"id":1,"note":"\u043f\u0440\u0438\u0432\u0435\u0442"}}';
+
+		$sandbox->fault('createOrder', 'answer', status => 200, body => $cyrillic, executed => JSON::PP::true);
+		ask('O-answer');
+		$sandbox->fault('createWithdrawal', 'answer', status => 200, body => $cyrillic, executed => JSON::PP::true);
+		$sandbox->fault('withdrawal', 'answer', times => -1, status => 200, body => $cyrillic);
+		ask('W-answer');
+		$sandbox->fault('createOrder', 'answer', status => 200, body => '{"type":"error","desc":"\u043d\u0435\u0442"}');
+		ask('O-refused');
+		ask("O-$_") foreach 1 .. 5;
+		settled('beside answers that the database can not hold, an order', "O-$_", 'done', 1) foreach 1 .. 5;
+		settled('an order whose answer it can not hold', 'O-answer', 'done', 1);
+		is(wait_state('W-answer', 'unknown'), 'unknown', 'a payout of which look-ups say nothing else stays unknown');
+		like(get('W-answer', 'message'), qr/look-up failed/, 'and says why');
+		is(executed('W-answer'), 1, 'it is not sent again');
+		like(wait_state('O-refused', 'unknown|done|failed'), qr/unknown|done|failed/, 'a refusal that it can not hold leaves it somewhere');
+		$sandbox->clear_faults;
+		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE state = 'unknown'});
+		settled('then', 'W-answer', 'done', 1);
+		$session->query(q{SELECT tegro_enqueue('createOrder', convert_from('\x7b226f726465725f6964223a20224f2de9222c2022616d6f756e74223a20312c202263757272656e6379223a2022525542227d', 'LATIN1')::jsonb)});
+		ok(becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = convert_from('\x4f2de9', 'LATIN1')}),
+			'a number with a letter of that encoding is delivered');
+		settled('a refusal that the database can not hold', 'O-refused', 'done', 1);
+		agree();
+	},
+	like => q{TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'});
+
+
+#
+# 44: a snapshot held over a backlog
+#
+
+story(
+	'snapshot',
+	sub {
+		my $rows = 5000;
+		my $deliver = sub {
+			my ($name) = @_;
+			my $from = time;
+
+			$session->query(qq{SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id',
+				'O-$name-' || n, 'amount', 1, 'currency', 'RUB'))) FROM generate_series(1, $rows) n});
+			ok(becomes_true(qq{SELECT count(*) = $rows FROM tegro_outbox WHERE reference LIKE 'O-$name-%' AND state = 'done'}, 120),
+				"a backlog of $rows is delivered, $name");
+			my @times = sort { $a <=> $b } map { $_->{time} }
+			  grep { ($_->{params}{order_id} // '') =~ /^O-$name-/ } $sandbox->journal(executed => 1);
+			is(scalar(@times), $rows, 'each once');
+			return ($rows - 1) / ($times[-1] - $times[0]);
+		};
+
+		my $without = $deliver->('without a snapshot');
+		my $reader = session($node, database => $database);
+		$reader->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM tegro_outbox');
+		my $with = $deliver->('with a snapshot held');
+		$reader->close;
+		diag(sprintf('%.0f requests/s without a snapshot, %.0f with one that is held: %.0f %%',
+				$without, $with, 100 * $with / $without));
+		cmp_ok($with / $without, '>', 0.4, 'a snapshot that is held does not halve the rate');
+	});
+
+$node->stop;
+
+
+#
+# 42: a clock that is set
+#
+
+# in a server of its own, whose clock this sets
+my $dir = PostgreSQL::Test::Utils::tempdir();
+
+sub set_clock
+{
+	my ($seconds) = @_;
+
+	# in place, for the server has it mapped
+	open(my $file, '+<:raw', "$dir/clock") or die "could not open $dir/clock: $!";
+	syswrite($file, pack('q', $seconds * 1_000_000));
+	close($file);
+	return;
+}
+
+unless (defined $ENV{TEGRO_ONLY} && 'clock' !~ /$ENV{TEGRO_ONLY}/)
+{
+	TegroTest::spew("$dir/clock", pack('q', 0));
+	TegroTest::spew("$dir/clock.c", do { local $/ = undef; <DATA> });
+	TegroTest::must_run($ENV{CC} // 'cc', '-shared', '-fPIC', '-O1', '-o', "$dir/clock.so", "$dir/clock.c");
+	$node = ledger_cluster('clock', sandbox(),
+		preload => 1,
+		environment => { LD_PRELOAD => "$dir/clock.so", TEGRO_TEST_CLOCK => "$dir/clock" });
+}
+
+story(
+	'clock',
+	sub {
+		foreach my $hours (1, -1)
+		{
+			my $step = $hours > 0 ? 'forward' : 'back';
+
+			# while it is on its way
+			set_clock(0);
+			$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 600, times => 3);
+			ask("W-$step-$_") foreach 1 .. 3;
+			becomes_true(qq{SELECT count(*) = 3 FROM tegro_outbox WHERE reference LIKE 'W-$step-%' AND state = 'sending'});
+			set_clock(3600 * $hours);
+			# someone else, who sees the lease's end by the clock
+			query($node, 'CALL tegro_deliver()', database => $database);
+			settled("a payout that is on its way while the clock goes $step an hour", "W-$step-$_", 'done', 1) foreach 1 .. 3;
+			is(scalar(sends_of("W-$step-1")), 1, 'it was sent once');
+
+			# new ones, at once
+			my $from = time;
+			ask("O-$step-after");
+			settled("an order after that", "O-$step-after", 'done', 1);
+			cmp_ok(time - $from, '<', 2, 'at once');
+
+			# one that is looked up when the clock is set
+			set_clock(0);
+			meet("W-$step-lost", 'close_after_read');
+			meet("O-$step-lost", 'close_after_read');
+			set_clock(3600 * $hours);
+			if ($hours > 0)
+			{
+				settled('a payout that is looked up meanwhile', "W-$step-lost", 'review', 0);
+				settled('an order that is looked up meanwhile', "O-$step-lost", 'done', 1);
+			}
+			else
+			{
+				sleep 1;
+				set_clock(0);
+				# else the worker would look again in a minute
+				ask('O-wake');
+				settled('a payout that is looked up meanwhile', "W-$step-lost", 'review', 0);
+				settled('an order that is looked up meanwhile', "O-$step-lost", 'done', 1);
+			}
+		}
+		set_clock(0);
+		agree();
+
+		# the settle time is the provider's, and no clock that people set can
+		# shorten it
+		set('tegro.settle_time', q{'8s'});
+		set('tegro.withdrawal_unknown', q{'resend'});
+		my $from = time;
+		meet('W-settle', 'execute_later', ms => 5000);
+		becomes_true(q{SELECT absent >= 1 FROM tegro_outbox WHERE reference = 'W-settle'});
+		set_clock(3600);
+		ask('O-waken');
+		is(wait_state('W-settle', 'done'), 'done', 'a payout to be sent again if it is not found, while the clock goes forward');
+		sleep 0.1 while time < $from + 6;
+		is(executed('W-settle'), 1, 'is executed once, though it was not to be seen at first');
+		is(scalar(sends_of('W-settle')), 1, 'and sent once');
+		set_clock(0);
+	});
+$node->stop if $node->name eq 'clock';
+
+done_testing();
+
+__DATA__
+/*
+ * clock.c
+ *		The clock that people set, off by what a file says; by LD_PRELOAD.
+ *
+ * TEGRO_TEST_CLOCK names the file, which holds an int64 of microseconds.  The
+ * monotonic clocks are left alone, as by those who set a clock.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const volatile int64_t *offset_us;
+
+__attribute__((constructor)) static void
+map_offset(void)
+{
+	const char *path = getenv("TEGRO_TEST_CLOCK");
+	int			fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	void	   *map = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
+
+	if (map != MAP_FAILED)
+		offset_us = map;
+	if (fd >= 0)
+		close(fd);
+}
+
+int
+clock_gettime(clockid_t clock, struct timespec *now)
+{
+	int			status = (int) syscall(SYS_clock_gettime, clock, now);
+
+	if (status == 0 && offset_us &&
+		(clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+	{
+		int64_t		us = now->tv_sec * INT64_C(1000000) + now->tv_nsec / 1000 + *offset_us;
+
+		now->tv_sec = us / 1000000;
+		now->tv_nsec = us % 1000000 * 1000 + now->tv_nsec % 1000;
+	}
+	return status;
+}
+
+int
+gettimeofday(struct timeval *now, void *zone)
+{
+	struct timespec precise;
+
+	clock_gettime(CLOCK_REALTIME, &precise);
+	now->tv_sec = precise.tv_sec;
+	now->tv_usec = precise.tv_nsec / 1000;
+	return 0;
+}
+
+time_t
+time(time_t *result)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (result)
+		*result = now.tv_sec;
+	return now.tv_sec;
+}

@@ -1,0 +1,499 @@
+# 105_worker.pl: the background worker that delivers: when it is there, and what
+# it costs.
+#
+# The first server does without shared_preload_libraries: a worker is started by
+# the commit of whoever enqueued.  The second has it, so that delivery goes on
+# by itself after a start.  How long it takes from the statement to the
+# provider, and how many requests a second are delivered, is printed.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use TegroTest;
+use TegroLedger;
+
+my $sandbox = sandbox();
+my $node = ledger_cluster('worker', $sandbox, conf => <<'END');
+max_worker_processes = 12
+max_prepared_transactions = 2
+END
+my %sessions;
+
+# A session in a database, kept.
+sub in
+{
+	my ($database) = @_;
+
+	return $sessions{$database} //= session($node, database => $database);
+}
+
+sub leave
+{
+	my ($database) = @_;
+
+	(delete $sessions{$database})->close if $sessions{$database};
+	return;
+}
+
+sub create_database
+{
+	my ($database) = @_;
+
+	$node->safe_psql('template1', "CREATE DATABASE $database");
+	in($database)->query('CREATE EXTENSION tegro');
+	return in($database);
+}
+
+sub becomes_true
+{
+	my ($database, $query, $patience) = @_;
+
+	return wait_until(
+		sub {
+			return 1 if in($database)->query($query)->{out} eq 't';
+			sleep 0.02;
+			return 0;
+		},
+		$patience // 30);
+}
+
+sub is_done
+{
+	my ($reference, $name, $database) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	ok(becomes_true($database // 'postgres', "SELECT state = 'done' FROM tegro_outbox WHERE reference = '$reference'"), $name)
+	  or diag(in($database // 'postgres')->query("SELECT * FROM tegro_outbox WHERE reference = '$reference'")->{out});
+	return;
+}
+
+# The pids of the workers of a database.
+sub workers
+{
+	my ($database) = @_;
+
+	return split(/\n/, $node->safe_psql('template1', "SELECT pid FROM pg_stat_activity
+		WHERE backend_type = 'tegro delivery worker' AND datname = '$database'"));
+}
+
+sub no_worker
+{
+	my ($database, $patience) = @_;
+
+	return wait_until(sub { sleep 0.05; return !workers($database); }, $patience // 30);
+}
+
+sub set
+{
+	my ($name, $value) = @_;
+
+	$node->append_conf('postgresql.conf', "$name = '$value'");
+	$node->reload;
+	# a session that has the library loaded
+	becomes_true('postgres', "SELECT current_setting('$name') = '$value'") or die "$name was not set";
+	return;
+}
+
+# How often a process has waited so far.
+sub waits
+{
+	my ($pid) = @_;
+
+	return TegroTest::slurp("/proc/$pid/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m ? $1 : die 'no such line';
+}
+
+# What a process has in memory, in kB, without the server's shared memory, of
+# which it touches more the longer it runs.
+sub rss_kb
+{
+	my ($pid) = @_;
+
+	return TegroTest::slurp("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m ? $1 : die 'no RssAnon';
+}
+
+# Many orders, whose names begin alike, in one transaction.
+sub enqueue_many
+{
+	my ($database, $name, $count) = @_;
+
+	return in($database)->query("SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id',
+		'$name-' || n, 'amount', 1, 'currency', 'RUB'))) FROM generate_series(1, $count) n");
+}
+
+sub all_done
+{
+	my ($database, $name, $count, $patience) = @_;
+
+	return becomes_true($database, "SELECT count(*) = $count FROM tegro_outbox WHERE reference LIKE '$name-%' AND state = 'done'", $patience);
+}
+
+sub arrival
+{
+	my ($reference) = @_;
+	my ($line) = grep { ($_->{params}{order_id} // '') eq $reference } $sandbox->journal;
+
+	return $line->{time};
+}
+
+sub median
+{
+	my @sorted = sort { $a <=> $b } @_;
+
+	return $sorted[ @sorted / 2 ];
+}
+
+
+#
+# Started by a commit
+#
+
+{
+	is(join(' ', workers('postgres')), '', 'no worker runs where nothing was enqueued');
+	my $session = in('postgres');
+	$session->query('BEGIN');
+	enqueue($session, 'createOrder', 'first');
+	sleep 0.5;
+	is(join(' ', workers('postgres')), '', 'nor before the commit');
+	my $from = time;
+	$session->query('COMMIT');
+	is_done('first', 'a commit starts it, without shared_preload_libraries');
+	diag(sprintf('from the commit to the provider, with a worker that must be started: %.0f ms', 1000 * (arrival('first') - $from)));
+	is(scalar(my @one = workers('postgres')), 1, 'there is one');
+	my ($state) = $node->safe_psql('postgres', "SELECT state || ' ' || (query <> '') || ' ' || backend_type || ' ' || datname FROM pg_stat_activity WHERE pid = $one[0]");
+	like($state, qr/^idle \w+ tegro delivery worker postgres$/, 'pg_stat_activity shows it, idle');
+
+	my @latencies;
+	foreach my $n (1 .. 50)
+	{
+		sleep 0.02;
+		my $begun = time;
+		enqueue($session, 'createOrder', "single-$n");
+		is_done("single-$n", "order $n is delivered") if $n % 25 == 0;
+		push @latencies, [ "single-$n", $begun ];
+	}
+	ok(all_done('postgres', 'single', 50), 'all are delivered');
+	my @ms = map { 1000 * (arrival($_->[0]) - $_->[1]) } @latencies;
+	diag(sprintf('from the statement to the provider, with a worker that waits: median %.1f ms, at most %.1f ms',
+			median(@ms), (sort { $a <=> $b } @ms)[-1]));
+	cmp_ok(median(@ms), '<', 100, 'within milliseconds');
+	is((workers('postgres'))[0], $one[0], 'it is still the same worker');
+
+	$sandbox->fault('createOrder', 'execute_then_hold', ms => 900);
+	enqueue($session, 'createOrder', 'held');
+	ok(becomes_true('postgres', "SELECT state = 'active' AND query = 'waiting for answers' FROM pg_stat_activity WHERE pid = $one[0]"),
+		'pg_stat_activity says that it waits for answers');
+	is_done('held', 'and then the answer is there');
+}
+
+
+#
+# Idle
+#
+
+{
+	my ($pid) = workers('postgres');
+
+	sleep 0.5;
+	my $before = waits($pid);
+	sleep 10;
+	cmp_ok(waits($pid) - $before, '<=', 2, 'while nothing is to do, it does not wake up');
+	in('postgres')->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "tomorrow", "amount": 1, "currency": "RUB"}',
+		deliver_after => now() + interval '1 day')});
+	sleep 0.5;
+	$before = waits($pid);
+	sleep 4;
+	cmp_ok(waits($pid) - $before, '<=', 2, 'nor while what there is to do is for later');
+	set('tegro.worker_idle', '1s');
+	sleep 3;
+	is((workers('postgres'))[0], $pid, 'it stays for that');
+	in('postgres')->query(q{SELECT tegro_cancel(id) FROM tegro_outbox WHERE reference = 'tomorrow'});
+	ok(no_worker('postgres', 10), 'with nothing to do it ends after tegro.worker_idle');
+	enqueue(in('postgres'), 'createOrder', 'after idle');
+	is_done('after idle', 'the next request starts another');
+
+	# one that is always about to end
+	set('tegro.worker_idle', '0');
+	foreach my $n (1 .. 60)
+	{
+		enqueue(in('postgres'), 'createOrder', "brief-$n");
+		sleep rand 0.06;
+	}
+	ok(all_done('postgres', 'brief', 60), 'requests that come while it is about to end are not overlooked');
+	ok(no_worker('postgres', 10), 'and then it ends');
+	set('tegro.worker_idle', '1min');
+}
+
+
+#
+# Databases
+#
+
+{
+	my @databases = map { "shop_$_" } 1 .. 3;
+
+	create_database($_) foreach @databases;
+	enqueue_many($_, "many of $_", 100) foreach @databases;
+	foreach my $database (@databases)
+	{
+		ok(all_done($database, "many of $database", 100), "$database delivers");
+		is(scalar(my @workers = workers($database)), 1, 'with a worker of its own');
+	}
+
+	# it goes with its database
+	my ($pid) = workers('shop_3');
+	leave('shop_3');
+	my $from = time;
+	my ($status, $out, $err) = $node->psql('template1', 'DROP DATABASE shop_3 WITH (FORCE)');
+	is($status, 0, 'a database can be dropped under its worker, by force') or diag($err);
+	cmp_ok(time - $from, '<', 5, 'at once');
+	my $log = -s $node->logfile;
+	sleep 6;
+	unlike(substr(slurp_file($node->logfile), $log), qr/tegro delivery worker/, 'and it is not started again');
+	ok(!-d "/proc/$pid", 'it is gone');
+
+	# settings of a database that would be in its way
+	$node->safe_psql('template1', "ALTER DATABASE shop_2 SET $_") foreach
+	  'default_transaction_read_only = on', q{statement_timeout = '1ms'}, q{lock_timeout = '1ms'},
+	  'default_transaction_isolation = serializable', 'default_transaction_deferrable = on',
+	  'search_path = evil, pg_catalog', 'row_security = off', 'standard_conforming_strings = off',
+	  'enable_indexscan = off', q{datestyle = 'SQL, DMY'}, 'bytea_output = escape', 'synchronous_commit = off',
+	  q{idle_in_transaction_session_timeout = '1ms'}, 'role = regress_nobody', 'array_nulls = off',
+	  'check_function_bodies = on', 'max_parallel_workers_per_gather = 4', 'extra_float_digits = -15', 'xmloption = document';
+	$node->safe_psql('template1', 'CREATE ROLE regress_nobody');
+	in('shop_2')->query($_) foreach split(/;\n/, <<'END');
+CREATE SCHEMA evil;
+CREATE FUNCTION evil.trap() RETURNS timestamptz LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END';
+CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT evil.trap()';
+CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT evil.trap()';
+CREATE FUNCTION evil.trap(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END';
+CREATE OPERATOR evil.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = evil.trap);
+CREATE FUNCTION evil.trap(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END';
+CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.trap);
+CREATE TABLE evil.tegro_outbox (id bigint);
+CREATE TABLE evil.pg_extension (extname text);
+GRANT USAGE ON SCHEMA evil TO PUBLIC
+END
+	in('shop_2')->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+		WHERE backend_type = 'tegro delivery worker' AND datname = 'shop_2'});
+	# this session began before all that
+	enqueue(in('shop_2'), 'createOrder', 'hostile');
+	enqueue(in('shop_2'), 'createWithdrawal', 'hostile payout');
+	is_done($_, "\"$_\" is delivered from a database whose settings are against it", 'shop_2') foreach 'hostile', 'hostile payout';
+	local $ENV{PGOPTIONS} = '-c statement_timeout=0';
+	my $result = query($node, 'SET default_transaction_read_only = off; SET ROLE postgres; CALL public.tegro_deliver()',
+		database => 'shop_2');
+	is($result->{sqlstate}, '', 'so it is by a session with such settings') or diag($result->{err});
+	leave('shop_2');
+}
+
+
+#
+# The extension comes and goes
+#
+
+{
+	my $session = create_database('coming');
+
+	enqueue($session, 'createOrder', 'first coming');
+	is_done('first coming', 'an order', 'coming');
+	my $from = time;
+	is($session->query('DROP EXTENSION tegro')->{sqlstate}, '', 'the extension can be dropped while its worker lives');
+	cmp_ok(time - $from, '<', 3, 'at once');
+	$session->query('CREATE EXTENSION tegro');
+	enqueue($session, 'createOrder', 'second coming');
+	is_done('second coming', 'after it was created again, an order is delivered', 'coming');
+	$session->query('DROP EXTENSION tegro; CREATE SCHEMA elsewhere; CREATE EXTENSION tegro SCHEMA elsewhere');
+	$session->query('SET search_path = elsewhere');
+	enqueue($session, 'createOrder', 'third coming');
+	is_done('third coming', 'so it is when it is in another schema', 'coming');
+
+	# with a request in flight
+	$sandbox->fault('createOrder', 'execute_then_hold', ms => 700);
+	enqueue($session, 'createOrder', 'lost coming');
+	becomes_true('coming', q{SELECT state = 'sending' FROM tegro_outbox WHERE reference = 'lost coming'});
+	is($session->query('DROP EXTENSION tegro')->{sqlstate}, '', 'it can be dropped while a request is in flight');
+	sleep 3;
+	my ($pid) = workers('coming');
+	my $before = defined $pid ? waits($pid) : 0;
+	sleep 3;
+	my $after = defined $pid && -d "/proc/$pid" ? waits($pid) : $before;
+	cmp_ok($after - $before, '<=', 5, 'and the worker does not go round in circles');
+	$session->query('CREATE EXTENSION tegro');
+	enqueue($session, 'createOrder', 'fourth coming');
+	is_done('fourth coming', 'created once more, it delivers', 'coming');
+	is(scalar(grep { ($_->{params}{order_id} // '') eq 'lost coming' } $sandbox->journal(executed => 1)), 1,
+		'what was in flight was executed once');
+	leave('coming');
+}
+
+
+#
+# Reloads and signals
+#
+
+{
+	my $session = in('postgres');
+
+	enqueue($session, 'createOrder', 'before');
+	is_done('before', 'an order');
+	set('tegro.delivery', 'off');
+	sleep 0.3;
+	enqueue_many('postgres', 'off', 10);
+	sleep 1;
+	is($session->query(q{SELECT count(*) FROM tegro_outbox WHERE reference LIKE 'off-%' AND state = 'ready'})->{out}, 10,
+		'while delivery is off, nothing is sent');
+	my $from = time;
+	set('tegro.delivery', 'on');
+	ok(all_done('postgres', 'off', 10), 'once it is on again, all is');
+	cmp_ok(time - $from, '<', 5, 'at once');
+
+	# off while a request is in flight
+	$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 800);
+	enqueue($session, 'createWithdrawal', 'interrupted');
+	becomes_true('postgres', q{SELECT state = 'sending' FROM tegro_outbox WHERE reference = 'interrupted'});
+	set('tegro.delivery', 'off');
+	sleep 1.5;
+	set('tegro.delivery', 'on');
+	is_done('interrupted', 'what was in flight when it was turned off is found afterwards');
+
+	# a setting of the worker's
+	my $other = sandbox();
+	my $url = $sandbox->api_url;
+	set('tegro.api_url', $other->api_url);
+	enqueue($session, 'createOrder', 'moved');
+	is_done('moved', 'an order after a reload that changes where the provider is');
+	is(scalar($other->journal(executed => 1)), 1, 'goes there');
+	set('tegro.api_url', $url);
+	$other->stop;
+
+	# a person ends it
+	my ($pid) = workers('postgres');
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 5000)");
+	ok(!-d "/proc/$pid", 'it can be terminated');
+	enqueue($session, 'createOrder', 'terminated');
+	is_done('terminated', 'the next request starts another');
+	$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 900);
+	enqueue($session, 'createWithdrawal', 'in flight');
+	becomes_true('postgres', q{SELECT state = 'sending' FROM tegro_outbox WHERE reference = 'in flight'});
+	($pid) = workers('postgres');
+	$from = time;
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 5000)");
+	cmp_ok(time - $from, '<', 1, 'it ends at once while a request is in flight');
+	is_done('in flight', 'which is found by the one that follows');
+	($pid) = workers('postgres');
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+	enqueue($session, 'createOrder', 'cancelled');
+	is_done('cancelled', 'a cancel is no harm');
+
+	# prepared transactions
+	$session->query('BEGIN');
+	enqueue($session, 'createOrder', 'prepared');
+	$session->query(q{PREPARE TRANSACTION 'later'});
+	sleep 1;
+	$from = time;
+	query($node, q{COMMIT PREPARED 'later'});
+	is_done('prepared', 'an order of a prepared transaction is delivered once that is committed');
+	cmp_ok(time - $from, '<', 4, 'soon');
+}
+
+
+#
+# What it costs
+#
+
+{
+	my ($pid) = workers('postgres');
+	my $session = in('postgres');
+
+	enqueue_many('postgres', 'warm', 1000);
+	ok(all_done('postgres', 'warm', 1000, 60), 'a thousand orders, to warm up');
+	sleep 0.2;
+	($pid) = workers('postgres');
+	my ($rss, $descriptors) = (rss_kb($pid), descriptors($pid));
+	my $from = time;
+	enqueue_many('postgres', 'cost', 5000);
+	ok(all_done('postgres', 'cost', 5000, 120), 'five thousand more');
+	my @times = sort { $a <=> $b } map { $_->{time} }
+	  grep { ($_->{params}{order_id} // '') =~ /^cost-/ } $sandbox->journal(executed => 1);
+	is(scalar(@times), 5000, 'each executed once');
+	is((workers('postgres'))[0], $pid, 'by one worker');
+	my ($more, $fds) = (rss_kb($pid) - $rss, descriptors($pid));
+	diag(sprintf('5000 orders: %.0f a second; RSS %d kB, %+d kB; descriptors %d, then %d',
+			4999 / ($times[-1] - $times[0]), $rss, $more, $descriptors, $fds));
+	cmp_ok($more, '<', 4096, 'it does not grow');
+	cmp_ok($fds - $descriptors, '<=', 2, 'nor does the number of its descriptors');
+
+	# those that fail
+	$sandbox->fault('createOrder', 'execute_then_close', times => 300);
+	$sandbox->fault('createOrder', 'answer', times => 300, status => 200, body => '{"type":"error","desc":"no"}');
+	$sandbox->fault('createOrder', 'answer', times => 300, status => 200, executed => JSON::PP::true, body => '<html>' x 1000);
+	$rss = rss_kb($pid);
+	enqueue_many('postgres', 'fail', 1000);
+	ok(becomes_true('postgres', q{SELECT count(*) = 1000 FROM tegro_outbox WHERE reference LIKE 'fail-%' AND state IN ('done', 'failed')}, 60),
+		'a thousand that fail in some way or other');
+	$more = rss_kb($pid) - $rss;
+	diag(sprintf('1000 that fail: RSS %+d kB; descriptors %d', $more, descriptors($pid)));
+	cmp_ok($more, '<', 4096, 'it does not grow with them');
+	is((workers('postgres'))[0], $pid, 'it is the same worker');
+}
+
+
+#
+# Without a place for a worker; a start; the end
+#
+
+{
+	set('tegro.delivery', 'off');
+	enqueue(in($_), 'createOrder', "waiting in $_") foreach qw(postgres shop_1);
+	$_->close foreach values %sessions;
+	%sessions = ();
+	$node->append_conf('postgresql.conf', "tegro.delivery = on");
+	$node->restart;
+	sleep 2;
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM tegro_outbox WHERE state = 'ready'}), 1,
+		'without shared_preload_libraries, what waits at a start waits for the next commit');
+	enqueue(in('postgres'), 'createOrder', 'next commit');
+	is_done($_, "which delivers \"$_\"") foreach 'next commit', 'waiting in postgres';
+	leave('postgres');
+
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tegro'");
+	$node->restart;
+	is_done('waiting in shop_1', 'with it, what waits is delivered at a start', 'shop_1');
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'tegro launcher'}),
+		'and then the launcher is gone');
+	is(join(' ', workers('shop_2')), '', 'there is no worker where nothing waits');
+
+	# many in flight, and the server is to end
+	$sandbox->fault('createOrder', 'execute_then_hold', ms => 10000, times => 20);
+	enqueue_many('postgres', 'end', 20);
+	becomes_true('postgres', q{SELECT count(*) = 20 FROM tegro_outbox WHERE state = 'sending'});
+	leave($_) foreach keys %sessions;
+	my $from = time;
+	$node->stop('fast');
+	cmp_ok(time - $from, '<', 3, 'the server stops at once while requests are in flight');
+	$sandbox->clear_faults;
+	$node->append_conf('postgresql.conf', 'max_worker_processes = 1');
+	$node->start;
+	ok(!workers('postgres'), 'where all places are taken, there is no worker');
+	my $result = query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "no place", "amount": 1, "currency": "RUB"}')});
+	like($result->{err}, qr/WARNING:.*could not start the delivery worker/, 'whoever enqueues is told');
+	is($result->{sqlstate}, '', 'but the request is in');
+	$result = query($node, q{SELECT tegro_create_withdrawal('{"payment_id": "no place", "amount": 1, "currency": "RUB", "account": "1"}')});
+	is($result->{sqlstate}, 'TG002', 'a synchronous payout is not sent');
+	query($node, 'CALL tegro_deliver()');
+	is_done('no place', 'CALL tegro_deliver() delivers');
+	ok(all_done('postgres', 'end', 20), 'also what was in flight at the end');
+	my %executions = %{ executions($sandbox) };
+	is(join(' ', grep { $executions{$_} > 1 } keys %executions), '', 'nothing was executed twice, all along');
+}
+
+$_->close foreach values %sessions;
+$node->stop;
+done_testing();
