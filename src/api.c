@@ -260,9 +260,13 @@ get_reference(Jsonb *params, const char *name)
 	if (value.type == jbvString && value.val.string.len > 0)
 		return pnstrdup(value.val.string.val, value.val.string.len);
 	if (value.type == jbvNumeric)
-		return DatumGetCString(
-			DirectFunctionCall1(numeric_out,
-								NumericGetDatum(value.val.numeric)));
+	{
+		/* 7 and 7.0 are sent as the same number */
+		Datum number = DirectFunctionCall1(numeric_trim_scale,
+										   NumericGetDatum(value.val.numeric));
+
+		return DatumGetCString(DirectFunctionCall1(numeric_out, number));
+	}
 	return NULL;
 }
 
@@ -602,7 +606,8 @@ tegro_api_judge(TegroCall *call)
 	tegro_answer_read(exchange->answer, exchange->answer_len, &answer);
 
 	/* 429 comes from a gateway as often as from the provider: any body will do */
-	if (exchange->http_status == 429 ||
+	if ((exchange->http_status == 429 &&
+		 answer.kind != TEGRO_ANSWER_SUCCESS) ||
 		(answer.kind == TEGRO_ANSWER_REFUSAL && exchange->http_status < 500 &&
 		 is_about_rate(answer.desc)))
 	{

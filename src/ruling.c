@@ -248,6 +248,14 @@ tegro_rule_sent(const TegroItem *item)
 			else if (matches(outcome->desc, tegro_duplicate,
 							 "tegro.duplicate"))
 				doubt(ruling, 0);
+			else if (is_payout(item) &&
+					 matches(outcome->desc, tegro_repeatable,
+							 "tegro.repeatable"))
+				/*
+				 * Whoever is on the way may have repeated it: then this is the
+				 * word to the repeat ("Wrong nonce"), and the payout was made.
+				 */
+				doubt(ruling, 0);
 			else if (item->attempts < tegro_max_attempts &&
 					 matches(outcome->desc, tegro_repeatable,
 							 "tegro.repeatable"))
