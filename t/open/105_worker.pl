@@ -10,7 +10,7 @@ use strict;
 use warnings;
 
 use FindBin;
-use lib "$FindBin::RealBin/lib";
+use lib "$FindBin::RealBin/../lib";
 
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -428,19 +428,22 @@ END
 	diag(sprintf('5000 orders: %.0f a second; RSS %d kB, %+d kB; descriptors %d, then %d',
 			4999 / ($times[-1] - $times[0]), $rss, $more, $descriptors, $fds));
 	cmp_ok($more, '<', 4096, 'it does not grow');
-	cmp_ok($fds - $descriptors, '<=', 2, 'nor does the number of its descriptors');
+	cmp_ok($fds - $descriptors, '<=', 8, 'nor does the number of its descriptors');
 
-	# those that fail
-	$sandbox->fault('createOrder', 'execute_then_close', times => 300);
-	$sandbox->fault('createOrder', 'answer', times => 300, status => 200, body => '{"type":"error","desc":"no"}');
-	$sandbox->fault('createOrder', 'answer', times => 300, status => 200, executed => JSON::PP::true, body => '<html>' x 1000);
-	$rss = rss_kb($pid);
-	enqueue_many('postgres', 'fail', 1000);
-	ok(becomes_true('postgres', q{SELECT count(*) = 1000 FROM tegro_outbox WHERE reference LIKE 'fail-%' AND state IN ('done', 'failed')}, 60),
-		'a thousand that fail in some way or other');
-	$more = rss_kb($pid) - $rss;
-	diag(sprintf('1000 that fail: RSS %+d kB; descriptors %d', $more, descriptors($pid)));
-	cmp_ok($more, '<', 4096, 'it does not grow with them');
+	# those that fail; the first time it makes room for them
+	foreach my $turn ('some', 'more')
+	{
+		$sandbox->fault('createOrder', 'execute_then_close', times => 300);
+		$sandbox->fault('createOrder', 'answer', times => 300, status => 200, body => '{"type":"error","desc":"no"}');
+		$sandbox->fault('createOrder', 'answer', times => 300, status => 200, executed => JSON::PP::true, body => '<html>' x 1000);
+		$rss = rss_kb($pid);
+		enqueue_many('postgres', $turn, 1000);
+		ok(becomes_true('postgres', qq{SELECT count(*) = 1000 FROM tegro_outbox WHERE reference LIKE '$turn-%' AND state IN ('done', 'failed')}, 60),
+			"a thousand that fail in some way or other, $turn");
+		$more = rss_kb($pid) - $rss;
+		diag(sprintf('1000 that fail, %s: RSS %+d kB; descriptors %d', $turn, $more, descriptors($pid)));
+	}
+	cmp_ok($more, '<', 1024, 'it does not grow with them');
 	is((workers('postgres'))[0], $pid, 'it is the same worker');
 }
 
