@@ -12,7 +12,9 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "request.h"
@@ -98,4 +100,34 @@ process_cpu(pid_t pid)
 		fail("/proc/%d/schedstat can't be read", (int) pid);
 	fclose(file);
 	return ns / 1e9;
+}
+
+void
+process_pin(pid_t pid, int processor)
+{
+	char path[100];
+	DIR *directory;
+	struct dirent *entry;
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(processor, &set);
+	snprintf(path, sizeof(path), "/proc/%d/task", (int) pid);
+	directory = opendir(path);
+	if (directory == NULL)
+		fail("%s: %s", path, strerror(errno));
+	while ((entry = readdir(directory)) != NULL)
+	{
+		if (entry->d_name[0] != '.' &&
+			sched_setaffinity(atoi(entry->d_name), sizeof(set), &set) != 0)
+			fail("process %d can't be kept on processor %d: %s", (int) pid,
+				 processor, strerror(errno));
+	}
+	closedir(directory);
+}
+
+pid_t
+process_sandbox(void)
+{
+	return atoi(require_environment("TEGRO_SANDBOX_PID"));
 }

@@ -28,4 +28,10 @@ int process_descriptors(pid_t pid);
 /* Seconds that it has run on a processor. */
 double process_cpu(pid_t pid);
 
+/* Keeps it, all its threads, on one processor from now on: 0 is the first. */
+void process_pin(pid_t pid, int processor);
+
+/* The sandbox's process, by $TEGRO_SANDBOX_PID. */
+pid_t process_sandbox(void);
+
 #endif

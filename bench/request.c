@@ -73,7 +73,7 @@ read_number(const char *what, const char *text)
 	return number;
 }
 
-static const char *
+const char *
 require_environment(const char *name)
 {
 	const char *value = getenv(name);

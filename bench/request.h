@@ -44,6 +44,9 @@ struct target
 /* Microseconds of a clock that nobody sets. */
 int64_t now_us(void);
 
+/* What script/server has set; ends the program where it has not. */
+const char *require_environment(const char *name);
+
 /* Reports a mistake and ends the program. */
 _Noreturn void fail(const char *format, ...)
 	__attribute__((format(printf, 1, 2)));

@@ -12,8 +12,17 @@
  *		client		SELECT tegro_balance(), a statement a call: what the client
  *					protocol and the start of a statement add
  *
- * Time is told twice: by the clock, which also has what the sandbox takes, and
- * as time on a processor of the client alone (the backend, or the floor's
+ * Twice, since two processes that wait for each other on one machine leave the
+ * kernel to choose where they run, and its choice, which is not the same for
+ * any two of them, decides more than all else:
+ *
+ *		apart		the sandbox on the first processor, who calls it on the
+ *					second: each waking crosses over, as an answer from another
+ *					machine does
+ *		together	both on the first: the sum of what they do
+ *
+ * Time is told twice, too: by the clock, which also has what the sandbox takes,
+ * and as time on a processor of the client alone (the backend, or the floor's
  * process), which a busy machine disturbs less.
  *
  * JIT compilation is off in what is compared; what it adds to a statement is
@@ -56,8 +65,23 @@ static struct floor bare;
 static PGconn *session;
 static pid_t backend;
 
-static struct series elapsed[WAY_COUNT]; /* us a call */
-static struct series cpu[WAY_COUNT];	 /* us a call */
+enum place
+{
+	PLACE_APART,
+	PLACE_TOGETHER,
+	PLACE_COUNT
+};
+
+static const struct
+{
+	const char *name;
+	const char *metric;
+	int client; /* its processor; the sandbox's is 0 */
+} places[PLACE_COUNT] = {{"apart", "sync", 1},
+						 {"together", "sync_together", 0}};
+
+static struct series elapsed[PLACE_COUNT][WAY_COUNT]; /* us a call */
+static struct series cpu[PLACE_COUNT][WAY_COUNT];	  /* us a call */
 
 static void
 run(enum way way, long calls)
@@ -85,15 +109,16 @@ run(enum way way, long calls)
 
 /* Takes one turn. */
 static void
-measure(enum way way)
+measure(enum place place, enum way way)
 {
 	pid_t pid = way == WAY_FLOOR ? getpid() : backend;
 	double cpu_before = process_cpu(pid);
 	int64_t start_us = now_us();
 
 	run(way, CALLS);
-	series_add(&elapsed[way], (double) (now_us() - start_us) / CALLS);
-	series_add(&cpu[way], (process_cpu(pid) - cpu_before) * 1e6 / CALLS);
+	series_add(&elapsed[place][way], (double) (now_us() - start_us) / CALLS);
+	series_add(&cpu[place][way],
+			   (process_cpu(pid) - cpu_before) * 1e6 / CALLS);
 }
 
 /* Milliseconds that JIT compilation adds to a statement of so many calls. */
@@ -118,12 +143,82 @@ measure_jit(void)
 	return series_median(&added);
 }
 
+/* Takes all turns in one place. */
+static void
+measure_place(enum place place)
+{
+	process_pin(process_sandbox(), 0);
+	process_pin(getpid(), places[place].client);
+	process_pin(backend, places[place].client);
+	for (int way = 0; way < WAY_COUNT; way++)
+		run((enum way) way, WARM_UP);
+	for (int round = 0; round < ROUNDS; round++)
+	{
+		for (int way = 0; way < WAY_COUNT; way++)
+			measure(place, (enum way) way);
+		if ((round + 1) % (ROUNDS / 5) == 0)
+		{
+			printf("  %s, %3d rounds: floor %.1f us, statement %.1f us\n",
+				   places[place].name, round + 1,
+				   series_median(&elapsed[place][WAY_FLOOR]),
+				   series_median(&elapsed[place][WAY_STATEMENT]));
+			fflush(stdout);
+		}
+	}
+}
+
+static void
+print_table(enum place place)
+{
+	printf("\n%-10s %28s %18s\n", places[place].name, "us a call by the clock",
+		   "on a processor");
+	printf("%-10s %9s %9s %9s %9s %9s\n", "", "median", "tenth", "least",
+		   "median", "tenth");
+	for (int way = 0; way < WAY_COUNT; way++)
+		printf("%-10s %9.1f %9.1f %9.1f %9.1f %9.1f\n", names[way],
+			   series_median(&elapsed[place][way]),
+			   series_quantile(&elapsed[place][way], 0.1),
+			   series_min(&elapsed[place][way]),
+			   series_median(&cpu[place][way]),
+			   series_quantile(&cpu[place][way], 0.1));
+}
+
+static void
+print_results(enum place place)
+{
+	static struct series ratios;
+	const char *metric = places[place].metric;
+	char name[100];
+
+	for (int way = 0; way < WAY_COUNT; way++)
+	{
+		snprintf(name, sizeof(name), "%s_%s", metric, names[way]);
+		print_metric(name, series_median(&elapsed[place][way]), "us");
+		snprintf(name, sizeof(name), "%s_%s_cpu", metric, names[way]);
+		print_metric(name, series_median(&cpu[place][way]), "us");
+	}
+	for (int way = WAY_COUNT - 1; way > WAY_FLOOR; way--)
+	{
+		if (way == WAY_STATEMENT)
+		{
+			snprintf(name, sizeof(name), "%s_quiet_ratio", metric);
+			print_metric(name,
+						 series_quantile(&elapsed[place][way], 0.1) /
+							 series_quantile(&elapsed[place][WAY_FLOOR], 0.1),
+						 "x");
+			snprintf(name, sizeof(name), "%s_ratio", metric);
+		}
+		else
+			snprintf(name, sizeof(name), "%s_%s_ratio", metric, names[way]);
+		series_divide(&elapsed[place][way], &elapsed[place][WAY_FLOOR],
+					  &ratios);
+		print_ratios(name, &ratios);
+	}
+}
+
 int
 main(void)
 {
-	static struct series ratios;
-	char metric[100];
-
 	if (curl_global_init(CURL_GLOBAL_ALL) != CURLE_OK)
 		fail("curl_global_init failed");
 	target = request_configure();
@@ -138,54 +233,17 @@ main(void)
 	printf("One call after another: %d rounds of %d calls each way.\n", ROUNDS,
 		   CALLS);
 	fflush(stdout);
-	for (int way = 0; way < WAY_COUNT; way++)
-		run((enum way) way, WARM_UP);
-	for (int round = 0; round < ROUNDS; round++)
-	{
-		for (int way = 0; way < WAY_COUNT; way++)
-			measure((enum way) way);
-		if ((round + 1) % (ROUNDS / 10) == 0)
-		{
-			printf("  %3d rounds: floor %.1f us, statement %.1f us\n",
-				   round + 1, series_median(&elapsed[WAY_FLOOR]),
-				   series_median(&elapsed[WAY_STATEMENT]));
-			fflush(stdout);
-		}
-	}
+	for (int place = 0; place < PLACE_COUNT; place++)
+		measure_place((enum place) place);
 
-	printf("\n%-10s %28s %18s\n", "", "us a call by the clock",
-		   "on a processor");
-	printf("%-10s %9s %9s %9s %9s %9s\n", "", "median", "tenth", "least",
-		   "median", "tenth");
-	for (int way = 0; way < WAY_COUNT; way++)
-		printf("%-10s %9.1f %9.1f %9.1f %9.1f %9.1f\n", names[way],
-			   series_median(&elapsed[way]),
-			   series_quantile(&elapsed[way], 0.1), series_min(&elapsed[way]),
-			   series_median(&cpu[way]), series_quantile(&cpu[way], 0.1));
+	for (int place = 0; place < PLACE_COUNT; place++)
+		print_table((enum place) place);
 	printf(
 		"\"tenth\" is the quietest tenth of the rounds; \"floor\" is bare libcurl.\n\n");
 
-	for (int way = 0; way < WAY_COUNT; way++)
-	{
-		snprintf(metric, sizeof(metric), "sync_%s", names[way]);
-		print_metric(metric, series_median(&elapsed[way]), "us");
-	}
-	for (int way = 0; way < WAY_COUNT; way++)
-	{
-		snprintf(metric, sizeof(metric), "sync_%s_cpu", names[way]);
-		print_metric(metric, series_median(&cpu[way]), "us");
-	}
-	series_divide(&elapsed[WAY_CLIENT], &elapsed[WAY_FLOOR], &ratios);
-	print_ratios("sync_client_ratio", &ratios);
-	series_divide(&elapsed[WAY_LOOP], &elapsed[WAY_FLOOR], &ratios);
-	print_ratios("sync_loop_ratio", &ratios);
 	print_metric("sync_jit", measure_jit(), "ms");
-	print_metric("sync_quiet_ratio",
-				 series_quantile(&elapsed[WAY_STATEMENT], 0.1) /
-					 series_quantile(&elapsed[WAY_FLOOR], 0.1),
-				 "x");
-	series_divide(&elapsed[WAY_STATEMENT], &elapsed[WAY_FLOOR], &ratios);
-	print_ratios("sync_ratio", &ratios);
+	for (int place = PLACE_COUNT - 1; place >= 0; place--)
+		print_results((enum place) place);
 
 	PQfinish(session);
 	floor_close(&bare);

@@ -363,6 +363,7 @@ start_sandbox()
 		--journal "$TEGRO_SANDBOX_JOURNAL" --ready-file "$ready" \
 		--parent-death "${options[@]}" "$@"
 	sandbox_pid=$spawned
+	export TEGRO_SANDBOX_PID=$sandbox_pid
 	at_exit stop_sandbox
 	for ((turn = 0; turn < 200; turn++))
 	do

@@ -43,6 +43,7 @@
 #include "src/compat.h"
 #include "src/error.h"
 #include "src/settings.h"
+#include "src/signature.h"
 
 /*
  * A credentials file is a few lines; 1 MB has room for some ten thousand.
@@ -264,6 +265,13 @@ show_api_key(void)
 	return show_masked(api_key);
 }
 
+/* A key that is no longer set can't sign any more. */
+static void
+forget_api_key(const char *value, void *extra)
+{
+	tegro_signature_forget();
+}
+
 static const char *
 show_secret_key(void)
 {
@@ -339,7 +347,7 @@ tegro_settings_define(void)
 							   "Safer in the file that tegro.credentials_file names: "
 							   "statements are logged, and settings of roles and databases can be read by every role.",
 							   &api_key, "", PGC_USERSET, key_flags,
-							   check_key, NULL, show_api_key);
+							   check_key, forget_api_key, show_api_key);
 	DefineCustomStringVariable("tegro.secret_key",
 							   "Key that signs payment links and notifications, for this session.",
 							   "Safer in the file that tegro.credentials_file names.",
@@ -479,6 +487,7 @@ tegro_settings_shop_id(void)
 static void
 forget_file(void)
 {
+	tegro_signature_forget();
 	if (file_bytes)
 	{
 		explicit_bzero(file_bytes, file_bytes_len);

@@ -17,27 +17,63 @@
  */
 #include "src/signature.h"
 
-#include <limits.h>
+#include <openssl/core_names.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
+#include <openssl/params.h>
+
+/*
+ * Made at the first signature and kept, since to find and prepare an algorithm
+ * takes OpenSSL longer than to sign a body.  It holds what it made of the last
+ * key, until tegro_signature_forget().
+ */
+static EVP_MAC_CTX *hmac = NULL;
+
+/* Makes "hmac" with its first key; false if OpenSSL refuses. */
+static bool
+create_hmac(const unsigned char *key, size_t key_len)
+{
+	char digest[] = OSSL_DIGEST_NAME_SHA2_256;
+	OSSL_PARAM params[] =
+		{OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+		 OSSL_PARAM_construct_end()};
+	EVP_MAC *algorithm = EVP_MAC_fetch(NULL, OSSL_MAC_NAME_HMAC, NULL);
+
+	if (algorithm == NULL)
+		return false;
+	hmac = EVP_MAC_CTX_new(algorithm);
+	EVP_MAC_free(algorithm); /* "hmac" has it now */
+	return hmac != NULL && EVP_MAC_init(hmac, key, key_len, params) == 1;
+}
+
+void
+tegro_signature_forget(void)
+{
+	EVP_MAC_CTX_free(hmac); /* clears what it frees */
+	hmac = NULL;
+}
 
 bool
 tegro_signature_request(const char *key, size_t key_len, const char *message,
 						size_t message_len, char hex[TEGRO_SIGNATURE_LEN + 1])
 {
 	static const char digits[] = "0123456789abcdef";
+	const unsigned char *key_bytes = (const unsigned char *) key;
 	unsigned char mac[EVP_MAX_MD_SIZE];
-	unsigned int mac_len = 0;
+	size_t mac_len = 0;
 
 	hex[0] = '\0';
-	if (key_len > INT_MAX)
-		return false;
-	if (HMAC(EVP_sha256(), key, (int) key_len, (const unsigned char *) message,
-			 message_len, mac, &mac_len) == NULL ||
+	if (!(hmac ? EVP_MAC_init(hmac, key_bytes, key_len, NULL) == 1
+			   : create_hmac(key_bytes, key_len)) ||
+		EVP_MAC_update(hmac, (const unsigned char *) message, message_len) !=
+			1 ||
+		EVP_MAC_final(hmac, mac, &mac_len, sizeof(mac)) != 1 ||
 		mac_len * 2 != TEGRO_SIGNATURE_LEN)
+	{
+		tegro_signature_forget();
 		return false;
+	}
 
-	for (unsigned int i = 0; i < mac_len; i++)
+	for (size_t i = 0; i < mac_len; i++)
 	{
 		hex[2 * i] = digits[mac[i] >> 4];
 		hex[2 * i + 1] = digits[mac[i] & 0x0f];

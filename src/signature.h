@@ -23,10 +23,14 @@
  * hex: receives the signature.
  *
  * Returns false if the cryptographic library refused; "hex" is empty then.
- * Allocates nothing, never throws.
+ * Never throws.  A little memory of OpenSSL's stays until
+ * tegro_signature_forget(), with what can sign for this key in it.
  */
 extern bool tegro_signature_request(const char *key, size_t key_len,
 									const char *message, size_t message_len,
 									char hex[TEGRO_SIGNATURE_LEN + 1]);
+
+/* Forgets the last key, leaving nothing of it in memory.  Never throws. */
+extern void tegro_signature_forget(void);
 
 #endif /* TEGRO_SIGNATURE_H */
