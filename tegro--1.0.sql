@@ -148,10 +148,11 @@ COMMENT ON FUNCTION @extschema@.tegro_preview(pg_catalog.text, pg_catalog.jsonb)
 --
 
 CREATE TABLE @extschema@.tegro_outbox (
-	id				pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	shop_id			pg_catalog.text NOT NULL,
-	method			pg_catalog.text NOT NULL,
-	reference		pg_catalog.text NOT NULL,
+	id				pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY WITH (fillfactor = 45),
+	-- byte by byte: what is unique must stay so when a collation changes
+	shop_id			pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+	method			pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+	reference		pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
 	params			pg_catalog.jsonb NOT NULL,
 	state			pg_catalog.text NOT NULL DEFAULT 'ready',
 	next_at			pg_catalog.timestamptz DEFAULT pg_catalog.clock_timestamp(),
@@ -173,7 +174,7 @@ CREATE TABLE @extschema@.tegro_outbox (
 	callback_state	pg_catalog.text,
 	callback_message pg_catalog.text,
 	decision		pg_catalog.text,
-	UNIQUE (shop_id, method, reference)
+	UNIQUE (shop_id, method, reference) WITH (fillfactor = 45)
 )
 -- room for the claim's update of a row beside it, without touching an index
 WITH (fillfactor = 50);

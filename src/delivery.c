@@ -844,7 +844,7 @@ run_loop(Loop *loop)
 		 */
 		if (loop->nruled == 0)
 			loop->gather_until_us = tegro_clock_us() + GATHER_US;
-		else if (loop->backlog && loop->nopen > tegro_max_concurrency / 2 &&
+		else if (loop->backlog && loop->nopen > 0 &&
 				 tegro_clock_us() < loop->gather_until_us)
 		{
 			(void) tegro_transport_wait(1);

@@ -99,6 +99,21 @@ extern void tegro_ledger_enter_plainly(const TegroLedger *ledger,
 extern uint64 tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
 							   Datum *values, const char *nulls);
 
+/*
+ * Rows for a statement that works on many at once: it finds them in a relation
+ * "given".  They are made, in the scope's memory, for one statement, which
+ * frees them when it is run.  "values" and "nulls" have an element for each
+ * column that ledger.c lists for the statement.
+ */
+typedef struct TegroLedgerRows TegroLedgerRows;
+
+extern TegroLedgerRows *tegro_ledger_rows(TegroStatement which);
+extern void tegro_ledger_add(TegroLedgerRows *rows, Datum *values,
+							 bool *nulls);
+extern uint64 tegro_ledger_run_rows(const TegroLedger *ledger,
+									TegroStatement which,
+									TegroLedgerRows *rows);
+
 /* Column "n", from 1, of row "row", from 0, of those just found. */
 extern Datum tegro_ledger_column(int row, int n, bool *isnull);
 

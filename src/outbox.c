@@ -328,99 +328,54 @@ build_request(TegroItem *item)
 	return ruling;
 }
 
-/*
- * A column of rows that are handed to a statement together, as one array.
- */
-typedef struct Column
-{
-	Datum *values;
-	bool *nulls;
-} Column;
-
-static Column
-new_column(int nrows)
-{
-	Column column_of_rows;
-
-	column_of_rows.values = palloc0((nrows + 1) * sizeof(Datum));
-	column_of_rows.nulls = palloc0((nrows + 1) * sizeof(bool));
-	return column_of_rows;
-}
-
-static void
-set_text(Column *c, int row, const char *string)
-{
-	c->nulls[row] = (string == NULL);
-	if (string)
-		c->values[row] = CStringGetTextDatum(string);
-}
-
-static void
-set_bytes(Column *c, int row, const char *bytes, size_t len)
-{
-	bytea *value = palloc(VARHDRSZ + len);
-
-	SET_VARSIZE(value, VARHDRSZ + len);
-	memcpy(VARDATA(value), bytes, len);
-	c->values[row] = PointerGetDatum(value);
-}
-
-static Datum
-to_array(const Column *c, int nrows, Oid type)
-{
-	int16 len;
-	bool byval;
-	char align;
-	int dims[1] = {nrows};
-	int lower[1] = {1};
-
-	get_typlenbyvalalign(type, &len, &byval, &align);
-	return PointerGetDatum(construct_md_array(c->values, c->nulls, 1, dims,
-											  lower, type, len, byval, align));
-}
-
 /* The ids of items, as an array. */
 static Datum
 ids_of(List *items)
 {
-	Column ids = new_column(list_length(items));
+	Datum *ids = palloc(list_length(items) * sizeof(Datum));
 
 	for (int i = 0; i < list_length(items); i++)
-		ids.values[i] = Int64GetDatum(((TegroItem *) list_nth(items, i))->id);
-	return to_array(&ids, list_length(items), INT8OID);
+		ids[i] = Int64GetDatum(((TegroItem *) list_nth(items, i))->id);
+	return PointerGetDatum(construct_array(ids, list_length(items), INT8OID,
+										   sizeof(int64), FLOAT8PASSBYVAL,
+										   TYPALIGN_DOUBLE));
+}
+
+static Datum
+bytes_datum(const char *bytes, size_t len)
+{
+	return PointerGetDatum(cstring_to_text_with_len(bytes, (int) len));
 }
 
 /* Puts the claim of items that are to be sent on record. */
 static void
 record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 {
-	int nitems = list_length(items);
 	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
-	Datum attempt[4];
-	Column leases = new_column(nitems);
-	Column nonces = new_column(nitems);
-	Column bodies = new_column(nitems);
+	TegroLedgerRows *rows;
+	ListCell *cell;
 
-	if (nitems == 0)
+	if (items == NIL)
 		return;
 	tegro_ledger_run(ledger, TEGRO_STMT_MARK_SENDING, mark, NULL);
 
-	for (int i = 0; i < nitems; i++)
+	rows = tegro_ledger_rows(TEGRO_STMT_ADD_ATTEMPT);
+	foreach(cell, items)
 	{
-		TegroItem *item = list_nth(items, i);
+		TegroItem *item = lfirst(cell);
+		Datum values[4];
+		bool nulls[4] = {false};
 
 		item->state = TEGRO_SENDING;
 		item->lease++;
 		item->attempts++;
-		leases.values[i] = Int64GetDatum(item->lease);
-		nonces.values[i] = Int64GetDatum(item->request.nonce);
-		set_bytes(&bodies, i, item->request.body, item->request.body_len);
+		values[0] = Int64GetDatum(item->id);
+		values[1] = Int64GetDatum(item->lease);
+		values[2] = Int64GetDatum(item->request.nonce);
+		values[3] = bytes_datum(item->request.body, item->request.body_len);
+		tegro_ledger_add(rows, values, nulls);
 	}
-	attempt[0] = mark[0];
-	attempt[1] = to_array(&leases, nitems, INT8OID);
-	attempt[2] = to_array(&nonces, nitems, INT8OID);
-	attempt[3] = to_array(&bodies, nitems, BYTEAOID);
-	tegro_ledger_run(ledger, TEGRO_STMT_ADD_ATTEMPT, attempt, NULL);
+	tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows);
 }
 
 /* Puts the claim of items that are to be looked up, or called back, on record. */
@@ -622,92 +577,87 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 static bool
 settle_rows(const TegroLedger *ledger, List *items, bool late)
 {
-	static const Oid types[13] = {INT8OID,		  INT8OID,	TEXTOID,
-								  TIMESTAMPTZOID, JSONBOID, TEXTOID,
-								  TEXTOID,		  INT4OID,	INT4OID,
-								  TIMESTAMPTZOID, TEXTOID,	INT4OID,
-								  TEXTOID};
+	TegroStatement which = late ? TEGRO_STMT_SETTLE_LATE : TEGRO_STMT_SETTLE;
+	TegroLedgerRows *rows = tegro_ledger_rows(which);
 	int nrows = 0;
 	TimestampTz now = GetCurrentTimestamp();
-	Column c[13];
-	Datum values[13];
 	ListCell *cell;
 
-	for (int i = 0; i < lengthof(c); i++)
-		c[i] = new_column(list_length(items));
 	foreach(cell, items)
 	{
 		const TegroItem *item = lfirst(cell);
 		const TegroRuling *ruling = item->ruling;
+		Datum values[14];
+		bool nulls[14] = {false};
 
 		if (late ? ruling->outcome == NULL : item->given_up)
 			continue;
-		c[0].values[nrows] = Int64GetDatum(item->id);
-		c[1].values[nrows] = Int64GetDatum(item->lease);
-		set_text(&c[2], nrows, ruling->state);
-		c[3].values[nrows] = TimestampTzGetDatum(
+		values[0] = Int64GetDatum(item->id);
+		values[1] = Int64GetDatum(item->lease);
+		values[2] = text_datum(item->state);
+		values[3] = text_datum(ruling->state);
+		values[4] = TimestampTzGetDatum(
 			TimestampTzPlusMilliseconds(now, ruling->delay_ms));
-		c[3].nulls[nrows] = ruling->delay_ms < 0;
-		c[4].values[nrows] = ruling->answer ? JsonbPGetDatum(ruling->answer)
-											: (Datum) 0;
-		c[4].nulls[nrows] = ruling->answer == NULL;
-		set_text(&c[5], nrows, ruling->sqlstate);
-		set_text(&c[6], nrows, ruling->message);
-		c[7].values[nrows] = Int32GetDatum(ruling->failures);
-		c[8].values[nrows] = Int32GetDatum(ruling->absent);
-		c[9].values[nrows] = TimestampTzGetDatum(ruling->unknown_since);
-		c[9].nulls[nrows] = ruling->unknown_since == 0;
-		set_text(&c[10], nrows,
-				 ruling->renew_identity ? own_identity() : NULL);
-		c[11].values[nrows] = Int32GetDatum(ruling->not_sent ? 1 : 0);
-		set_text(&c[12], nrows, item->state);
+		nulls[4] = ruling->delay_ms < 0;
+		values[5] = ruling->answer ? JsonbPGetDatum(ruling->answer)
+								   : (Datum) 0;
+		nulls[5] = ruling->answer == NULL;
+		values[6] = text_datum(ruling->sqlstate);
+		nulls[6] = ruling->sqlstate == NULL;
+		values[7] = text_datum(ruling->message);
+		nulls[7] = ruling->message == NULL;
+		values[8] = Int32GetDatum(ruling->failures);
+		values[9] = Int32GetDatum(ruling->absent);
+		values[10] = TimestampTzGetDatum(ruling->unknown_since);
+		nulls[10] = ruling->unknown_since == 0;
+		values[11] = text_datum(ruling->renew_identity ? own_identity()
+													   : NULL);
+		nulls[11] = !ruling->renew_identity;
+		values[12] = Int32GetDatum(ruling->not_sent ? 1 : 0);
+		values[13] = BoolGetDatum(strcmp(ruling->state, TEGRO_DONE) == 0 ||
+								  strcmp(ruling->state, TEGRO_FAILED) == 0 ||
+								  strcmp(ruling->state, TEGRO_CANCELLED) == 0);
+		tegro_ledger_add(rows, values, nulls);
 		nrows++;
 	}
-	if (nrows == 0)
-		return list_length(items) == 0;
-	for (int i = 0; i < lengthof(c); i++)
-		values[i] = to_array(&c[i], nrows, types[i]);
-	return tegro_ledger_run(ledger,
-							late ? TEGRO_STMT_SETTLE_LATE : TEGRO_STMT_SETTLE,
-							values, NULL) == list_length(items);
+	return nrows == 0
+		? list_length(items) == 0
+		: tegro_ledger_run_rows(ledger, which, rows) == list_length(items);
 }
 
 /* Writes what was seen of attempts, also of those that no longer count. */
 static void
 end_attempts(const TegroLedger *ledger, List *items)
 {
-	static const Oid types[6] = {INT8OID, INT8OID, TEXTOID,
-								 INT4OID, TEXTOID, BYTEAOID};
+	TegroLedgerRows *rows = tegro_ledger_rows(TEGRO_STMT_END_ATTEMPT);
 	int nrows = 0;
-	Column c[6];
-	Datum values[6];
 	ListCell *cell;
 
-	for (int i = 0; i < lengthof(c); i++)
-		c[i] = new_column(list_length(items));
 	foreach(cell, items)
 	{
 		const TegroItem *item = lfirst(cell);
 		const TegroRuling *ruling = item->ruling;
+		Datum values[6];
+		bool nulls[6] = {false};
 
 		if (ruling->outcome == NULL)
 			continue;
-		c[0].values[nrows] = Int64GetDatum(item->id);
-		c[1].values[nrows] = Int64GetDatum(item->lease);
-		set_text(&c[2], nrows, ruling->outcome);
-		c[3].values[nrows] = Int32GetDatum(ruling->http_status);
-		set_text(&c[4], nrows, ruling->attempt_message);
-		c[5].nulls[nrows] = ruling->raw_answer_len == 0;
-		if (ruling->raw_answer_len > 0)
-			set_bytes(&c[5], nrows, ruling->raw_answer,
-					  ruling->raw_answer_len);
+		values[0] = Int64GetDatum(item->id);
+		values[1] = Int64GetDatum(item->lease);
+		values[2] = text_datum(ruling->outcome);
+		values[3] = Int32GetDatum(ruling->http_status);
+		nulls[3] = ruling->http_status == 0;
+		values[4] = text_datum(ruling->attempt_message);
+		nulls[4] = ruling->attempt_message == NULL;
+		values[5] = ruling->raw_answer_len > 0
+			? bytes_datum(ruling->raw_answer, ruling->raw_answer_len)
+			: (Datum) 0;
+		nulls[5] = ruling->raw_answer_len == 0;
+		tegro_ledger_add(rows, values, nulls);
 		nrows++;
 	}
-	if (nrows == 0)
-		return;
-	for (int i = 0; i < lengthof(c); i++)
-		values[i] = to_array(&c[i], nrows, types[i]);
-	tegro_ledger_run(ledger, TEGRO_STMT_END_ATTEMPT, values, NULL);
+	if (nrows > 0)
+		tegro_ledger_run_rows(ledger, TEGRO_STMT_END_ATTEMPT, rows);
 }
 
 static void
