@@ -174,7 +174,9 @@ CREATE TABLE @extschema@.tegro_outbox (
 	callback_state	pg_catalog.text,
 	callback_message pg_catalog.text,
 	decision		pg_catalog.text,
-	UNIQUE (shop_id, method, reference) WITH (fillfactor = 45)
+	-- the column that tells most rows apart comes first; room for a second
+	-- version of each entry, which settling the request writes
+	UNIQUE (reference, method, shop_id) WITH (fillfactor = 45)
 )
 -- room for the claim's update of a row beside it, without touching an index
 WITH (fillfactor = 50);

@@ -38,6 +38,18 @@ outbox_switch(struct outbox *outbox, bool on)
 }
 
 void
+outbox_concurrency(struct outbox *outbox, int in_flight)
+{
+	char sql[200];
+
+	snprintf(sql, sizeof(sql), "ALTER SYSTEM SET tegro.max_concurrency = %d",
+			 in_flight);
+	session_execute(outbox->session, sql);
+	session_execute(outbox->session, "SELECT pg_reload_conf()");
+	usleep(RELOAD_US);
+}
+
+void
 outbox_open(struct outbox *outbox)
 {
 	char sql[200];
@@ -45,9 +57,7 @@ outbox_open(struct outbox *outbox)
 	*outbox = (struct outbox){.session = session_open()};
 	session_execute(outbox->session, "SET jit = off");
 	session_execute(outbox->session, "LOAD 'tegro'");
-	snprintf(sql, sizeof(sql), "ALTER SYSTEM SET tegro.max_concurrency = %d",
-			 OUTBOX_IN_FLIGHT);
-	session_execute(outbox->session, sql);
+	outbox_concurrency(outbox, OUTBOX_IN_FLIGHT);
 	snprintf(sql, sizeof(sql), "ALTER SYSTEM SET tegro.worker_idle = %d",
 			 WORKER_IDLE_S);
 	session_execute(outbox->session, sql);

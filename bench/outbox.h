@@ -41,6 +41,9 @@ struct delivery
  */
 void outbox_open(struct outbox *outbox);
 
+/* From now on so many requests are in flight, OUTBOX_IN_FLIGHT before. */
+void outbox_concurrency(struct outbox *outbox, int in_flight);
+
 void outbox_close(struct outbox *outbox);
 
 /* Turns delivery on or off, for the whole server. */

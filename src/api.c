@@ -273,11 +273,16 @@ get_reference(Jsonb *params, const char *name)
 TegroCall *
 tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 {
+	return tegro_api_prepare_for_shop(method, params, NULL, role);
+}
+
+TegroCall *
+tegro_api_prepare_for_shop(const char *method, Jsonb *params,
+						   const char *shop_id, Oid role)
+{
 	TegroCall *call = palloc0(sizeof(TegroCall));
 	struct TegroCallState *state = palloc0(sizeof(struct TegroCallState));
 	JsonbValue value;
-	StringInfoData shop_json;
-	size_t len;
 
 	tegro_settings_check();
 	call->state = state;
@@ -289,7 +294,9 @@ tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 				 errmsg("parameters must be a JSON object"),
 				 errhint("Write them as '{\"name\": value, ...}'.")));
 
-	if (get_param(params, "shop_id", &value) != NULL)
+	if (shop_id)
+		call->shop_id = pstrdup(shop_id);
+	else if (get_param(params, "shop_id", &value) != NULL)
 	{
 		if (value.type != jbvString || value.val.string.len == 0)
 			ereport(ERROR,
@@ -324,9 +331,6 @@ tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 		state->credentials = tegro_settings_credentials(call->shop_id, role);
 
 	call->params = params;
-	initStringInfo(&shop_json);
-	escape_json(&shop_json, call->shop_id);
-	state->shop_json = to_php(shop_json.data, &len);
 	state->rest = to_php(JsonbToCString(NULL, &params->root, VARSIZE(params)),
 						 &state->rest_len);
 	return call;
@@ -343,6 +347,16 @@ tegro_api_build(TegroCall *call)
 	struct TegroCallState *state = call->state;
 	TegroRequest request;
 	StringInfoData body;
+
+	if (state->shop_json == NULL)
+	{
+		StringInfoData shop_json;
+		size_t len;
+
+		initStringInfo(&shop_json);
+		escape_json(&shop_json, call->shop_id);
+		state->shop_json = to_php(shop_json.data, &len);
+	}
 
 	request.url = psprintf("%s/%s/", tegro_api_url, call->method->name);
 	request.nonce = call->has_nonce ? state->nonce : tegro_nonce_next();

@@ -81,6 +81,10 @@ typedef struct TegroRequest
 extern TegroCall *tegro_api_prepare(const char *method, Jsonb *params,
 									Oid role);
 
+/* The same for a shop that "params" don't name; NULL: if they don't. */
+extern TegroCall *tegro_api_prepare_for_shop(const char *method, Jsonb *params,
+											 const char *shop_id, Oid role);
+
 /* What a method does; throws, as tegro_api_prepare() does, if it can't be one. */
 extern TegroEffect tegro_api_effect(const char *method);
 

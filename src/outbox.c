@@ -229,51 +229,23 @@ read_item(int row, char **identity, char **callback_state)
 	return item;
 }
 
-/* Parameters of a look-up: the shop and its own number. */
+/* Parameters of a look-up: the shop's own number. */
 static Jsonb *
 look_up_params(const TegroItem *item)
 {
 	JsonbParseState *state = NULL;
-	const char *const pairs[2][2] = {{"payment_id", item->reference},
-									 {"shop_id", item->shop_id}};
-
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < 2; i++)
-	{
-		for (int j = 0; j < 2; j++)
-		{
-			JsonbValue value;
-
-			value.type = jbvString;
-			value.val.string.val = unconstify(char *, pairs[i][j]);
-			value.val.string.len = (int) strlen(pairs[i][j]);
-			pushJsonbValue(&state, j == 0 ? WJB_KEY : WJB_VALUE, &value);
-		}
-	}
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-}
-
-/* Parameters to send: those of the row, and the shop. */
-static Jsonb *
-send_params(const TegroItem *item)
-{
-	JsonbParseState *state = NULL;
 	JsonbValue key;
 	JsonbValue value;
-	Jsonb *shop;
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	key.type = value.type = jbvString;
-	key.val.string.val = pstrdup("shop_id");
-	key.val.string.len = (int) strlen("shop_id");
-	value.val.string.val = item->shop_id;
-	value.val.string.len = (int) strlen(item->shop_id);
+	key.val.string.val = "payment_id";
+	key.val.string.len = (int) strlen("payment_id");
+	value.val.string.val = item->reference;
+	value.val.string.len = (int) strlen(item->reference);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	pushJsonbValue(&state, WJB_KEY, &key);
 	pushJsonbValue(&state, WJB_VALUE, &value);
-	shop = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
-	return DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
-											  JsonbPGetDatum(item->params),
-											  JsonbPGetDatum(shop)));
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
 /*
@@ -291,16 +263,17 @@ build_request(TegroItem *item)
 	PG_TRY();
 	{
 		if (item->task == TEGRO_SEND)
-			item->call = tegro_api_prepare(item->method, send_params(item),
-										   item->role);
+			item->call = tegro_api_prepare_for_shop(item->method, item->params,
+													item->shop_id, item->role);
 		else
 		{
 			const char *method = strcmp(item->method, "createOrder") == 0
 				? "order"
 				: "withdrawal";
 
-			item->call = tegro_api_prepare(method, look_up_params(item),
-										   item->role);
+			item->call = tegro_api_prepare_for_shop(method,
+													look_up_params(item),
+													item->shop_id, item->role);
 		}
 		item->request = tegro_api_build(item->call);
 	}
@@ -556,8 +529,8 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 	item->claimed_us = tegro_clock_us();
 	item->task = TEGRO_SEND;
 	/* here an error is the caller's, and takes the row with it */
-	item->call = tegro_api_prepare(item->method, send_params(item),
-								   item->role);
+	item->call = tegro_api_prepare_for_shop(item->method, item->params,
+											item->shop_id, item->role);
 	item->request = tegro_api_build(item->call);
 	record_sending(ledger, list_make1(item), end_of_lease());
 	tegro_ledger_leave(&scope);
