@@ -371,3 +371,33 @@ LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.tegro_create_withdrawal_trigger() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_create_withdrawal_trigger() IS
 'trigger that enqueues a payout for each row; argument 1: the parameters as JSON, in which a string "$column" stands for that column of the row; argument 2, optional: the callback, with its schema';
+
+--
+-- Foreign tables over the provider's lists.
+--
+-- Who may use the wrapper can make servers, and tables of them, and read what
+-- his keys allow; who may select from such a table reads it with his own keys.
+--
+
+CREATE FUNCTION @extschema@.tegro_fdw_handler()
+RETURNS pg_catalog.fdw_handler
+AS 'MODULE_PATHNAME', 'tegro_fdw_handler'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_fdw_handler() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_fdw_handler() IS
+'handler of the foreign-data wrapper tegro_fdw';
+
+CREATE FUNCTION @extschema@.tegro_fdw_validator(options pg_catalog.text[], catalog pg_catalog.oid)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_fdw_validator'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_fdw_validator(pg_catalog.text[], pg_catalog.oid) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_fdw_validator(pg_catalog.text[], pg_catalog.oid) IS
+'checks the options of foreign servers and tables of tegro_fdw';
+
+CREATE FOREIGN DATA WRAPPER tegro_fdw
+	HANDLER @extschema@.tegro_fdw_handler
+	VALIDATOR @extschema@.tegro_fdw_validator;
+REVOKE ALL ON FOREIGN DATA WRAPPER tegro_fdw FROM PUBLIC;
+COMMENT ON FOREIGN DATA WRAPPER tegro_fdw IS
+'the provider''s lists as tables: shops, balances, orders, withdrawals, modules; servers have the option shop_id, tables the option list';

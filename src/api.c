@@ -856,3 +856,47 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 	/* not before: PG_END_TRY puts back what it was at PG_TRY */
 	error_context_stack = context.previous;
 }
+
+
+/*
+ * Step by step.
+ */
+
+static void
+wipe_keys(void *arg)
+{
+	TegroCredentials *keys = arg;
+
+	explicit_bzero(unconstify(char *, keys->api_key), strlen(keys->api_key));
+	explicit_bzero(unconstify(char *, keys->secret_key),
+				   strlen(keys->secret_key));
+}
+
+void
+tegro_api_begin(TegroCall *call)
+{
+	struct TegroCallState *state = call->state;
+	MemoryContextCallback *callback;
+	MemoryContext old;
+
+	send_call(call);
+
+	/*
+	 * A SET or a reload may come before the call is done; its keys, which mask
+	 * what is shown and sign repeats, must not go with the settings.
+	 */
+	old = MemoryContextSwitchTo(state->context);
+	callback = palloc0(sizeof(MemoryContextCallback));
+	state->credentials.api_key = pstrdup(state->credentials.api_key);
+	state->credentials.secret_key = pstrdup(state->credentials.secret_key);
+	callback->func = wipe_keys;
+	callback->arg = &state->credentials;
+	MemoryContextRegisterResetCallback(state->context, callback);
+	MemoryContextSwitchTo(old);
+}
+
+bool
+tegro_api_advance(TegroCall *call, long *wait_ms)
+{
+	return call->done || advance(call, wait_ms);
+}

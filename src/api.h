@@ -125,4 +125,21 @@ typedef void (*TegroCallDone)(TegroCall *call, void *arg);
 extern void tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 						  TegroCallDone done, void *arg);
 
+/*
+ * The same step by step, for who takes answers while others are on their way,
+ * and may leave off between statements.
+ *
+ * tegro_api_begin() puts a prepared call in flight, in the current memory
+ * context; with that, on whatever way, it is stopped.
+ *
+ * tegro_api_advance() sees to it that it goes on, and returns true once it is
+ * done.  Between two looks, tegro_transport_wait() moves it; wait_ms, which
+ * the caller sets to -1, is lowered to the time after which to look again.
+ *
+ * While nobody looks, nothing moves: a call that was left alone for longer
+ * than tegro.timeout ends as one that failed.
+ */
+extern void tegro_api_begin(TegroCall *call);
+extern bool tegro_api_advance(TegroCall *call, long *wait_ms);
+
 #endif /* TEGRO_API_H */

@@ -14,6 +14,10 @@
 
 #include "catalog/pg_proc.h"
 #include "access/xlog.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/execnodes.h"
+#include "optimizer/pathnode.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
@@ -114,6 +118,41 @@ tegro_commit_is_replicated(void)
 	replicated = XactLastCommitEnd <= WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH];
 	LWLockRelease(SyncRepLock);
 	return replicated;
+}
+
+/* The role whose rights count for a foreign table that is scanned. */
+static inline Oid
+tegro_scan_role(ForeignScanState *node)
+{
+	ForeignScan *plan = (ForeignScan *) node->ss.ps.plan;
+#if PG_VERSION_NUM >= 160000
+	Oid role = plan->checkAsUser;
+#else
+	Oid role =
+		exec_rt_fetch(plan->scan.scanrelid, node->ss.ps.state)->checkAsUser;
+#endif
+
+	return OidIsValid(role) ? role : GetUserId();
+}
+
+/* A path that scans a foreign table by itself, in no order. */
+static inline ForeignPath *
+tegro_create_foreignscan_path(PlannerInfo *root, RelOptInfo *rel, double rows,
+							  Cost startup_cost, Cost total_cost, Relids outer,
+							  List *fdw_private)
+{
+#if PG_VERSION_NUM >= 180000
+	return create_foreignscan_path(root, rel, NULL, rows, 0, startup_cost,
+								   total_cost, NIL, outer, NULL, NIL,
+								   fdw_private);
+#elif PG_VERSION_NUM >= 170000
+	return create_foreignscan_path(root, rel, NULL, rows, startup_cost,
+								   total_cost, NIL, outer, NULL, NIL,
+								   fdw_private);
+#else
+	return create_foreignscan_path(root, rel, NULL, rows, startup_cost,
+								   total_cost, NIL, outer, NULL, fdw_private);
+#endif
 }
 
 #endif /* TEGRO_COMPAT_H */

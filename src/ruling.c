@@ -583,6 +583,13 @@ rule_absent(const TegroItem *item)
 	return ruling;
 }
 
+bool
+tegro_rule_is_not_found(const TegroOutcome *outcome)
+{
+	return outcome->result == TEGRO_REFUSED && !outcome->unauthorized &&
+		matches(outcome->desc, tegro_not_found, "tegro.not_found");
+}
+
 TegroRuling *
 tegro_rule_looked_up(const TegroItem *item)
 {
@@ -592,8 +599,7 @@ tegro_rule_looked_up(const TegroItem *item)
 
 	if (call->outcome.result == TEGRO_ANSWERED)
 		return rule_found(item);
-	if (call->outcome.result == TEGRO_REFUSED && !call->outcome.unauthorized &&
-		matches(call->outcome.desc, tegro_not_found, "tegro.not_found"))
+	if (tegro_rule_is_not_found(&call->outcome))
 		return rule_absent(item);
 
 	/* it failed: that says nothing about the request */

@@ -41,6 +41,9 @@ extern TegroRuling *tegro_rule_inherited(const TegroItem *item);
 /* Nothing is left to be done for it: it is looked at no more. */
 extern TegroRuling *tegro_rule_settled(const TegroItem *item);
 
+/* Does a look-up's outcome say that there is no such order or withdrawal? */
+extern bool tegro_rule_is_not_found(const TegroOutcome *outcome);
+
 /* Milliseconds to wait after so many failures in a row. */
 extern int64 tegro_rule_backoff_ms(int failures);
 
