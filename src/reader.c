@@ -116,7 +116,8 @@ struct TegroReader
 
 	/* the page that rows are given of */
 	MemoryContext page_context; /* NULL: none */
-	JsonbContainer *rows;		/* an array */
+	int64 number;
+	JsonbContainer *rows; /* an array */
 	uint32 nrows;
 	uint32 next_row;
 	bool brought_new;
@@ -600,6 +601,7 @@ take_page(TegroReader *reader)
 			tegro_error_raise(outcome);
 
 		reader->page_context = page.context;
+		reader->number = page.number;
 		old = MemoryContextSwitchTo(page.context);
 		open_rows(reader, page.call);
 		drop_page(reader);
@@ -616,9 +618,13 @@ tell_page(void *arg)
 {
 	TegroReader *reader = arg;
 
-	if (reader->count > 0 && reader->list->paged && !reader->keys)
+	if (reader->keys || !reader->list->paged)
+		return;
+	if (reader->page_context || reader->count > 0)
 		errcontext("page " INT64_FORMAT " of the list \"%s\"",
-				   page_at(reader, 0)->number, reader->list->name);
+				   reader->page_context ? reader->number
+										: page_at(reader, 0)->number,
+				   reader->list->name);
 }
 
 /* The next row of the page that was not given before; NULL if there is none. */
