@@ -1,0 +1,421 @@
+#
+# Foreign tables over the provider's lists: how they are asked for, and that
+# every row comes once, also while the list moves.
+#
+# What was asked, and in which order, is told by the sandbox's journal.
+#
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use List::Util qw(max min);
+use Test::More;
+use TegroTest;
+use Time::HiRes qw(sleep time);
+
+use constant LIMIT_MS => 250;
+
+# Milliseconds by which the slow sandbox answers later
+use constant LATENCY_MS => 50;
+
+my $IMPORT = 'CREATE SERVER shop FOREIGN DATA WRAPPER tegro_fdw; '
+  . 'IMPORT FOREIGN SCHEMA tegro FROM SERVER shop INTO public';
+
+my $slow = sandbox(arguments => [ '--latency', LATENCY_MS ]);
+my $small = sandbox(arguments => [ '--page-size', 10 ]);
+my $rising = sandbox(arguments => [ '--page-size', 10, '--nonce', 'rising' ]);
+my $node = cluster('main', $small, conf => <<'END');
+wal_level = replica
+max_wal_senders = 4
+hot_standby = on
+END
+is(query($node, $IMPORT)->{err}, '', 'the lists are imported');
+
+# Makes orders, numbers and amounts from one number to another.
+sub make_orders
+{
+	my ($session, $from, $to) = @_;
+
+	my $made = $session->query(
+		"SET tegro.max_concurrency = 500;
+		 SELECT count(answer) FROM tegro_batch('createOrder',
+			(SELECT array_agg(jsonb_build_object('order_id', 'order ' || i, 'currency', 'RUB', 'amount', i))
+			   FROM generate_series($from, $to) i));
+		 RESET tegro.max_concurrency");
+	is($made->{out}, $to - $from + 1, "orders $from to $to are made");
+	return;
+}
+
+# The pages that were asked for, in the order in which the provider read them.
+sub pages
+{
+	my ($sandbox) = @_;
+
+	return map { $_->{params}{page} }
+	  sort { $a->{time} <=> $b->{time} } $sandbox->journal(method => 'orders');
+}
+
+sub use_sandbox
+{
+	my ($session, $sandbox) = @_;
+
+	$session->query("SET tegro.api_url = '" . $sandbox->api_url . "'");
+	$sandbox->begin;
+	return;
+}
+
+
+#
+# Ten thousand orders, a hundred to a page, 50 ms each
+#
+
+my $session = session($node);
+use_sandbox($session, $slow);
+make_orders($session, 1, 10_000);
+
+# Forgets the journal so far, but no order.
+sub forget_journal
+{
+	my ($sandbox) = @_;
+
+	$sandbox->journal;
+	$sandbox->{lines} = [];
+	return;
+}
+
+# How many round trips a scan took: requests that were read within the latency
+# of an earlier one were on their way together.
+sub round_trips
+{
+	my ($trips, $end) = (0, 0);
+
+	foreach my $time (sort { $a <=> $b } map { $_->{time} } @_)
+	{
+		next if $time < $end;
+		$trips++;
+		$end = $time + LATENCY_MS / 1000;
+	}
+	return $trips;
+}
+
+my $result;
+my @trips;
+
+# on a busy machine a page can be late by chance
+foreach my $turn (1 .. 3)
+{
+	forget_journal($slow);
+	$result = $session->query(
+		'SELECT count(*), count(DISTINCT id), sum(amount) FROM orders');
+	push @trips, round_trips($slow->journal);
+	last if $trips[-1] <= 101 / 8;
+}
+is($result->{out}, '10000|10000|' . 10_000 * 10_001 / 2 . '.00000000',
+	'each of 10,000 orders comes once');
+my %asked;
+$asked{$_}++ foreach pages($slow);
+is(join(' ', grep { $asked{$_} != 1 } sort { $a <=> $b } keys %asked),
+	'1', 'no page was asked for twice, but the first');
+is($asked{1}, 2, 'which tells at the end whether the list moved');
+is(scalar(grep { $_ <= 101 } keys %asked), 101, 'all pages, and one past the end');
+cmp_ok(max(keys %asked), '<=', 101 + 32, 'not many pages past the end');
+cmp_ok(min(@trips), '<=', 101 / 8, 'at least 8 times fewer round trips than pages');
+diag("round trips: @trips");
+
+$result = $session->query('EXPLAIN (ANALYZE, COSTS OFF) SELECT FROM orders');
+like($result->{out}, qr/Requests: 1[0-3]\d$/m, 'EXPLAIN ANALYZE counts the requests');
+like($result->{out}, qr/Requests at Once: (?:2\d|3[0-2])$/m, '... and how many were in flight');
+
+forget_journal($slow);
+$result = $session->query(
+	'SET tegro.max_concurrency = 1; SELECT count(*) FROM (SELECT FROM orders LIMIT 1000) o; RESET tegro.max_concurrency');
+is($result->{out}, '1000', 'one page at a time');
+is(join(' ', pages($slow)), join(' ', 1 .. 10), '... in order, and none too many');
+is(round_trips($slow->journal), 10, '... takes as many round trips');
+
+forget_journal($slow);
+is($session->query('SELECT count(*) FROM (SELECT FROM orders LIMIT 10) o')->{out},
+	'10', 'LIMIT 10');
+is(join(' ', pages($slow)), '1', '... asks for one page');
+
+forget_journal($slow);
+$session->query('SELECT count(*) FROM (SELECT FROM orders LIMIT 1000) o');
+cmp_ok(scalar(pages($slow)), '<=', 20, 'LIMIT stops paging: at most twice what was taken');
+
+forget_journal($slow);
+is( $session->query(q{SELECT amount FROM orders WHERE payment_id = 'order 77'})->{out},
+	'77.00000000', 'payment_id finds an order');
+is(join(' ', map { "$_->{method} $_->{params}{payment_id}" } $slow->journal),
+	'order order 77', '... with one request');
+forget_journal($slow);
+is( $session->query(
+		q{SELECT count(*) FROM orders WHERE payment_id = ANY (ARRAY(SELECT 'order ' || i FROM generate_series(1, 64) i))}
+	)->{out},
+	'64', '64 payment_ids find 64 orders');
+is(scalar($slow->journal(method => 'order')), 64, '... with as many requests');
+cmp_ok(round_trips($slow->journal), '<=', 8, '... many at once');
+
+# EXPLAIN, planning and what can't match send nothing
+forget_journal($slow);
+$session->query('EXPLAIN (VERBOSE) SELECT * FROM orders JOIN withdrawals USING (payment_id)');
+$session->query('PREPARE p AS SELECT * FROM orders WHERE id = $1; EXECUTE p(NULL)');
+is(scalar($slow->journal), 0, 'EXPLAIN and what no row can match ask nobody');
+
+# what a scan leaves in flight does not stay
+my $before = descriptors($session->pid);
+$session->query('SELECT FROM orders OFFSET 2000 LIMIT 1') foreach 1 .. 3;
+cmp_ok(descriptors($session->pid), '<=', $before + 1, 'scans that stop early leave no connections behind');
+
+#
+# Cancel
+#
+
+sub cancel
+{
+	my ($name, $sql) = @_;
+	my @ms;
+
+	foreach my $turn (1 .. 3)
+	{
+		my $count = scalar($slow->journal);
+
+		$session->send($sql);
+		wait_until(sub { scalar($slow->journal) > $count + 4 }, 10);
+		sleep 0.1;
+		my $cancelled = time;
+		kill('INT', $session->pid);
+		$result = $session->wait(20);
+		push @ms, 1000 * ($result->{ended} - $cancelled);
+		last if $ms[-1] <= LIMIT_MS;
+	}
+	is($result->{sqlstate}, '57014', "$name can be cancelled");
+	cmp_ok(min(@ms), '<=', LIMIT_MS, '... at once');
+	return;
+}
+
+$slow->fault('orders', 'hold', ms => 60_000, times => -1, skip => 4);
+cancel('a scan with pages in flight', 'SELECT count(*) FROM orders');
+$slow->clear_faults;
+$slow->fault('order', 'hold', ms => 60_000, times => -1);
+cancel('a look-up of many',
+	q{SELECT count(*) FROM orders WHERE payment_id = ANY (ARRAY(SELECT 'order ' || i FROM generate_series(1, 64) i))});
+$slow->clear_faults;
+is($session->query('SELECT count(*) FROM (SELECT FROM orders LIMIT 250) o')->{out},
+	'250', 'and the session goes on');
+cmp_ok(descriptors($session->pid), '<=', $before + 1, '... without the connections of what was cancelled');
+$slow->fault('orders', 'hold', ms => 60_000, times => -1, skip => 4);
+$result = $session->query(
+	q{SET statement_timeout = '500ms'; SELECT count(*) FROM orders});
+is($result->{sqlstate}, '57014', 'statement_timeout ends a scan');
+$slow->clear_faults;
+$session->query('RESET statement_timeout');
+
+# an error that is caught: what was in flight is stopped then, not at the end
+$slow->fault('orders', 'hold', ms => 60_000, times => -1, skip => 4);
+$result = $session->query(<<'END');
+BEGIN;
+DO $$
+DECLARE
+	n int := 0;
+	o record;
+BEGIN
+	FOR o IN SELECT id FROM orders LOOP
+		n := n + 1;
+		IF n = 250 THEN PERFORM 1 / 0; END IF;
+	END LOOP;
+EXCEPTION WHEN division_by_zero THEN
+	RAISE NOTICE 'caught after %', n;
+END $$
+END
+like($result->{err}, qr/caught after 250/, 'an error amid a scan is caught');
+cmp_ok(descriptors($session->pid), '<=', $before + 1, '... and what was in flight is stopped');
+$session->query('ROLLBACK');
+$slow->clear_faults;
+
+#
+# Cursors that rest
+#
+
+$session->query(q{SET tegro.timeout = '400ms'});
+$session->query('BEGIN; DECLARE c CURSOR FOR SELECT id FROM orders WHERE amount <= 10000; MOVE 350 FROM c');
+sleep 1;
+$result = $session->query('MOVE ALL FROM c; COMMIT');
+is($result->{err}, '', 'a cursor may rest for longer than tegro.timeout');
+$session->query('RESET tegro.timeout');
+
+#
+# Memory
+#
+
+$session = session($node);
+$session->query("SET tegro.api_url = '" . $slow->api_url . "'");
+$session->query('SELECT count(*) FROM orders');
+my $high = vm_hwm_kb($session->pid);
+$result = $session->query(
+	q{SET enable_material = off;
+	  SELECT count(*) FROM generate_series(1, 6) i LEFT JOIN LATERAL (SELECT amount FROM orders WHERE amount > i OFFSET 0) o ON true});
+is($result->{out}, 6 * 10_000 - 21, 'six scans in one statement');
+cmp_ok(vm_hwm_kb($session->pid) - $high, '<', 4096, '... take no more memory than one');
+$session->close;
+
+
+#
+# A list that moves
+#
+
+$session = session($node);
+my $maker = session($node);
+$small->begin;
+make_orders($session, 1, 200);
+
+# What should have come, and what came, of the orders that were there before.
+sub came_once
+{
+	my ($out, $name) = @_;
+	my %came;
+
+	$came{$_}++ foreach split(/\n/, $out);
+	is(scalar(grep { ($came{"order $_"} // 0) == 1 } 1 .. 200), 200, $name);
+	is(scalar(grep { $_ > 1 } values %came), 0, '... and no order twice');
+	return;
+}
+
+# Between two pages: rows of the first come again with the second.
+$session->query('BEGIN; DECLARE c CURSOR FOR SELECT payment_id FROM orders');
+my $out = $session->query('FETCH 15 FROM c')->{out};
+make_orders($maker, 1001, 1007);
+$out .= "\n" . $session->query('FETCH ALL FROM c')->{out};
+$session->query('COMMIT');
+came_once($out, 'orders made between two pages');
+
+# While pages are asked for together: the provider reads page 4, orders are
+# made, it reads page 3.  The last rows of page 3 are on neither.
+sub overtake
+{
+	my ($from, $to) = @_;
+
+	forget_journal($small);
+	$small->fault('orders', 'hold', ms => 1500, skip => 2);
+	$session->send('SELECT payment_id FROM orders');
+	wait_until(sub { grep { $_->{params}{page} == 4 } $small->journal(method => 'orders') }, 10);
+	make_orders($maker, $from, $to);
+	my $answer = $session->wait;
+	my @made = map { $_->{time} } $small->journal(method => 'createOrder');
+	my ($page_3) = map { $_->{time} }
+	  grep { $_->{params}{page} == 3 && $_->{verdict} eq 'success' } $small->journal(method => 'orders');
+	cmp_ok($page_3, '>', max(@made), '... before the provider read page 3');
+	return $answer->{out};
+}
+
+came_once(overtake(2001, 2007), 'orders made between pages 4 and 3');
+my @pages = pages($small);
+is(scalar(grep { $_ == 1 } @pages), 3, 'the first page was asked for thrice');
+is(scalar(grep { $_ == 4 } @pages), 2, '... and what was in doubt twice');
+is(scalar(grep { $_ == 2 } @pages), 1, '... and no other');
+
+# By more than a page, so that even both readings could miss one.
+came_once(overtake(3001, 3035), 'orders made between pages 4 and 3, more than a page of them');
+@pages = pages($small);
+is(scalar(grep { $_ == 4 } @pages), 3, 'what was in doubt was asked for thrice, one after another at last');
+
+# The list stands still: nothing is asked for again.
+forget_journal($small);
+came_once($session->query('SELECT payment_id FROM orders')->{out}, 'a list that stands still');
+@pages = pages($small);
+is(scalar(grep { $_ == 1 } @pages), 2, 'the first page was asked for twice');
+is(scalar(grep { $_ == 4 } @pages), 1, '... and no other');
+
+# Orders that are made all the time, faster than the list is read.
+$maker->send(<<'END');
+DO $$
+BEGIN
+	FOR i IN 4001 .. 4400 LOOP
+		PERFORM tegro_create_order(jsonb_build_object('order_id', 'order ' || i, 'currency', 'RUB', 'amount', 1));
+	END LOOP;
+END $$
+END
+foreach my $turn (1 .. 5)
+{
+	came_once($session->query('SELECT payment_id FROM orders')->{out}, "orders made all the while, $turn");
+}
+is($maker->wait->{err}, '', 'they were made');
+
+#
+# A provider that takes less
+#
+
+use_sandbox($session, $rising);
+make_orders($session, 1, 1);
+$session->query(
+	q{SELECT count(tegro_create_order(jsonb_build_object('order_id', 'order ' || i, 'currency', 'RUB', 'amount', i)))
+	    FROM generate_series(2, 200) i});
+came_once($session->query('SELECT payment_id FROM orders')->{out}, 'a provider that wants nonces to rise');
+
+$session->query("SET tegro.api_url = '" . $small->api_url . "'");
+$small->fault('orders', 'answer', status => 429, body => 'slow down', skip => 6, times => 8);
+came_once($session->query('SELECT payment_id FROM orders')->{out}, 'a provider that takes no more for a while');
+$small->clear_faults;
+$small->fault('orders', 'execute_then_close', skip => 6, times => 4);
+came_once($session->query('SELECT payment_id FROM orders')->{out}, 'connections that are lost');
+$small->clear_faults;
+
+
+#
+# A collation that holds more to be equal than the provider does
+#
+
+$session->query(
+	q{CREATE COLLATION no_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)});
+is( $session->query(q{SELECT amount FROM orders WHERE payment_id = 'ORDER 7' COLLATE no_case})->{out},
+	'7.00000000', 'a condition that the provider would not understand reads the list');
+
+
+#
+# Whose keys
+#
+
+$session->query(q{CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN; CREATE ROLE carol LOGIN;
+	CREATE SCHEMA alices AUTHORIZATION alice; GRANT USAGE ON SCHEMA alices TO bob;
+	GRANT SELECT ON orders TO alice, bob});
+my $credentials = PostgreSQL::Test::Utils::tempdir() . '/credentials';
+open(my $file, '>', $credentials) or die "could not write $credentials: $!";
+print {$file} join(':', SHOP_ID, 'alice', API_KEY, SECRET_KEY), "\n";
+close($file);
+chmod(0600, $credentials);
+$node->append_conf('postgresql.conf', "tegro.credentials_file = '$credentials'");
+$node->reload;
+$session->query("SELECT pg_sleep(0.2)");
+
+my $alice = session($node, user => 'alice');
+is($alice->query('SELECT count(*) > 0 FROM orders')->{out}, 't', 'who has a key reads');
+is($alice->query('CREATE VIEW alices.few AS SELECT payment_id FROM public.orders WHERE amount < 3')->{err},
+	'', 'and makes a view of it');
+$alice->query('GRANT SELECT ON alices.few TO bob');
+my $bob = session($node, user => 'bob');
+$result = $bob->query('SELECT count(*) FROM orders');
+is($result->{sqlstate}, 'TG006', 'who has none does not');
+is($bob->query('SELECT count(*) > 0 FROM alices.few')->{out}, 't', 'a view is read with the keys of its owner');
+is($bob->query(q{SELECT count(*) FROM alices.few WHERE payment_id = 'order 2'})->{out}, '1', '... in look-ups, too');
+is(query($node, 'SELECT FROM orders', user => 'carol')->{sqlstate}, '42501', 'who was not granted SELECT sees nothing');
+is(query($node, 'CREATE SERVER own FOREIGN DATA WRAPPER tegro_fdw', user => 'alice')->{sqlstate},
+	'42501', 'nor does everyone make servers');
+
+
+#
+# A standby
+#
+
+$node->backup('backup');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'backup', has_streaming => 1);
+$standby->start;
+my $there = session($standby, user => 'alice');
+is($there->query('SELECT pg_is_in_recovery()')->{out}, 't', 'on a standby');
+came_once($there->query('SELECT payment_id FROM orders')->{out}, '... a list is read, by an ordinary role');
+is($there->query(q{SELECT amount FROM orders WHERE payment_id = 'order 7'})->{out}, '7.00000000', '... and an order looked up');
+$there->close;
+$standby->stop;
+
+done_testing();
