@@ -93,6 +93,7 @@ typedef struct TablePlan
 	const TegroList *list;
 	AttrNumber id;		   /* columns by which rows can be looked up, */
 	AttrNumber payment_id; /* InvalidAttrNumber where it has none */
+	int expected;		   /* rows at the last ANALYZE; 0: unknown */
 } TablePlan;
 
 /* A condition that names rows to look up. */
@@ -109,7 +110,7 @@ enum
 {
 	PLAN_LOOK_UP, /* String: field by which rows are looked up, or "" */
 	PLAN_COLUMNS, /* IntList: columns that are needed */
-	PLAN_LENGTH
+	PLAN_EXPECTED /* Integer: rows that the list may have; 0: unknown */
 };
 
 /* A column to be filled. */
@@ -131,6 +132,7 @@ typedef struct ListScan
 	const TegroList *list;
 	char *shop_id; /* NULL: tegro.shop_id */
 	Oid role;
+	int expected;
 	ScanColumn *columns;
 	int ncolumns;
 	TegroReaderCounts counts;
@@ -322,7 +324,9 @@ get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid table)
 
 	rel->fdw_private = plan;
 	/* known since the last ANALYZE, or else a guess */
-	if (rel->tuples <= 0)
+	if (rel->tuples > 0)
+		plan->expected = (int) Min(rel->tuples, (double) INT_MAX);
+	else
 		rel->tuples = plan->list->rows;
 	set_baserel_size_estimates(root, rel);
 	if (find_look_up(root, rel, rel->baserestrictinfo, InvalidAttrNumber,
@@ -491,7 +495,10 @@ get_plan(PlannerInfo *root, RelOptInfo *rel, Oid table, ForeignPath *path,
 
 	return make_foreignscan(tlist, extract_actual_clauses(clauses, false),
 							rel->relid, values,
-							list_make2(makeString(pstrdup(field)), columns),
+							list_make3(makeString(pstrdup(field)), columns,
+									   makeInteger(
+										   ((TablePlan *) rel->fdw_private)
+											   ->expected)),
 							NIL, NIL, outer_plan);
 }
 
@@ -545,6 +552,7 @@ begin_scan(ForeignScanState *node, int flags)
 		return;
 
 	scan->role = tegro_scan_role(node);
+	scan->expected = intVal(list_nth(plan->fdw_private, PLAN_EXPECTED));
 	prepare_columns(scan, list_nth(plan->fdw_private, PLAN_COLUMNS));
 	scan->context = AllocSetContextCreate(CurrentMemoryContext, "tegro scan",
 										  ALLOCSET_SMALL_SIZES);
@@ -664,7 +672,7 @@ begin_reading(ForeignScanState *node, ListScan *scan)
 
 	old = MemoryContextSwitchTo(scan->context);
 	scan->reader = tegro_reader_begin(scan->list, scan->shop_id, scan->role,
-									  &scan->counts);
+									  scan->expected, &scan->counts);
 	if (scan->value)
 	{
 		ExprContext *econtext = node->ss.ps.ps_ExprContext;
@@ -904,7 +912,7 @@ acquire_sample(Relation relation, int level, HeapTuple *rows, int wanted,
 		columns = lappend_int(columns, i);
 	prepare_columns(&scan, columns);
 	scan.reader = tegro_reader_begin(scan.list, tegro_option_shop_id(table),
-									 GetUserId(), &scan.counts);
+									 GetUserId(), 0, &scan.counts);
 	reservoir_init_selection_state(&reservoir, wanted);
 
 	while ((row = tegro_reader_next(scan.reader)) != NULL)

@@ -10,7 +10,8 @@
  *
  * How far ahead?  As many pages as were taken, at most tegro.max_concurrency:
  * who stops after a few rows has asked for one page, and who stops later, for
- * no more than twice what he took.  What was asked for ahead and failed is
+ * no more than twice what he took.  Where ANALYZE has counted the rows, there
+ * is no need to ask far beyond the end.  What was asked for ahead and failed is
  * asked for once more when its turn comes, and from then on half as many are
  * at once: it may have failed because nobody looked at it for long (a cursor
  * that rests), because so many at once are too many for the provider, or
@@ -91,6 +92,7 @@ struct TegroReader
 	const TegroList *list;
 	const char *shop_id;
 	Oid role;
+	int expected; /* rows; 0: unknown */
 	TegroReaderCounts *counts;
 	const TegroKey *keys; /* NULL: the list itself is read */
 	int nkeys;
@@ -127,7 +129,7 @@ struct TegroReader
 
 TegroReader *
 tegro_reader_begin(const TegroList *list, const char *shop_id, Oid role,
-				   TegroReaderCounts *counts)
+				   int expected, TegroReaderCounts *counts)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "tegro reader",
@@ -138,6 +140,7 @@ tegro_reader_begin(const TegroList *list, const char *shop_id, Oid role,
 	reader->list = list;
 	reader->shop_id = shop_id ? MemoryContextStrdup(context, shop_id) : NULL;
 	reader->role = role;
+	reader->expected = expected;
 	reader->counts = counts;
 	reader->room = reader->at_once = tegro_max_concurrency;
 	reader->pages = MemoryContextAllocZero(context,
@@ -220,6 +223,30 @@ ask(TegroReader *reader, Page *page, int64 number, bool ahead)
 	reader->counts->requests++;
 }
 
+/*
+ * How many pages may be asked for and not taken, while all of a list is read.
+ * Where its size is known
+ * from before, no page beyond it is asked for ahead; and if it has grown, the
+ * rest is read like a list that begins there.
+ */
+static int
+wanted_ahead(const TegroReader *reader)
+{
+	int64 most = Max(Min(reader->taken, reader->at_once), 1);
+
+	if (reader->expected > 0)
+	{
+		/* with the empty page at the end */
+		int64 pages = (reader->expected - 1) / reader->page_rows + 2;
+
+		if (reader->next <= pages)
+			most = Min(most, reader->count + pages + 1 - reader->next);
+		else
+			most = Min(most, Max(reader->taken - pages, 1));
+	}
+	return (int) most;
+}
+
 /* How many pages may be asked for and not taken. */
 static int
 wanted(const TegroReader *reader)
@@ -236,7 +263,7 @@ wanted(const TegroReader *reader)
 			/* rows without numbers can't be told apart: nothing ahead */
 			if (reader->short_page || !reader->has_top)
 				return 1;
-			return (int) Max(Min(reader->taken, reader->at_once), 1);
+			return wanted_ahead(reader);
 		case READING_AGAIN:
 			return (int) Min(reader->at_once,
 							 reader->count + reader->last + 1 - reader->next);

@@ -33,6 +33,7 @@ typedef struct TegroReaderCounts
  *
  * shop_id: NULL for tegro.shop_id.
  * role: whose keys are used.
+ * expected: how many rows the list is known to have had once; 0 if unknown.
  * counts: to be counted up; must outlive the reader.
  *
  * The reader lives in the current memory context, in one of its own.  Whatever
@@ -40,6 +41,7 @@ typedef struct TegroReaderCounts
  */
 extern TegroReader *tegro_reader_begin(const TegroList *list,
 									   const char *shop_id, Oid role,
+									   int expected,
 									   TegroReaderCounts *counts);
 
 /*
