@@ -9,6 +9,10 @@
  *
  *		worker			background workers: delivery, launcher
  *		calls			SQL functions of the synchronous calls
+ *		fdw				foreign tables over the provider's lists
+ *		option			options of foreign servers and tables; import
+ *		reader			reads a list row by row, pages ahead
+ *		list			which lists there are, and what their rows hold
  *		requests		SQL functions of the outbox
  *		trigger			triggers that enqueue a request for each row
  *		payout			synchronous payouts, by a process of their own
