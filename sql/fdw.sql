@@ -139,7 +139,7 @@ SET enable_material = off; SET enable_hashjoin = off; SET enable_mergejoin = off
 SELECT * FROM plan($$SELECT number, amount FROM (SELECT * FROM sale WHERE number < 4) s LEFT JOIN orders ON amount > number$$);
 SELECT number, count(amount) FROM (SELECT * FROM sale WHERE number < 4) s LEFT JOIN orders ON amount > number GROUP BY number ORDER BY 1;
 RESET enable_material; RESET enable_hashjoin; RESET enable_mergejoin;
--- a row that waited for a lock is checked anew without being asked for
+-- beside rows of ours that are changed, or locked
 UPDATE public.sale SET wanted = ARRAY[o.id] FROM orders o WHERE payment_id = reference;
 SELECT number, wanted = ARRAY[:first]::bigint[] AS first FROM sale WHERE wanted IS NOT NULL ORDER BY number;
 SELECT payment_id FROM orders WHERE id = :first FOR UPDATE;

@@ -33,7 +33,11 @@
 #endif
 
 #if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
 #include "storage/waiteventset.h"
+#else
+#include "commands/explain.h"
 #endif
 
 /*
