@@ -19,7 +19,7 @@ OBJS = tegro.o \
 	src/identity.o src/api.o src/answer.o src/transport.o src/error.o \
 	src/settings.o src/nonce.o src/body.o src/signature.o
 
-REGRESS = install calls errors rights batch fdw trigger outbox payout
+REGRESS = install calls errors rights batch trigger outbox payout fdw
 ISOLATION = enqueue claim cancel retry resolve
 
 PG_CONFIG ?= pg_config

@@ -382,7 +382,7 @@ COMMENT ON FUNCTION @extschema@.tegro_create_withdrawal_trigger() IS
 CREATE FUNCTION @extschema@.tegro_fdw_handler()
 RETURNS pg_catalog.fdw_handler
 AS 'MODULE_PATHNAME', 'tegro_fdw_handler'
-LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_fdw_handler() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_fdw_handler() IS
 'handler of the foreign-data wrapper tegro_fdw';
@@ -390,7 +390,7 @@ COMMENT ON FUNCTION @extschema@.tegro_fdw_handler() IS
 CREATE FUNCTION @extschema@.tegro_fdw_validator(options pg_catalog.text[], catalog pg_catalog.oid)
 RETURNS pg_catalog.void
 AS 'MODULE_PATHNAME', 'tegro_fdw_validator'
-LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_fdw_validator(pg_catalog.text[], pg_catalog.oid) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_fdw_validator(pg_catalog.text[], pg_catalog.oid) IS
 'checks the options of foreign servers and tables of tegro_fdw';

@@ -57,7 +57,7 @@ SELECT payment_id, status, amount, fee, currency_id, payment_system_id, email, t
        date_created > '2020-01-01' AS created, date_payed >= date_created AS payed, other_fields
   FROM orders;
 SELECT sum(amount), max(payment_system_id) FROM orders;
-SELECT tegro_create_withdrawal('{"payment_id": "payout", "currency": "RUB", "amount": 10.5, "account": "4100"}') ->> 'type' AS made;
+SELECT tegro_create_withdrawal('{"payment_id": "of the lists", "currency": "RUB", "amount": 10.5, "account": "4100"}') ->> 'type' AS made;
 SELECT payment_id, status, amount, fee, currency, account, payment_system_id, date_created > '2020-01-01' AS created, other_fields
   FROM withdrawals;
 
@@ -100,7 +100,7 @@ SELECT payment_id, amount FROM orders WHERE id = :first;
 SELECT payment_id, amount FROM orders WHERE payment_id = 'Чай "1"';
 SELECT payment_id, amount FROM orders WHERE payment_id = 'first' AND amount < 1;
 SELECT payment_id, amount FROM orders WHERE payment_id = 'first' AND id = :first;
-SELECT payment_id FROM withdrawals WHERE payment_id = 'payout';
+SELECT payment_id FROM withdrawals WHERE payment_id = 'of the lists';
 SELECT * FROM plan($$SELECT amount FROM orders WHERE payment_id = 'first'$$);
 -- none there; a number that nobody has; null: who asks for it is not asked
 SELECT * FROM plan($$SELECT amount FROM orders WHERE payment_id = 'no such order'$$);

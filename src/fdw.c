@@ -237,7 +237,7 @@ match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
 {
 	TablePlan *plan = rel->fdw_private;
 	List *args;
-	Oid operator;
+	Oid opno;
 	Oid collation;
 	Oid family;
 	Node *value = NULL;
@@ -251,7 +251,7 @@ match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
 		OpExpr *op = (OpExpr *) rinfo->clause;
 
 		args = op->args;
-		operator= op->opno;
+		opno = op->opno;
 		collation = op->inputcollid;
 	}
 	else if (IsA(rinfo->clause, ScalarArrayOpExpr) &&
@@ -260,7 +260,7 @@ match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
 		ScalarArrayOpExpr *op = (ScalarArrayOpExpr *) rinfo->clause;
 
 		args = op->args;
-		operator= op->opno;
+		opno = op->opno;
 		collation = op->inputcollid;
 		look_up->is_array = true;
 	}
@@ -284,7 +284,7 @@ match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
 		family = TEXT_BTREE_FAM_OID;
 	else
 		return false;
-	if (get_op_opfamily_strategy(operator, family) != BTEqualStrategyNumber ||
+	if (get_op_opfamily_strategy(opno, family) != BTEqualStrategyNumber ||
 		(OidIsValid(collation) && !get_collation_isdeterministic(collation)))
 		return false;
 

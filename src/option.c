@@ -90,8 +90,10 @@ find_list(const char *name)
 Datum
 tegro_fdw_validator(PG_FUNCTION_ARGS)
 {
-	List *options = untransformRelOptions(PG_GETARG_DATUM(0));
-	Oid catalog = PG_GETARG_OID(1);
+	List *options = PG_ARGISNULL(0)
+		? NIL
+		: untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid catalog = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
 
 	if (catalog == ForeignServerRelationId)
 	{
