@@ -95,6 +95,8 @@ EXPLAIN (COSTS OFF) SELECT amount FROM orders WHERE id <> 7 AND payment_id > 'fi
 EXPLAIN (COSTS OFF) SELECT amount FROM orders WHERE payment_id = email;
 EXPLAIN (COSTS OFF) SELECT amount FROM orders WHERE id = (random() * 10)::int;
 EXPLAIN (COSTS OFF) SELECT amount FROM orders WHERE id = 7.5;
+EXPLAIN (COSTS OFF) SELECT amount FROM orders WHERE payment_id = 'first'::name;
+SELECT payment_id FROM orders WHERE payment_id = 'first'::name;
 EXPLAIN (COSTS OFF) SELECT name FROM shops WHERE id = 1;
 SELECT payment_id, amount FROM orders WHERE id = :first;
 SELECT payment_id, amount FROM orders WHERE payment_id = 'Чай "1"';

@@ -224,6 +224,18 @@ count_keys(Node *array)
 	return EXPECTED_KEYS;
 }
 
+/* Is it a type, or an array of one, whose values begin_look_up() can read? */
+static bool
+is_readable(Oid type, bool is_array, Oid family)
+{
+	if (is_array)
+		type = get_element_type(type);
+	if (family == INTEGER_BTREE_FAM_OID)
+		return type == INT8OID || type == INT4OID || type == INT2OID;
+	/* there is a "text = name", too */
+	return type == TEXTOID || type == VARCHAROID;
+}
+
 /*
  * Does a condition name rows to look up?
  *
@@ -285,7 +297,8 @@ match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
 	else
 		return false;
 	if (get_op_opfamily_strategy(opno, family) != BTEqualStrategyNumber ||
-		(OidIsValid(collation) && !get_collation_isdeterministic(collation)))
+		(OidIsValid(collation) && !get_collation_isdeterministic(collation)) ||
+		!is_readable(exprType(value), look_up->is_array, family))
 		return false;
 
 	/* known before the table is read, and worth the same each time */
@@ -374,7 +387,7 @@ add_list_path(PlannerInfo *root, RelOptInfo *rel)
 											   rel->lateral_relids, NIL));
 }
 
-/* A path that looks rows up, which depends on other tables where "outer" is not empty. */
+/* A path that looks rows up, for each row of the tables in "outer". */
 static void
 add_look_up_path(PlannerInfo *root, RelOptInfo *rel, const LookUp *look_up,
 				 Relids outer)
@@ -437,11 +450,10 @@ get_paths(PlannerInfo *root, RelOptInfo *rel, Oid table)
 	LookUp look_up;
 
 	/* nothing can be better than that, whatever the estimates say */
-	if (bms_is_empty(rel->lateral_relids) &&
-		find_look_up(root, rel, rel->baserestrictinfo, InvalidAttrNumber,
+	if (find_look_up(root, rel, rel->baserestrictinfo, InvalidAttrNumber,
 					 &look_up))
 	{
-		add_look_up_path(root, rel, &look_up, NULL);
+		add_look_up_path(root, rel, &look_up, rel->lateral_relids);
 		return;
 	}
 

@@ -225,9 +225,8 @@ ask(TegroReader *reader, Page *page, int64 number, bool ahead)
 
 /*
  * How many pages may be asked for and not taken, while all of a list is read.
- * Where its size is known
- * from before, no page beyond it is asked for ahead; and if it has grown, the
- * rest is read like a list that begins there.
+ * Where its size is known from before, no page beyond it is asked for ahead;
+ * and if it has grown, the rest is read like a list that begins there.
  */
 static int
 wanted_ahead(const TegroReader *reader)
