@@ -397,6 +397,24 @@ $small->clear_faults;
 
 
 #
+# A row that is checked anew, after another session has changed it
+#
+
+$session->query(q{CREATE TABLE sale (reference text, note text);
+	INSERT INTO sale VALUES ('order 7'), ('order 8'); ANALYZE sale});
+forget_journal($small);
+$maker->query(q{BEGIN; UPDATE sale SET note = 'taken'});
+$session->send(q{UPDATE sale SET note = coalesce(note, '') || ' ' || amount FROM orders WHERE payment_id = reference});
+wait_until(sub { $maker->query(qq{SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = @{[ $session->pid ]}})->{out} > 0 });
+my $asked = $small->journal(method => 'order');
+$maker->query('COMMIT');
+is($session->wait->{err}, '', 'a row that another session has changed is checked anew');
+is( $session->query('SELECT reference, note FROM sale ORDER BY 1')->{out},
+	"order 7|taken 7.00000000\norder 8|taken 8.00000000", '... with the order that was found');
+cmp_ok($asked, '>=', 1, '... an order was asked for before');
+is(scalar($small->journal(method => 'order')), 2, '... and each of the two once');
+
+#
 # A collation that holds more to be equal than the provider does
 #
 
