@@ -11,11 +11,13 @@
  * How far ahead?  As many pages as were taken, at most tegro.max_concurrency:
  * who stops after a few rows has asked for one page, and who stops later, for
  * no more than twice what he took.  Where ANALYZE has counted the rows, there
- * is no need to ask far beyond the end.  What was asked for ahead and failed is
- * asked for once more when its turn comes, and from then on half as many are
- * at once: it may have failed because nobody looked at it for long (a cursor
- * that rests), because so many at once are too many for the provider, or
- * because they overtook each other and it wants nonces to rise.
+ * is no need to ask far beyond the end.
+ *
+ * What failed while others were in flight is asked for once more when its turn
+ * comes, with nothing after it until it has come, and from then on half as many
+ * are at once.  It may have failed because nobody looked at it for long (a
+ * cursor that rests), because so many at once are too many for the provider,
+ * or because they overtook each other and it wants nonces to rise.
  *
  * The list moves.  An order that is made while we read pushes all others
  * down by one.
@@ -82,8 +84,9 @@ typedef struct Page
 {
 	MemoryContext context; /* of its call, and all that hangs on it */
 	TegroCall *call;
-	int64 number; /* of the page, from 1; of a key, from 0 */
-	bool ahead;	  /* asked for before its turn */
+	int64 number;	 /* of the page, from 1; of a key, from 0 */
+	bool in_company; /* others were in flight at the same time */
+	bool again;		 /* it is asked for once more, alone */
 } Page;
 
 struct TegroReader
@@ -204,7 +207,7 @@ page_params(TegroReader *reader, int64 number)
 
 /* Asks for a page. */
 static void
-ask(TegroReader *reader, Page *page, int64 number, bool ahead)
+ask(TegroReader *reader, Page *page, int64 number, bool again)
 {
 	MemoryContext old;
 
@@ -212,7 +215,9 @@ ask(TegroReader *reader, Page *page, int64 number, bool ahead)
 	page->context = AllocSetContextCreate(reader->context, "tegro page",
 										  ALLOCSET_DEFAULT_SIZES);
 	page->number = number;
-	page->ahead = ahead;
+	page->again = again;
+	/* what was asked for past the end of another phase may be under way */
+	page->in_company = reader->phase != READING;
 
 	old = MemoryContextSwitchTo(page->context);
 	page->call = tegro_api_prepare(reader->keys ? reader->list->look_up
@@ -290,14 +295,19 @@ ask_ahead(TegroReader *reader)
 	bool asked = false;
 	int in_flight = 0;
 
+	/* what is asked for once more is not to be overtaken again */
+	if (reader->count > 0 && page_at(reader, 0)->again &&
+		!page_at(reader, 0)->call->done)
+		return;
+
 	while (reader->count < wanted(reader))
 	{
-		bool ahead = reader->count > 0;
 		int64 number = reader->next;
 
-		if (ahead && !page_at(reader, reader->count - 1)->call->done)
+		if (reader->count > 0 &&
+			!page_at(reader, reader->count - 1)->call->done)
 			mark_doubt(reader, number);
-		ask(reader, page_at(reader, reader->count), number, ahead);
+		ask(reader, page_at(reader, reader->count), number, false);
 		reader->count++;
 		reader->next++;
 		asked = true;
@@ -307,6 +317,8 @@ ask_ahead(TegroReader *reader)
 
 	for (int i = 0; i < reader->count; i++)
 		in_flight += !page_at(reader, i)->call->done;
+	for (int i = 0; i < reader->count && in_flight > 1; i++)
+		page_at(reader, i)->in_company |= !page_at(reader, i)->call->done;
 	reader->counts->at_once = Max(reader->counts->at_once, in_flight);
 
 	/* they leave now, not when we wait for them: rows are there to be given */
@@ -615,11 +627,12 @@ take_page(TegroReader *reader)
 			go_on(reader, page.number);
 			continue;
 		}
-		if (outcome->result != TEGRO_ANSWERED && page.ahead)
+		if (outcome->result != TEGRO_ANSWERED && page.in_company &&
+			!page.again)
 		{
 			reader->at_once = Max(reader->at_once / 2, 1);
 			mark_doubt(reader, page.number + 1);
-			ask(reader, page_at(reader, 0), page.number, false);
+			ask(reader, page_at(reader, 0), page.number, true);
 			MemoryContextDelete(page.context);
 			continue;
 		}

@@ -39,11 +39,11 @@ sub make_orders
 	my ($session, $from, $to) = @_;
 
 	my $made = $session->query(
-		"SET tegro.max_concurrency = 500;
+		"SET tegro.max_concurrency = 200; SET tegro.timeout = '60s'; SET tegro.connect_timeout = '60s';
 		 SELECT count(answer) FROM tegro_batch('createOrder',
 			(SELECT array_agg(jsonb_build_object('order_id', 'order ' || i, 'currency', 'RUB', 'amount', i))
 			   FROM generate_series($from, $to) i));
-		 RESET tegro.max_concurrency");
+		 RESET tegro.max_concurrency; RESET tegro.timeout; RESET tegro.connect_timeout");
 	is($made->{out}, $to - $from + 1, "orders $from to $to are made");
 	return;
 }
