@@ -77,6 +77,14 @@ static const TegroMethod methods[] = {
 	{"modules", TEGRO_READS, NULL, NULL, NULL},
 };
 
+/* A call's own keys. */
+typedef struct KeptKeys
+{
+	MemoryContextCallback on_reset;
+	Size len;
+	char bytes[FLEXIBLE_ARRAY_MEMBER]; /* each with its NUL */
+} KeptKeys;
+
 struct TegroCallState
 {
 	/* prepared */
@@ -270,6 +278,36 @@ get_reference(Jsonb *params, const char *name)
 	return NULL;
 }
 
+static void
+wipe_keys(void *arg)
+{
+	KeptKeys *keys = arg;
+
+	explicit_bzero(keys->bytes, keys->len);
+}
+
+/*
+ * A call has keys of its own, wiped when its memory goes: a SET or a reload
+ * may come before it is done, and they sign repeats, and mask what is shown.
+ */
+static void
+keep_keys(struct TegroCallState *state, TegroCredentials credentials)
+{
+	Size api_size = strlen(credentials.api_key) + 1;
+	Size secret_size = strlen(credentials.secret_key) + 1;
+	KeptKeys *keys = palloc(offsetof(KeptKeys, bytes) + api_size +
+							secret_size);
+
+	keys->len = api_size + secret_size;
+	keys->on_reset.func = wipe_keys;
+	keys->on_reset.arg = keys;
+	memcpy(keys->bytes, credentials.api_key, api_size);
+	memcpy(keys->bytes + api_size, credentials.secret_key, secret_size);
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &keys->on_reset);
+	state->credentials.api_key = keys->bytes;
+	state->credentials.secret_key = keys->bytes + api_size;
+}
+
 TegroCall *
 tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 {
@@ -328,7 +366,7 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 	}
 
 	if (OidIsValid(role))
-		state->credentials = tegro_settings_credentials(call->shop_id, role);
+		keep_keys(state, tegro_settings_credentials(call->shop_id, role));
 
 	call->params = params;
 	state->rest = to_php(JsonbToCString(NULL, &params->root, VARSIZE(params)),
@@ -862,37 +900,10 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
  * Step by step.
  */
 
-static void
-wipe_keys(void *arg)
-{
-	TegroCredentials *keys = arg;
-
-	explicit_bzero(unconstify(char *, keys->api_key), strlen(keys->api_key));
-	explicit_bzero(unconstify(char *, keys->secret_key),
-				   strlen(keys->secret_key));
-}
-
 void
 tegro_api_begin(TegroCall *call)
 {
-	struct TegroCallState *state = call->state;
-	MemoryContextCallback *callback;
-	MemoryContext old;
-
 	send_call(call);
-
-	/*
-	 * A SET or a reload may come before the call is done; its keys, which mask
-	 * what is shown and sign repeats, must not go with the settings.
-	 */
-	old = MemoryContextSwitchTo(state->context);
-	callback = palloc0(sizeof(MemoryContextCallback));
-	state->credentials.api_key = pstrdup(state->credentials.api_key);
-	state->credentials.secret_key = pstrdup(state->credentials.secret_key);
-	callback->func = wipe_keys;
-	callback->arg = &state->credentials;
-	MemoryContextRegisterResetCallback(state->context, callback);
-	MemoryContextSwitchTo(old);
 }
 
 bool
