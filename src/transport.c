@@ -446,6 +446,8 @@ forget_socket(curl_socket_t fd)
 	engine.sockets[fd] = (struct KnownSocket){0};
 	if (engine.alone_in_set == fd)
 		engine.alone_in_set = -1;
+	if (engine.alone == fd)
+		engine.alone = -1;
 }
 
 /*
