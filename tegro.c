@@ -15,6 +15,8 @@
  *		list			which lists there are, and what their rows hold
  *		requests		SQL functions of the outbox
  *		trigger			triggers that enqueue a request for each row
+ *		report			the report: what there is, as a page to be read
+ *		page			HTML: texts, charts
  *		payout			synchronous payouts, by a process of their own
  *		argument		arguments of SQL functions
  *		delivery		the loop: claim, send, settle, call back
