@@ -114,9 +114,8 @@ find(const Report *report, const char *query)
 
 	initStringInfo(&statement);
 	appendStringInfo(&statement, query, report->schema);
-	result = SPI_execute_with_args(statement.data, 5, types, values,
-								   report->for_person ? NULL : "    n", true,
-								   0);
+	result = SPI_execute_with_args(statement.data, 5, types, values, nulls,
+								   true, 0);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "SPI_execute_with_args failed: %s",
 			 SPI_result_code_string(result));
