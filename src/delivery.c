@@ -38,6 +38,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -273,6 +274,7 @@ rule_item(TegroItem *item)
 	MemoryContext old;
 	const TegroExchange *exchange = tegro_api_exchange(item->call);
 	bool ended = exchange->end != TEGRO_EXCHANGE_OPEN;
+	bool converts;
 
 	if (!ended &&
 		(item->given_up || item->task != TEGRO_SEND ||
@@ -281,7 +283,13 @@ rule_item(TegroItem *item)
 			 tegro_timeout * INT64CONST(1000)))
 		return false;
 
-	old = MemoryContextSwitchTo(item->context);
+	/* text that is converted needs the catalog, and that a transaction */
+	old = CurrentMemoryContext;
+	converts = ended && GetDatabaseEncoding() != PG_UTF8 &&
+		!IsTransactionState();
+	if (converts)
+		StartTransactionCommand();
+	MemoryContextSwitchTo(item->context);
 	if (ended)
 	{
 		item->in_flight = false;
@@ -292,6 +300,8 @@ rule_item(TegroItem *item)
 	else
 		item->ruling = tegro_rule_overdue(item);
 	item->ruled = true;
+	if (converts)
+		CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
 	return true;
 }
