@@ -181,7 +181,7 @@ static const struct
 		 2,
 		 {TEXTOID, TEXTOID}},
 	[TEGRO_STMT_FOREIGN] =
-		{"SELECT 1 FROM %1$s.tegro_outbox WHERE identity <> $1 LIMIT 1",
+		{"SELECT DISTINCT identity FROM %1$s.tegro_outbox WHERE identity <> $1",
 		 1,
 		 {TEXTOID}},
 	[TEGRO_STMT_FORGET] =

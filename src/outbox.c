@@ -732,16 +732,28 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 				break;
 		}
 	}
-	else if (tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values, NULL) > 0)
-	{
-		*detail =
-			MemoryContextStrdup(caller,
-								psprintf("The outbox has requests of another database than this, %s.",
-										 identity));
-		allowed = false;
-	}
 	else
+	{
+		/* first use; but what waits may come from elsewhere, or from before */
+		uint64 nothers = tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values,
+										  NULL);
+
 		reason = "first use";
+		for (uint64 i = 0; i < nothers && allowed; i++)
+		{
+			char *then = copy_text((int) i, 1);
+
+			allowed = tegro_identity_compare(then, identity) ==
+				TEGRO_SUCCESSOR;
+			reason = allowed ? psprintf("a failover or restore, from %s", then)
+							 : NULL;
+		}
+		if (!allowed)
+			*detail =
+				MemoryContextStrdup(caller,
+									psprintf("The outbox has requests of another database than this, %s.",
+											 identity));
+	}
 
 	if (reason)
 	{
