@@ -434,6 +434,7 @@ take_down(Loop *loop)
 {
 	ListCell *cell;
 
+	tegro_rule_watch_clock();
 	foreach(cell, loop->items)
 	{
 		TegroItem *item = lfirst(cell);
