@@ -105,6 +105,7 @@ typedef struct Loop
 	List *callbacks; /* claimed, to be called */
 	int nopen;		 /* in flight and not given up */
 	int nruled;
+	bool unconfirmed; /* a claim is not where it must be */
 	List *pauses;
 	bool stumbled;		   /* the last round failed: not at once again */
 	bool look;			   /* there may be something due */
@@ -646,6 +647,8 @@ send_claimed(Loop *loop, List *claimed)
 	bool replicated = tegro_commit_is_replicated();
 	ListCell *cell;
 
+	if (!replicated && claimed != NIL)
+		loop->unconfirmed = true;
 	foreach(cell, claimed)
 	{
 		TegroItem *item = lfirst(cell);
@@ -657,12 +660,6 @@ send_claimed(Loop *loop, List *claimed)
 		}
 		loop->items = lappend(loop->items, item);
 		loop->nopen++;
-		if (item->task == TEGRO_SEND)
-		{
-			loop->deliverer->sent++;
-			if (tegro_rate_limit > 0)
-				loop->tokens -= 1;
-		}
 		if (!replicated || RecoveryInProgress() || !tegro_delivery ||
 			(loop->deliverer->stop && *loop->deliverer->stop))
 		{
@@ -677,6 +674,12 @@ send_claimed(Loop *loop, List *claimed)
 			loop->nopen--;
 			MemoryContextSwitchTo(old);
 			continue;
+		}
+		if (item->task == TEGRO_SEND)
+		{
+			loop->deliverer->sent++;
+			if (tegro_rate_limit > 0)
+				loop->tokens -= 1;
 		}
 		send_item(item);
 	}
@@ -873,6 +876,11 @@ run_loop(Loop *loop)
 			send_claimed(loop, claimed);
 		}
 
+		if (loop->unconfirmed && !deliverer->stay)
+		{
+			wind_down(loop);
+			return TEGRO_UNCONFIRMED;
+		}
 		while (loop->callbacks != NIL)
 		{
 			TegroItem *item = linitial(loop->callbacks);

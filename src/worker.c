@@ -234,6 +234,7 @@ tegro_worker_main(Datum arg)
 			case TEGRO_STOPPED:
 				/* to be started again, if there is anything to do */
 				proc_exit(anything_waits() ? 1 : 0);
+			case TEGRO_UNCONFIRMED: /* not a worker's */
 			case TEGRO_DELIVERY_OFF:
 				if (stop_requested)
 					proc_exit(1);
