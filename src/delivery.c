@@ -513,8 +513,7 @@ free_places(Loop *loop)
 	TegroDeliverer *deliverer = loop->deliverer;
 	int places = tegro_max_concurrency - loop->nopen;
 
-	/* those given up keep their connections; as many again is enough */
-	places = Min(places, 2 * tegro_max_concurrency - list_length(loop->items));
+	/* see let_go() for the other bound */
 	if (deliverer->max >= 0)
 		places = (int) Min((int64) places, deliverer->max - deliverer->sent);
 	if (tegro_rate_limit > 0)
@@ -529,6 +528,30 @@ free_places(Loop *loop)
 		places = Min(places, (int) loop->tokens);
 	}
 	return Max(places, 0);
+}
+
+/*
+ * Those given up keep their connections, in case their answers come after all;
+ * but not at the expense of those that wait.  Makes room for some more: what
+ * was sent first goes first.
+ */
+static void
+let_go(Loop *loop, int places)
+{
+	int excess = list_length(loop->items) + places - 2 * tegro_max_concurrency;
+	List *old = NIL;
+	ListCell *cell;
+
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (list_length(old) < excess && item->given_up && !item->ruled)
+			old = lappend(old, item);
+	}
+	foreach(cell, old)
+		free_item(loop, lfirst(cell));
+	list_free(old);
 }
 
 /* What settle_and_claim() does, as one piece. */
@@ -649,6 +672,7 @@ send_claimed(Loop *loop, List *claimed)
 
 	if (!replicated && claimed != NIL)
 		loop->unconfirmed = true;
+	let_go(loop, list_length(claimed));
 	foreach(cell, claimed)
 	{
 		TegroItem *item = lfirst(cell);
@@ -807,7 +831,9 @@ idle_for_long(Loop *loop)
 {
 	bool prepared;
 
-	if (loop->look || loop->items != NIL || loop->next_us >= 0)
+	/* who has paused a shop must stay, or the next would send for it */
+	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
+		loop->pauses != NIL)
 	{
 		loop->idle_since_us = tegro_clock_us();
 		return false;
