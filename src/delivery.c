@@ -76,6 +76,9 @@
 /* The pause after a round that failed. */
 #define STUMBLE_MS 100
 
+/* The pause between the parts in which old requests are deleted. */
+#define FORGET_MS 1000
+
 /* How long a shop rests whose key was not accepted, or until a reload. */
 #define UNAUTHORIZED_PAUSE_MS (10 * 60 * 1000)
 
@@ -118,6 +121,7 @@ typedef struct Loop
 	double tokens; /* of tegro.rate_limit */
 	int64 tokens_us;
 	int64 forgot_us;
+	int64 forgot_to; /* how far, by number; 0: all were looked at */
 } Loop;
 
 
@@ -727,6 +731,9 @@ wait_ms(Loop *loop, int places)
 		until_us = Min(until_us, now + INT64CONST(1000000) / tegro_rate_limit);
 	foreach(cell, loop->pauses)
 		until_us = Min(until_us, ((Pause *) lfirst(cell))->until_us);
+	if (tegro_retention > 0 && loop->forgot_to > 0)
+		until_us = Min(until_us,
+					   loop->forgot_us + FORGET_MS * INT64CONST(1000));
 	foreach(cell, loop->items)
 	{
 		TegroItem *item = lfirst(cell);
@@ -778,21 +785,27 @@ wind_down(Loop *loop)
 		(void) settle_and_claim(loop, 0);
 }
 
-/* Deletes what was kept long enough, now and then. */
+/*
+ * Deletes what was kept long enough: a part at a time, all of it in turn, and
+ * then not for a while.
+ */
 static void
 forget_old(Loop *loop)
 {
 	int64 now = tegro_clock_us();
+	int64 pause_ms = loop->forgot_to > 0 ? FORGET_MS : SWEEP_MS;
 
 	if (tegro_retention <= 0 ||
-		now - loop->forgot_us < SWEEP_MS * INT64CONST(1000))
+		now - loop->forgot_us < pause_ms * INT64CONST(1000))
 		return;
 	loop->forgot_us = now;
 	begin(loop);
-	tegro_outbox_forget(&loop->ledger,
-						TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													-tegro_retention *
-														INT64CONST(1000)));
+	loop->forgot_to =
+		tegro_outbox_forget(&loop->ledger,
+							TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														-tegro_retention *
+															INT64CONST(1000)),
+							loop->forgot_to);
 	commit(loop);
 }
 
@@ -833,7 +846,7 @@ idle_for_long(Loop *loop)
 
 	/* who has paused a shop must stay, or the next would send for it */
 	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
-		loop->pauses != NIL)
+		loop->pauses != NIL || (tegro_retention > 0 && loop->forgot_to > 0))
 	{
 		loop->idle_since_us = tegro_clock_us();
 		return false;

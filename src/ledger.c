@@ -184,13 +184,20 @@ static const struct
 		{"SELECT DISTINCT identity FROM %1$s.tegro_outbox WHERE identity <> $1",
 		 1,
 		 {TEXTOID}},
+	/*
+	 * Numbers rise with time, nearly: where those looked at are too young,
+	 * those behind them are.
+	 */
 	[TEGRO_STMT_FORGET] =
-		{"WITH old AS (SELECT id FROM (SELECT id, finished_at, next_at FROM %1$s.tegro_outbox ORDER BY id LIMIT $2) o"
-		 " WHERE finished_at < $1 AND next_at IS NULL),"
-		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old))"
-		 " DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old)",
-		 2,
-		 {TIMESTAMPTZOID, INT4OID}},
+		{"WITH seen AS (SELECT id, enqueued_at, finished_at, next_at FROM %1$s.tegro_outbox"
+		 " WHERE id > $3 ORDER BY id LIMIT $2),"
+		 " old AS (SELECT id FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM seen"
+		 " WHERE finished_at < $1 AND next_at IS NULL) FOR UPDATE SKIP LOCKED),"
+		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old)),"
+		 " requests AS (DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old))"
+		 " SELECT CASE WHEN count(*) = $2 AND min(enqueued_at) < $1 THEN max(id) ELSE 0 END FROM seen",
+		 3,
+		 {TIMESTAMPTZOID, INT4OID, INT8OID}},
 	[TEGRO_STMT_OUTCOME] =
 		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin"
 		 " FROM %1$s.tegro_outbox WHERE id = $1",

@@ -54,7 +54,7 @@
 #include "src/settings.h"
 #include "src/wake.h"
 
-/* Requests deleted at once by tegro_outbox_forget(), and looked at for it. */
+/* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
 #define FORGET_MAX 1000
 
 static Datum
@@ -764,15 +764,20 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 	return allowed;
 }
 
-void
-tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before)
+int64
+tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after)
 {
 	TegroLedgerScope scope;
-	Datum values[2] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX)};
+	Datum values[3] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX),
+					   Int64GetDatum(after)};
+	bool isnull;
+	int64 reached;
 
 	tegro_ledger_enter(ledger, &scope);
-	tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
+	reached = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
 	tegro_ledger_leave(&scope);
+	return reached;
 }
 
 bool

@@ -157,8 +157,13 @@ extern void tegro_outbox_called_back(const TegroLedger *ledger,
 extern bool tegro_outbox_check_identity(const TegroLedger *ledger,
 										const char *identity, char **detail);
 
-/* Deletes requests that finished before "before"; at most a thousand. */
-extern void tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before);
+/*
+ * Deletes requests that finished before "before", of the next thousand whose
+ * numbers are greater than "after".  Returns where it got to, from which the
+ * next call goes on; 0: to the end.
+ */
+extern int64 tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before,
+								 int64 after);
 
 /* Is a transaction of this database prepared, so that rows may appear? */
 extern bool tegro_outbox_any_prepared(void);
