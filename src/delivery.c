@@ -11,6 +11,8 @@
  *		send what was claimed
  *		wait for answers, or for something to become due
  *
+ * Callbacks are called by a process of their own; in the foreground, here.
+ *
  * So a slow answer holds up nobody, many rows share a commit, and while a
  * commit waits for the disk the answers of the others come in.  Nothing is
  * sent inside a transaction that did anything, or under a snapshot.
@@ -36,20 +38,11 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "mb/pg_wchar.h"
-#include "miscadmin.h"
-#include "storage/latch.h"
-#include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/regproc.h"
-#include "utils/syscache.h"
-#include "utils/timeout.h"
 
+#include "src/callback.h"
 #include "src/compat.h"
 #include "src/delivery.h"
 #include "src/identity.h"
@@ -76,17 +69,11 @@
 /* The pause after a round that failed. */
 #define STUMBLE_MS 100
 
-/* The pause between the parts in which old requests are deleted. */
-#define FORGET_MS 1000
-
 /* How long a shop rests whose key was not accepted, or until a reload. */
 #define UNAUTHORIZED_PAUSE_MS (10 * 60 * 1000)
 
-/* A callback may take this long; meanwhile nothing else is delivered. */
-#define CALLBACK_TIMEOUT_MS 5000
-
-/* How often a callback is called before it is given up. */
-#define CALLBACK_ATTEMPTS 20
+/* The pause between the parts in which old requests are deleted. */
+#define FORGET_MS 1000
 
 /* A shop that is left alone for a while. */
 typedef struct Pause
@@ -104,9 +91,8 @@ typedef struct Loop
 	MemoryContext context; /* all below, and the items */
 	TegroLedger ledger;
 	char *identity;
-	List *items;	 /* in flight, or ruled and to be settled */
-	List *callbacks; /* claimed, to be called */
-	int nopen;		 /* in flight and not given up */
+	List *items; /* in flight, or ruled and to be settled */
+	int nopen;	 /* in flight and not given up */
 	int nruled;
 	bool unconfirmed; /* a claim is not where it must be */
 	List *pauses;
@@ -143,36 +129,29 @@ commit(Loop *loop)
 	MemoryContextSwitchTo(loop->context);
 }
 
-/*
- * Does some work in a subtransaction, so that it can fail without the rest.
- * Returns the error, in the loop's context, or NULL.  Being asked to stop is
- * not caught.
- */
+/* What try_to() does. */
+typedef struct Work
+{
+	Loop *loop;
+	void (*work)(Loop *loop, void *arg);
+	void *arg;
+} Work;
+
+static void
+do_work(void *arg)
+{
+	Work *work = arg;
+
+	work->work(work->loop, work->arg);
+}
+
+/* See tegro_error_catch(); the error is in the loop's context. */
 static ErrorData *
 try_to(Loop *loop, void (*work)(Loop *loop, void *arg), void *arg)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	Work what = {loop, work, arg};
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		work(loop, arg);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(loop->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return error;
+	return tegro_error_catch(do_work, &what, loop->context);
 }
 
 
@@ -326,110 +305,6 @@ tegro_deliver_one(TegroItem *item)
 
 
 /*
- * Callbacks.
- */
-
-/* Calls an item's callback, as the role that enqueued it. */
-static void
-call_function(Loop *loop, void *arg)
-{
-	TegroItem *item = arg;
-	Oid user;
-	int security_context;
-	int guc_level;
-	Oid function;
-	Oid types[4] = {INT8OID, TEXTOID, TEXTOID, JSONBOID};
-	Datum values[4];
-	char nulls[5] = "    ";
-	char *sql;
-
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(item->role)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role %u does not exist", item->role)));
-
-	GetUserIdAndSecContext(&user, &security_context);
-	SetUserIdAndSecContext(item->role,
-						   security_context | SECURITY_RESTRICTED_OPERATION);
-	guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-
-	function = DatumGetObjectId(
-		DirectFunctionCall1(regprocedurein, CStringGetDatum(item->callback)));
-	sql =
-		psprintf("SELECT %s($1, $2, $3, $4)",
-				 quote_qualified_identifier(get_namespace_name(
-												get_func_namespace(function)),
-											get_func_name(function)));
-	values[0] = Int64GetDatum(item->id);
-	values[1] = CStringGetTextDatum(item->state);
-	values[2] = CStringGetTextDatum(item->reference);
-	values[3] = item->answer ? JsonbPGetDatum(item->answer) : (Datum) 0;
-	nulls[3] = item->answer ? ' ' : 'n';
-	if (SPI_execute_with_args(sql, 4, types, values, nulls, false, 0) < 0)
-		elog(ERROR, "could not call \"%s\"", item->callback);
-	/* what it deferred must fail here, if it does, not at our commit */
-	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
-		elog(ERROR, "could not check the constraints that \"%s\" deferred", item->callback);
-
-	SPI_finish();
-	AtEOXact_GUC(false, guc_level);
-	SetUserIdAndSecContext(user, security_context);
-}
-
-/*
- * Calls back in a transaction of its own, after the outcome was committed:
- * whatever the callback does, the outcome stands.  That it was called is
- * committed together with what it did.
- */
-static void
-call_back(Loop *loop, TegroItem *item)
-{
-	ErrorData *error;
-	bool give_up = item->failures + 1 >= CALLBACK_ATTEMPTS;
-	bool own_session = loop->deliverer->stay;
-	bool cancelled;
-
-	if (loop->deliverer->report)
-		loop->deliverer->report("calling back");
-
-	begin(loop);
-	if (!tegro_outbox_hold(&loop->ledger, item))
-	{
-		commit(loop);
-		return;
-	}
-	/* in a user's session the user's own statement_timeout holds */
-	if (own_session)
-		enable_timeout_after(STATEMENT_TIMEOUT, CALLBACK_TIMEOUT_MS);
-	error = try_to(loop, call_function, item);
-	if (own_session)
-		disable_timeout(STATEMENT_TIMEOUT, false);
-	cancelled = error && !own_session &&
-		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	tegro_outbox_called_back(&loop->ledger, item,
-							 error ? error->message : NULL,
-							 error == NULL || give_up
-								 ? -1
-								 : tegro_rule_backoff_ms(item->failures + 1));
-	commit(loop);
-	if (error)
-	{
-		ereport(LOG,
-				(errmsg("callback %s failed for request " INT64_FORMAT " of the tegro outbox: %s",
-						item->callback, item->id, error->message)));
-		if (cancelled)
-			ReThrowError(error);
-		FreeErrorData(error);
-	}
-	loop->look = true;
-}
-
-
-/*
  * The loop.
  */
 
@@ -468,7 +343,7 @@ settled(Loop *loop, TegroItem *item)
 	loop->nruled--;
 	loop->deliverer->settled++;
 	/* what was ruled on may be due again at once */
-	if (item->ruling->delay_ms >= 0 || item->callback)
+	if (item->ruling->delay_ms >= 0)
 		loop->look = true;
 	if (item->in_flight)
 		item->given_up = true;
@@ -476,10 +351,34 @@ settled(Loop *loop, TegroItem *item)
 		free_item(loop, item);
 }
 
+static bool
+is_finished(const TegroRuling *ruling)
+{
+	return strcmp(ruling->state, TEGRO_DONE) == 0 ||
+		strcmp(ruling->state, TEGRO_FAILED) == 0;
+}
+
+static void
+settle_items(Loop *loop, List *items)
+{
+	ListCell *cell;
+
+	tegro_outbox_settle(&loop->ledger, items);
+	if (!loop->deliverer->stay)
+		return;
+	foreach(cell, items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->callback && is_finished(item->ruling))
+			tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
+	}
+}
+
 static void
 settle_item(Loop *loop, void *arg)
 {
-	tegro_outbox_settle(&loop->ledger, list_make1(arg));
+	settle_items(loop, list_make1(arg));
 }
 
 /*
@@ -575,7 +474,7 @@ do_round(Loop *loop, void *arg)
 	MemoryContext old;
 	int64 now = tegro_clock_us();
 
-	tegro_outbox_settle(&loop->ledger, round->ruled);
+	settle_items(loop, round->ruled);
 	if (round->places <= 0)
 		return;
 
@@ -681,11 +580,6 @@ send_claimed(Loop *loop, List *claimed)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (item->task == TEGRO_CALL_BACK)
-		{
-			loop->callbacks = lappend(loop->callbacks, item);
-			continue;
-		}
 		loop->items = lappend(loop->items, item);
 		loop->nopen++;
 		if (!replicated || RecoveryInProgress() || !tegro_delivery ||
@@ -809,6 +703,21 @@ forget_old(Loop *loop)
 	commit(loop);
 }
 
+/* In the foreground: calls all back that are due. */
+static void
+call_back(Loop *loop)
+{
+	TegroCaller caller = {loop->deliverer->begin, loop->deliverer->commit};
+	TimestampTz next_at;
+
+	while (tegro_call_back(&loop->ledger, &caller, &next_at))
+	{
+		MemoryContextSwitchTo(loop->context);
+		loop->look = true;
+	}
+	MemoryContextSwitchTo(loop->context);
+}
+
 /* May this database deliver? */
 static TegroDeliveryEnd
 check(Loop *loop)
@@ -843,6 +752,7 @@ static bool
 idle_for_long(Loop *loop)
 {
 	bool prepared;
+	bool callbacks;
 
 	/* who has paused a shop must stay, or the next would send for it */
 	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
@@ -853,7 +763,14 @@ idle_for_long(Loop *loop)
 	}
 	begin(loop);
 	prepared = tegro_outbox_any_prepared();
+	callbacks = tegro_outbox_callbacks_wait(&loop->ledger);
 	commit(loop);
+	if (callbacks)
+	{
+		/* from before a restart, or there was no slot for it */
+		tegro_wake_missing(TEGRO_CALLBACK_WORKER);
+		loop->idle_since_us = tegro_clock_us();
+	}
 	if (prepared)
 	{
 		/* its commit wakes nobody: look again before long */
@@ -920,15 +837,8 @@ run_loop(Loop *loop)
 			wind_down(loop);
 			return TEGRO_UNCONFIRMED;
 		}
-		while (loop->callbacks != NIL)
-		{
-			TegroItem *item = linitial(loop->callbacks);
-
-			loop->callbacks = list_delete_first(loop->callbacks);
-			call_back(loop, item);
-			MemoryContextSwitchTo(loop->context);
-			MemoryContextDelete(item->context);
-		}
+		if (!deliverer->stay)
+			call_back(loop);
 		forget_old(loop);
 
 		if (deliverer->max >= 0 && deliverer->sent >= deliverer->max &&

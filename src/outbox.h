@@ -27,9 +27,8 @@
 /* What is to be done for a request that was claimed. */
 typedef enum TegroTask
 {
-	TEGRO_SEND,		/* its attempt is on record */
-	TEGRO_LOOK_UP,	/* find out what became of it */
-	TEGRO_CALL_BACK /* tell its callback */
+	TEGRO_SEND,	  /* its attempt is on record */
+	TEGRO_LOOK_UP /* find out what became of it */
 } TegroTask;
 
 /* A request, as it was when it was claimed. */
@@ -138,16 +137,34 @@ extern TegroItem *tegro_outbox_claim_new(const TegroLedger *ledger, int64 id);
 extern void tegro_outbox_settle(const TegroLedger *ledger, List *items);
 
 /*
- * Locks the row of an item that is to be called back, so that nobody else does
+ * Takes the request whose callback is due, for a call: NULL if there is none,
+ * and when the next is due, 0 if none waits.  It counts as a call that failed,
+ * and is due again after the back-off, unless tegro_outbox_called_back() says
+ * otherwise: so one that never returns is not called for ever.
+ *
+ * Must be committed before the call.  The item has a context of its own below
+ * the current one.
+ */
+extern TegroItem *tegro_outbox_take_callback(const TegroLedger *ledger,
+											 TimestampTz *next_at);
+
+/*
+ * Locks the row of a callback that was taken, so that nobody else calls it
  * until the transaction ends.  Returns false if it is another's by now.
  */
-extern bool tegro_outbox_hold(const TegroLedger *ledger,
-							  const TegroItem *item);
+extern bool tegro_outbox_hold_callback(const TegroLedger *ledger,
+									   const TegroItem *item);
 
-/* Writes how a callback went; message is NULL where it went well. */
+/*
+ * Writes how a callback went; message is NULL where it went well, delay_ms is
+ * until the next call, -1 for none.
+ */
 extern void tegro_outbox_called_back(const TegroLedger *ledger,
 									 const TegroItem *item,
 									 const char *message, int64 delay_ms);
+
+/* Is there a callback to be called, now or later? */
+extern bool tegro_outbox_callbacks_wait(const TegroLedger *ledger);
 
 /*
  * Makes sure that this database may deliver: sets up the ledger's identity,
@@ -177,7 +194,7 @@ extern bool tegro_outbox_outcome(const TegroLedger *ledger, int64 id,
 								 Oid caller, Jsonb **answer,
 								 TegroOutcome *outcome, const char **state);
 
-/* Is there anything left to do, now or later? */
+/* Is there anything left to send or to look up, now or later? */
 extern bool tegro_outbox_waiting(const TegroLedger *ledger);
 
 /* What a person can decide about a request. */
