@@ -72,6 +72,9 @@
 /* How long a shop rests whose key was not accepted, or until a reload. */
 #define UNAUTHORIZED_PAUSE_MS (10 * 60 * 1000)
 
+/* How often it is tried to settle a request whose row someone holds. */
+#define HELD_MS 1000
+
 /* The pause between the parts in which old requests are deleted. */
 #define FORGET_MS 1000
 
@@ -91,9 +94,10 @@ typedef struct Loop
 	MemoryContext context; /* all below, and the items */
 	TegroLedger ledger;
 	char *identity;
-	List *items; /* in flight, or ruled and to be settled */
-	int nopen;	 /* in flight and not given up */
-	int nruled;
+	List *items;	  /* in flight, or ruled and to be settled */
+	int nopen;		  /* in flight and not given up */
+	int nruled;		  /* to be settled, without those held */
+	int nheld;		  /* to be settled once nobody holds their rows */
 	bool unconfirmed; /* a claim is not where it must be */
 	List *pauses;
 	bool stumbled;		   /* the last round failed: not at once again */
@@ -378,22 +382,28 @@ settle_items(Loop *loop, List *items)
 static void
 settle_item(Loop *loop, void *arg)
 {
+	tegro_outbox_hold(&loop->ledger, arg);
 	settle_items(loop, list_make1(arg));
 }
 
 /*
  * Settles one item in a transaction of its own, after the common one failed:
- * if its row is what is wrong, only its row suffers.  Returns false if it
- * can't be settled now: someone holds the row, say.
+ * if its row is what is wrong, only its row suffers.  One whose row someone
+ * holds, a person who has it locked, say, is not waited for: what became of it
+ * stays here, and is settled later.  Returns false if it is not settled.
  */
 static bool
 settle_alone(Loop *loop, TegroItem *item)
 {
 	ErrorData *error;
+	bool can_wait;
 
 	begin(loop);
 	error = try_to(loop, settle_item, item);
-	if (error)
+	can_wait = error &&
+		(error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		 error->sqlerrcode == ERRCODE_UNDEFINED_TABLE);
+	if (error && !can_wait)
 	{
 		/* what can always be written: that it is in doubt */
 		MemoryContext old = MemoryContextSwitchTo(item->context);
@@ -406,7 +416,26 @@ settle_alone(Loop *loop, TegroItem *item)
 		error = try_to(loop, settle_item, item);
 	}
 	commit(loop);
-	return error == NULL;
+	if (error)
+	{
+		if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		if (item->held_us == 0)
+		{
+			loop->nruled--;
+			loop->nheld++;
+		}
+		item->held_us = tegro_clock_us() + HELD_MS * INT64CONST(1000);
+		return false;
+	}
+	if (item->held_us != 0)
+	{
+		loop->nheld--;
+		loop->nruled++;
+		item->held_us = 0;
+	}
+	return true;
 }
 
 /* How many requests may be sent now, by the places and the rate. */
@@ -417,6 +446,8 @@ free_places(Loop *loop)
 	int places = tegro_max_concurrency - loop->nopen;
 
 	/* see let_go() for the other bound */
+	places = Min(places,
+				 2 * tegro_max_concurrency - loop->nopen - loop->nheld);
 	if (deliverer->max >= 0)
 		places = (int) Min((int64) places, deliverer->max - deliverer->sent);
 	if (tegro_rate_limit > 0)
@@ -515,8 +546,10 @@ settle_and_claim(Loop *loop, int places)
 
 	foreach(cell, loop->items)
 	{
-		if (((TegroItem *) lfirst(cell))->ruled)
-			round.ruled = lappend(round.ruled, lfirst(cell));
+		TegroItem *item = lfirst(cell);
+
+		if (item->ruled && item->held_us == 0)
+			round.ruled = lappend(round.ruled, item);
 	}
 
 	begin(loop);
@@ -528,8 +561,9 @@ settle_and_claim(Loop *loop, int places)
 
 	if (error)
 	{
-		/* without rows of ours there is nobody else to blame */
-		if (round.ruled == NIL ||
+		/* without rows of ours there is nobody else to blame, but who locks all */
+		if ((round.ruled == NIL &&
+			 error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE) ||
 			error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 			error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 			ReThrowError(error);
@@ -560,6 +594,31 @@ settle_and_claim(Loop *loop, int places)
 		settled(loop, lfirst(cell));
 	list_free(round.ruled);
 	return round.claimed;
+}
+
+/* Settles those whose rows were held, if that is over. */
+static void
+settle_held(Loop *loop, bool at_once)
+{
+	List *due = NIL;
+	ListCell *cell;
+
+	if (loop->nheld == 0)
+		return;
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->held_us != 0 &&
+			(at_once || tegro_clock_us() >= item->held_us))
+			due = lappend(due, item);
+	}
+	foreach(cell, due)
+	{
+		if (settle_alone(loop, lfirst(cell)))
+			settled(loop, lfirst(cell));
+	}
+	list_free(due);
 }
 
 /*
@@ -632,8 +691,10 @@ wait_ms(Loop *loop, int places)
 	{
 		TegroItem *item = lfirst(cell);
 
+		if (item->held_us != 0)
+			until_us = Min(until_us, item->held_us);
 		/* what is past that only waits for its connection to give up */
-		if (!item->given_up)
+		else if (!item->given_up)
 			until_us = Min(until_us,
 						   Max(item->claimed_us +
 								   tegro_timeout * INT64CONST(1000),
@@ -677,6 +738,7 @@ wind_down(Loop *loop)
 	}
 	if (loop->nruled > 0)
 		(void) settle_and_claim(loop, 0);
+	settle_held(loop, true);
 }
 
 /*
@@ -837,6 +899,7 @@ run_loop(Loop *loop)
 			wind_down(loop);
 			return TEGRO_UNCONFIRMED;
 		}
+		settle_held(loop, false);
 		if (!deliverer->stay)
 			call_back(loop);
 		forget_old(loop);

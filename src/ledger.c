@@ -159,6 +159,10 @@ static const struct
 		 " http_status = s.http_status, message = s.message, raw_answer = s.raw"
 		 " FROM given AS s WHERE a.outbox_id = s.id AND a.lease = s.lease",
 		 .given = given_ends},
+	[TEGRO_STMT_HOLD] =
+		{"SELECT 1 FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE NOWAIT",
+		 1,
+		 {INT8OID}},
 	[TEGRO_STMT_DUE_CALLBACK] =
 		{"SELECT " ITEM_COLUMNS
 		 " FROM %1$s.tegro_outbox WHERE callback_at <= $1"

@@ -650,6 +650,17 @@ tegro_outbox_settle(const TegroLedger *ledger, List *items)
 	tegro_ledger_leave(&scope);
 }
 
+void
+tegro_outbox_hold(const TegroLedger *ledger, const TegroItem *item)
+{
+	TegroLedgerScope scope;
+	Datum values[1] = {Int64GetDatum(item->id)};
+
+	tegro_ledger_enter(ledger, &scope);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_HOLD, values, NULL);
+	tegro_ledger_leave(&scope);
+}
+
 
 /*
  * Callbacks.

@@ -60,6 +60,7 @@ typedef struct TegroItem
 	bool in_flight;
 	bool given_up; /* settled as unknown, but still listened to */
 	bool ruled;	   /* "ruling" is to be settled */
+	int64 held_us; /* when that is tried again; 0: nobody holds its row */
 	struct TegroRuling *ruling;
 } TegroItem;
 
@@ -135,6 +136,13 @@ extern TegroItem *tegro_outbox_claim_new(const TegroLedger *ledger, int64 id);
  * seen of their attempts is kept all the same.
  */
 extern void tegro_outbox_settle(const TegroLedger *ledger, List *items);
+
+/*
+ * Locks an item's row, so that settling it waits for nobody.  Throws 55P03 if
+ * someone else has it locked.
+ */
+extern void tegro_outbox_hold(const TegroLedger *ledger,
+							  const TegroItem *item);
 
 /*
  * Takes the request whose callback is due, for a call: NULL if there is none,

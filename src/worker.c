@@ -136,7 +136,7 @@ static void
 force_settings_of_deliverer(void)
 {
 	/* a row that someone holds must not hold up the others for long */
-	force("lock_timeout", "1s");
+	force("lock_timeout", "250ms");
 	/* all ways to the rows are by index, in its order: see ledger.c */
 	force("enable_seqscan", "off");
 	force("enable_sort", "off");
