@@ -173,6 +173,7 @@ CREATE TABLE @extschema@.tegro_outbox (
 	callback		pg_catalog.text,
 	callback_state	pg_catalog.text,
 	callback_message pg_catalog.text,
+	callback_at		pg_catalog.timestamptz,
 	decision		pg_catalog.text,
 	-- the column that tells most rows apart comes first; room for a second
 	-- version of each entry, which settling the request writes
@@ -207,11 +208,13 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.message IS 'what happened last, in wo
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback IS 'function that is called with the outcome';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_state IS 'waiting, done or failed; null without a callback';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_message IS 'the callback''s last error';
+COMMENT ON COLUMN @extschema@.tegro_outbox.callback_at IS 'when the callback is due; null before the outcome is there, and when it was called';
 COMMENT ON COLUMN @extschema@.tegro_outbox.decision IS 'what a person decided, who, when and why';
 
 -- What there is to do, in the order in which it is due.  Finished requests
 -- are not in it, so it stays small however long the history is.
 CREATE INDEX tegro_outbox_due ON @extschema@.tegro_outbox (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX tegro_outbox_callback_due ON @extschema@.tegro_outbox (callback_at) WHERE callback_at IS NOT NULL;
 
 CREATE TABLE @extschema@.tegro_attempt (
 	outbox_id		pg_catalog.int8 NOT NULL,

@@ -56,6 +56,13 @@ extern void tegro_error_raise(const TegroOutcome *outcome)
 	pg_attribute_noreturn();
 
 /*
+ * Does some work in a subtransaction, so that it can fail without the rest.
+ * Returns the error, in "context", or NULL.
+ */
+extern ErrorData *tegro_error_catch(void (*work)(void *arg), void *arg,
+									MemoryContext context);
+
+/*
  * Makes foreign bytes fit to be shown: at most "max_len" of them, in server
  * encoding, control characters and what is not text as \xNN, and secrets as
  * "********".  Returns a palloc'd string, with "..." where it was cut.

@@ -43,7 +43,7 @@
 #define ITEM_COLUMNS                                                            \
 	"id, shop_id, method, reference, params, state, lease, attempts, failures," \
 	" absent, unknown_since, enqueued_by::oid, identity, answer, callback,"     \
-	" callback_state, message, next_at"
+	" message, next_at"
 
 /* Columns of a relation "given", up to one without a name. */
 struct GivenColumn
@@ -133,16 +133,16 @@ static const struct
 		 " WHERE id = ANY ($1)",
 		 2,
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
-/* a finished request with a callback is due again, at once, for that */
-#define SETTLE                                                                                    \
-	"UPDATE %1$s.tegro_outbox AS o SET state = s.state,"                                          \
-	" next_at = CASE WHEN s.finished AND s.state <> 'cancelled' AND o.callback_state = 'waiting'" \
-	" THEN clock_timestamp() ELSE s.next_at END,"                                                 \
-	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message,"         \
-	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"                 \
-	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent,"             \
-	" lease_until = NULL,"                                                                        \
-	" finished_at = CASE WHEN s.finished THEN coalesce(o.finished_at, clock_timestamp()) END"     \
+/* of a finished request the callback is due, at once */
+#define SETTLE                                                                                        \
+	"UPDATE %1$s.tegro_outbox AS o SET state = s.state, next_at = s.next_at,"                         \
+	" callback_at = CASE WHEN s.finished AND s.state <> 'cancelled' AND o.callback_state = 'waiting'" \
+	" THEN clock_timestamp() END,"                                                                    \
+	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message,"             \
+	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"                     \
+	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent,"                 \
+	" lease_until = NULL,"                                                                            \
+	" finished_at = CASE WHEN s.finished THEN coalesce(o.finished_at, clock_timestamp()) END"         \
 	" FROM given AS s"
 	[TEGRO_STMT_SETTLE] =
 		{SETTLE " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
@@ -160,16 +160,37 @@ static const struct
 		 " FROM given AS s WHERE a.outbox_id = s.id AND a.lease = s.lease",
 		 .given = given_ends},
 	[TEGRO_STMT_HOLD] =
+		{"SELECT 1 FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE NOWAIT",
+		 1,
+		 {INT8OID}},
+	[TEGRO_STMT_DUE_CALLBACK] =
+		{"SELECT " ITEM_COLUMNS
+		 " FROM %1$s.tegro_outbox WHERE callback_at <= $1"
+		 " ORDER BY callback_at LIMIT 1 FOR UPDATE SKIP LOCKED",
+		 1,
+		 {TIMESTAMPTZOID}},
+	[TEGRO_STMT_NEXT_CALLBACK_AT] =
+		{"SELECT callback_at FROM %1$s.tegro_outbox WHERE callback_at IS NOT NULL"
+		 " ORDER BY callback_at LIMIT 1",
+		 0},
+	[TEGRO_STMT_TAKE_CALLBACK] =
+		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, failures = failures + 1,"
+		 " callback_at = $2, callback_message ="
+		 " CASE WHEN failures > 0 THEN coalesce(callback_message, 'it was called and did not return') END"
+		 " WHERE id = $1",
+		 2,
+		 {INT8OID, TIMESTAMPTZOID}},
+	[TEGRO_STMT_HOLD_CALLBACK] =
 		{"SELECT 1 FROM %1$s.tegro_outbox"
-		 " WHERE id = $1 AND lease = $2 AND state IN ('done', 'failed') FOR UPDATE",
+		 " WHERE id = $1 AND lease = $2 AND callback_at IS NOT NULL FOR UPDATE SKIP LOCKED",
 		 2,
 		 {INT8OID, INT8OID}},
 	/* not one that its own callback has had sent again */
 	[TEGRO_STMT_CALLED_BACK] =
 		{"UPDATE %1$s.tegro_outbox SET"
 		 " callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
-		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures + 1 END,"
-		 " next_at = $4, lease_until = NULL"
+		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures END,"
+		 " callback_at = $4"
 		 " WHERE id = $1 AND lease = $2 AND state IN ('done', 'failed')",
 		 4,
 		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
@@ -181,16 +202,23 @@ static const struct
 		 2,
 		 {TEXTOID, TEXTOID}},
 	[TEGRO_STMT_FOREIGN] =
-		{"SELECT 1 FROM %1$s.tegro_outbox WHERE identity <> $1 LIMIT 1",
+		{"SELECT DISTINCT identity FROM %1$s.tegro_outbox WHERE identity <> $1",
 		 1,
 		 {TEXTOID}},
+	/*
+	 * Numbers rise with time, nearly: where those looked at are too young,
+	 * those behind them are.
+	 */
 	[TEGRO_STMT_FORGET] =
-		{"WITH old AS (SELECT id FROM (SELECT id, finished_at, next_at FROM %1$s.tegro_outbox ORDER BY id LIMIT $2) o"
-		 " WHERE finished_at < $1 AND next_at IS NULL),"
-		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old))"
-		 " DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old)",
-		 2,
-		 {TIMESTAMPTZOID, INT4OID}},
+		{"WITH seen AS (SELECT id, enqueued_at, finished_at, next_at, callback_at FROM %1$s.tegro_outbox"
+		 " WHERE id > $3 ORDER BY id LIMIT $2),"
+		 " old AS (SELECT id FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM seen"
+		 " WHERE finished_at < $1 AND next_at IS NULL AND callback_at IS NULL) FOR UPDATE SKIP LOCKED),"
+		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old)),"
+		 " requests AS (DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old))"
+		 " SELECT CASE WHEN count(*) = $2 AND min(enqueued_at) < $1 THEN max(id) ELSE 0 END FROM seen",
+		 3,
+		 {TIMESTAMPTZOID, INT4OID, INT8OID}},
 	[TEGRO_STMT_OUTCOME] =
 		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin"
 		 " FROM %1$s.tegro_outbox WHERE id = $1",
@@ -225,7 +253,11 @@ static const struct
 		 " THEN 'waiting' ELSE callback_state END,"
 		 " unknown_since = CASE WHEN " IS_SENT_AGAIN
 		 " THEN NULL ELSE unknown_since END,"
-		 " next_at = clock_timestamp(), failures = 0, decision = $3"
+		 " next_at = CASE WHEN state = 'done' AND NOT " HAS_NO_LINK
+		 " THEN NULL ELSE clock_timestamp() END,"
+		 " callback_at = CASE WHEN state = 'done' AND NOT " HAS_NO_LINK
+		 " THEN clock_timestamp() END,"
+		 " failures = 0, decision = $3"
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
 		 " AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
 		 " OR callback_state IN ('waiting', 'failed'))",
@@ -233,7 +265,8 @@ static const struct
 		 {INT8OID, OIDOID, TEXTOID}},
 	[TEGRO_STMT_RESOLVE] =
 		{"UPDATE %1$s.tegro_outbox SET state = $4,"
-		 " next_at = CASE WHEN $4 = 'ready' OR callback_state = 'waiting' THEN clock_timestamp() END,"
+		 " next_at = CASE WHEN $4 = 'ready' THEN clock_timestamp() END,"
+		 " callback_at = CASE WHEN $4 <> 'ready' AND callback_state = 'waiting' THEN clock_timestamp() END,"
 		 " finished_at = CASE WHEN $4 <> 'ready' THEN clock_timestamp() END,"
 		 " lease = lease + 1, lease_until = NULL,"
 		 " failures = 0, absent = 0, message = $3, decision = $3,"

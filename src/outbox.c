@@ -54,7 +54,7 @@
 #include "src/settings.h"
 #include "src/wake.h"
 
-/* Requests deleted at once by tegro_outbox_forget(), and looked at for it. */
+/* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
 #define FORGET_MAX 1000
 
 static Datum
@@ -137,7 +137,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 	values[9] = text_datum(callback ? "waiting" : NULL);
 	nulls[8] = nulls[9] = null_if(callback == NULL);
 
-	tegro_wake_at_commit();
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_ledger_enter_plainly(ledger, &scope);
 	id = next_id(ledger);
 	values[0] = Int64GetDatum(id);
@@ -200,7 +200,7 @@ copy_jsonb(int row, int n)
 
 /* A row of ITEM_COLUMNS as an item, in the current memory context. */
 static TegroItem *
-read_item(int row, char **identity, char **callback_state)
+read_item(int row, char **identity)
 {
 	TegroItem *item = palloc0(sizeof(TegroItem));
 	bool isnull;
@@ -224,8 +224,7 @@ read_item(int row, char **identity, char **callback_state)
 	*identity = copy_text(row, 13);
 	item->answer = copy_jsonb(row, 14);
 	item->callback = copy_text(row, 15);
-	*callback_state = copy_text(row, 16);
-	item->message = copy_text(row, 17);
+	item->message = copy_text(row, 16);
 	return item;
 }
 
@@ -351,7 +350,7 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 	tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows);
 }
 
-/* Puts the claim of items that are to be looked up, or called back, on record. */
+/* Puts the claim of items that are to be looked up on record. */
 static void
 record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 {
@@ -371,8 +370,7 @@ record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
  * changed its state by being looked at.
  */
 static TegroRuling *
-prepare_item(TegroItem *item, const char *identity, const char *callback_state,
-			 const char *own)
+prepare_item(TegroItem *item, const char *identity, const char *own)
 {
 	/*
 	 * From before a failover: what is ready may have been sent there, and the
@@ -397,10 +395,7 @@ prepare_item(TegroItem *item, const char *identity, const char *callback_state,
 		return build_request(item);
 	}
 
-	item->task = TEGRO_CALL_BACK;
-	return callback_state && strcmp(callback_state, "waiting") == 0
-		? NULL
-		: tegro_rule_settled(item);
+	return tegro_rule_settled(item);
 }
 
 static void settle(const TegroLedger *ledger, List *items);
@@ -423,7 +418,6 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	List *put_off = NIL;
 	TegroItem **found;
 	char **identities;
-	char **callback_states;
 	TimestampTz now = GetCurrentTimestamp();
 	int64 now_us = tegro_clock_us();
 	TimestampTz lease_until;
@@ -451,28 +445,26 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	/* the rows first: what follows runs statements of its own */
 	found = palloc((nfound + 1) * sizeof(TegroItem *));
 	identities = palloc((nfound + 1) * sizeof(char *));
-	callback_states = palloc((nfound + 1) * sizeof(char *));
 	for (int i = 0; i < nfound; i++)
 	{
 		MemoryContext context = AllocSetContextCreate(caller, "tegro request",
 													  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		found[i] = read_item(i, &identities[i], &callback_states[i]);
+		found[i] = read_item(i, &identities[i]);
 		found[i]->claimed_us = now_us;
 		MemoryContextSwitchTo(old);
 	}
 	if (nfound > 0)
 		claim->after = DatumGetTimestampTz(
-			tegro_ledger_column(nfound - 1, 18, &isnull));
+			tegro_ledger_column(nfound - 1, 17, &isnull));
 
 	for (int i = 0; i < nfound; i++)
 	{
 		TegroItem *item = found[i];
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = prepare_item(item, identities[i], callback_states[i],
-									claim->identity);
+		item->ruling = prepare_item(item, identities[i], claim->identity);
 		MemoryContextSwitchTo(old);
 		if (item->ruling)
 			put_off = lappend(put_off, item);
@@ -517,7 +509,6 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 												  ALLOCSET_DEFAULT_SIZES);
 	TegroItem *item;
 	char *identity;
-	char *callback_state;
 	Datum values[1] = {Int64GetDatum(id)};
 	TegroLedgerScope scope;
 
@@ -525,7 +516,7 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 	if (tegro_ledger_run(ledger, TEGRO_STMT_ONE, values, NULL) != 1)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);
-	item = read_item(0, &identity, &callback_state);
+	item = read_item(0, &identity);
 	item->claimed_us = tegro_clock_us();
 	item->task = TEGRO_SEND;
 	/* here an error is the caller's, and takes the row with it */
@@ -659,15 +650,70 @@ tegro_outbox_settle(const TegroLedger *ledger, List *items)
 	tegro_ledger_leave(&scope);
 }
 
-bool
+void
 tegro_outbox_hold(const TegroLedger *ledger, const TegroItem *item)
+{
+	TegroLedgerScope scope;
+	Datum values[1] = {Int64GetDatum(item->id)};
+
+	tegro_ledger_enter(ledger, &scope);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_HOLD, values, NULL);
+	tegro_ledger_leave(&scope);
+}
+
+
+/*
+ * Callbacks.
+ */
+
+TegroItem *
+tegro_outbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	TegroItem *item = NULL;
+	TimestampTz now = GetCurrentTimestamp();
+	Datum values[2] = {TimestampTzGetDatum(now)};
+	TegroLedgerScope scope;
+
+	*next_at = 0;
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_DUE_CALLBACK, values, NULL) == 1)
+	{
+		char *identity;
+
+		MemoryContextSwitchTo(AllocSetContextCreate(caller, "tegro callback",
+													ALLOCSET_DEFAULT_SIZES));
+		item = read_item(0, &identity);
+		item->lease++;
+		item->failures++;
+		values[0] = Int64GetDatum(item->id);
+		values[1] = TimestampTzGetDatum(
+			TimestampTzPlusMilliseconds(now,
+										tegro_rule_backoff_ms(item->failures)));
+		tegro_ledger_run(ledger, TEGRO_STMT_TAKE_CALLBACK, values, NULL);
+	}
+	else if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_CALLBACK_AT, NULL,
+							  NULL) == 1)
+	{
+		bool isnull;
+
+		*next_at = DatumGetTimestampTz(tegro_ledger_column(0, 1, &isnull));
+	}
+	tegro_ledger_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return item;
+}
+
+bool
+tegro_outbox_hold_callback(const TegroLedger *ledger, const TegroItem *item)
 {
 	TegroLedgerScope scope;
 	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->lease)};
 	bool held;
 
 	tegro_ledger_enter(ledger, &scope);
-	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD, values, NULL) > 0;
+	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD_CALLBACK, values, NULL) >
+		0;
 	tegro_ledger_leave(&scope);
 	return held;
 }
@@ -690,6 +736,19 @@ tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
 	nulls[3] = null_if(delay_ms < 0);
 	tegro_ledger_run(ledger, TEGRO_STMT_CALLED_BACK, values, nulls);
 	tegro_ledger_leave(&scope);
+}
+
+bool
+tegro_outbox_callbacks_wait(const TegroLedger *ledger)
+{
+	TegroLedgerScope scope;
+	bool found;
+
+	tegro_ledger_enter(ledger, &scope);
+	found = tegro_ledger_run(ledger, TEGRO_STMT_NEXT_CALLBACK_AT, NULL, NULL) >
+		0;
+	tegro_ledger_leave(&scope);
+	return found;
 }
 
 
@@ -732,16 +791,28 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 				break;
 		}
 	}
-	else if (tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values, NULL) > 0)
-	{
-		*detail =
-			MemoryContextStrdup(caller,
-								psprintf("The outbox has requests of another database than this, %s.",
-										 identity));
-		allowed = false;
-	}
 	else
+	{
+		/* first use; but what waits may come from elsewhere, or from before */
+		uint64 nothers = tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values,
+										  NULL);
+
 		reason = "first use";
+		for (uint64 i = 0; i < nothers && allowed; i++)
+		{
+			char *then = copy_text((int) i, 1);
+
+			allowed = tegro_identity_compare(then, identity) ==
+				TEGRO_SUCCESSOR;
+			reason = allowed ? psprintf("a failover or restore, from %s", then)
+							 : NULL;
+		}
+		if (!allowed)
+			*detail =
+				MemoryContextStrdup(caller,
+									psprintf("The outbox has requests of another database than this, %s.",
+											 identity));
+	}
 
 	if (reason)
 	{
@@ -752,15 +823,20 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 	return allowed;
 }
 
-void
-tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before)
+int64
+tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after)
 {
 	TegroLedgerScope scope;
-	Datum values[2] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX)};
+	Datum values[3] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX),
+					   Int64GetDatum(after)};
+	bool isnull;
+	int64 reached;
 
 	tegro_ledger_enter(ledger, &scope);
-	tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
+	reached = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
 	tegro_ledger_leave(&scope);
+	return reached;
 }
 
 bool
@@ -924,7 +1000,9 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 	values[2] = CStringGetTextDatum(note);
 	values[3] = CStringGetTextDatum(own_identity());
 
-	tegro_wake_at_commit();
+	/* whichever has it now */
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
+	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	force_durable_commit();
 	tegro_ledger_enter(ledger, &scope);
 	switch (decision)
@@ -961,7 +1039,7 @@ tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders,
 
 	values[0] = CStringGetTextDatum(own_identity());
 	values[1] = CStringGetTextDatum(note);
-	tegro_wake_at_commit();
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	force_durable_commit();
 	tegro_ledger_enter(ledger, &scope);
 	tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);

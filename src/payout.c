@@ -436,7 +436,7 @@ tegro_payout_main(Datum arg)
 									  "the claim was not confirmed; nothing was sent");
 
 			tegro_worker_begin();
-			tegro_wake_at_commit();
+			tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 			tegro_outbox_settle(&ledger, list_make1(item));
 			tegro_kill_point("before payout settle");
 			tegro_worker_commit();

@@ -397,6 +397,11 @@ tegro_deliver(PG_FUNCTION_ARGS)
 	end = tegro_deliver_due(&deliverer);
 	SPI_finish();
 
+	if (end == TEGRO_UNCONFIRMED)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("delivery was cancelled while it waited for a synchronous standby"),
+				 errdetail("What no standby has on record was not sent.")));
 	if (end == TEGRO_DELIVERY_OFF)
 		ereport(NOTICE,
 				(errmsg("nothing was delivered: delivery is off, or this is a standby")));
