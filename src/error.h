@@ -8,6 +8,8 @@
 #ifndef TEGRO_ERROR_H
 #define TEGRO_ERROR_H
 
+#include "src/compat.h"
+
 /* SQLSTATEs of class TG, which no standard and no other extension uses. */
 #define TEGRO_ERRCODE_REFUSED		MAKE_SQLSTATE('T', 'G', '0', '0', '1')
 #define TEGRO_ERRCODE_NOT_SENT		MAKE_SQLSTATE('T', 'G', '0', '0', '2')
@@ -52,8 +54,7 @@ typedef struct TegroSecrets
 extern int tegro_error_sqlstate(TegroResult result);
 
 /* Raises an outcome that is not TEGRO_ANSWERED as an ERROR. */
-extern void tegro_error_raise(const TegroOutcome *outcome)
-	pg_attribute_noreturn();
+pg_noreturn extern void tegro_error_raise(const TegroOutcome *outcome);
 
 /*
  * Does some work in a subtransaction, so that it can fail without the rest.

@@ -67,7 +67,6 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
-#include "utils/wait_event.h"
 
 #include "src/compat.h"
 #include "src/error.h"
@@ -1248,6 +1247,8 @@ choose_wait_set(void)
 bool
 tegro_transport_wait(long timeout_ms)
 {
+	static uint32 request_event = 0;
+	static uint32 pause_event = 0;
 	int64 start_us;
 
 	start_engine();
@@ -1289,8 +1290,14 @@ tegro_transport_wait(long timeout_ms)
 		}
 
 		alone = engine.alone;
+		/* deliverers sleep here, too, and calls until their repeat */
 		nevents = WaitEventSetWait(choose_wait_set(), wait_ms, events,
-								   lengthof(events), PG_WAIT_EXTENSION);
+								   lengthof(events),
+								   dlist_is_empty(&engine.in_flight)
+									   ? tegro_wait_event(&pause_event,
+														  "TegroPause")
+									   : tegro_wait_event(&request_event,
+														  "TegroRequest"));
 		for (int i = 0; i < nevents; i++)
 		{
 			if (events[i].events & WL_LATCH_SET)

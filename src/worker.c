@@ -51,7 +51,6 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/wait_event.h"
 
 #include "src/callback.h"
 #include "src/delivery.h"
@@ -185,9 +184,11 @@ report(const char *activity)
 static void
 wait_for_signal(void)
 {
+	static uint32 wait_event = 0;
+
 	report(NULL);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 60 * 1000L, PG_WAIT_EXTENSION);
+					 60 * 1000L, tegro_wait_event(&wait_event, "TegroHeld"));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	reload_if_asked();
@@ -435,6 +436,7 @@ tegro_launcher_main(Datum arg)
 {
 	List *databases;
 	ListCell *cell;
+	static uint32 wait_event = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -464,7 +466,8 @@ tegro_launcher_main(Datum arg)
 				break;
 			(void) WaitLatch(MyLatch,
 							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 20L, PG_WAIT_EXTENSION);
+							 20L,
+							 tegro_wait_event(&wait_event, "TegroLauncher"));
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 		}
