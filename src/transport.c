@@ -106,6 +106,21 @@
 /* Sockets of which something is remembered; more than a session ever has. */
 #define MAX_KNOWN_SOCKETS 4096
 
+/*
+ * Threads that look names up at the same time.  From 8.20 on libcurl shares
+ * them between look-ups, two for each, and has 20 at most; before, each look-up
+ * has one of its own.  A look-up that is stuck keeps its threads when its call
+ * has long ended, and must not keep the next from its own.
+ */
+#define MAX_RESOLVER_THREADS 256L
+
+/* What libcurl says of a header that is too long; before 8.6, as if in error. */
+#if LIBCURL_VERSION_NUM >= 0x080600
+#define CODE_OF_LONG_HEADER CURLE_TOO_LARGE
+#else
+#define CODE_OF_LONG_HEADER CURLE_OUT_OF_MEMORY
+#endif
+
 /* Sockets served at one waking; more are served at the next. */
 #define MAX_EVENTS 64
 
@@ -132,6 +147,7 @@ struct TegroExchangeState
 	int nstale;			  /* how often that was so */
 	bool repeat_stopped;  /* libcurl wanted to send again */
 	bool address_refused;
+	curl_socket_t last_opened; /* by on_open_socket(); or CURL_SOCKET_BAD */
 };
 
 /* One a process; nothing in it until the first exchange. */
@@ -161,6 +177,7 @@ static struct
 	struct KnownSocket
 	{
 		bool open;		 /* opened by on_open_socket() */
+		bool stood;		 /* closed, and had a connection */
 		uint8 wanted;	 /* CURL_POLL_*: what libcurl wants to be told of */
 		uint8 watched;	 /* ... and what it is in the epoll set for, if
 						   * own_port is set */
@@ -480,9 +497,35 @@ on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	{
 		forget_socket(fd);
 		engine.sockets[fd].open = true;
+		state->last_opened = fd;
 		engine.nsockets = Max(engine.nsockets, fd + 1);
 	}
 	return fd;
+}
+
+/* Has TCP got a connection there? */
+static bool
+is_connected(curl_socket_t fd)
+{
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(peer);
+
+	return getpeername(fd, (struct sockaddr *) &peer, &len) == 0;
+}
+
+/*
+ * Did the connection that an exchange opened last stand, as far as TCP goes?
+ * libcurl 8.14 tells nothing of one until TLS stands, too.
+ */
+static bool
+stood(const struct TegroExchangeState *state)
+{
+	curl_socket_t fd = state->last_opened;
+
+	if (fd == CURL_SOCKET_BAD)
+		return false;
+	return engine.sockets[fd].open ? is_connected(fd)
+								   : engine.sockets[fd].stood;
 }
 
 /*
@@ -494,7 +537,12 @@ static int
 on_close_socket(void *arg, curl_socket_t fd)
 {
 	if (fd >= 0 && fd < MAX_KNOWN_SOCKETS)
+	{
+		bool had_stood = is_connected(fd);
+
 		forget_socket(fd);
+		engine.sockets[fd].stood = had_stood;
+	}
 	return close(fd);
 }
 
@@ -673,6 +721,11 @@ start_engine(void)
 					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 					 errmsg("libcurl could not be told how to wait")));
 		}
+#if LIBCURL_VERSION_NUM >= 0x081400
+		/* an older one, loaded in its place, does not know it: no harm */
+		(void) curl_multi_setopt(multi, CURLMOPT_RESOLVE_THREADS_MAX,
+								 MAX_RESOLVER_THREADS);
+#endif
 		engine.multi = multi;
 	}
 
@@ -852,6 +905,7 @@ put_in_flight(TegroExchange *exchange)
 	state->has_framing = state->framing_refused = state->stale = false;
 	state->too_large = state->too_late = false;
 	state->repeat_stopped = state->address_refused = false;
+	state->last_opened = CURL_SOCKET_BAD;
 	snprintf(state->authorization_line, sizeof(state->authorization_line),
 			 "Authorization: Bearer %s", exchange->signature);
 	state->authorization.data = state->authorization_line;
@@ -976,7 +1030,7 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 	{
 		/* libcurl stops the clock of connecting only after TLS, if that fails */
 		if (curl_easy_getinfo(easy, CURLINFO_LOCAL_PORT, &port) == CURLE_OK)
-			exchange->connected = port > 0;
+			exchange->connected = port > 0 || stood(state);
 		exchange->name_lookup_us = get_time(easy, CURLINFO_NAMELOOKUP_TIME_T);
 		exchange->connect_us = get_time(easy, CURLINFO_CONNECT_TIME_T);
 		exchange->tls_us = get_time(easy, CURLINFO_APPCONNECT_TIME_T);
@@ -1031,8 +1085,7 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 			strlcpy(exchange->problem,
 					"The answer's head leaves open where the answer ends",
 					sizeof(exchange->problem));
-		else if (code == CURLE_OUT_OF_MEMORY && exchange->handed_over)
-			/* libcurl's word for it */
+		else if (code == CODE_OF_LONG_HEADER && exchange->handed_over)
 			strlcpy(exchange->problem,
 					"A header of the answer is too long, or memory ran out",
 					sizeof(exchange->problem));
