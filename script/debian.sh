@@ -151,12 +151,14 @@ make_tree()
 	if [[ -n $(find "$tree/.tegro" -mtime "+$((tree_days - 1))") ]]
 	then
 		tree_command "$release" timeout "$fetch_limit" bash -euc '
+			dpkg --configure -a
 			apt-get -q update
 			apt-get -q -y --no-install-recommends dist-upgrade
 			apt-get -q clean' </dev/null >"$log" 2>&1 || fetch_failed "$release" "$log" || return
 		touch "$tree/.tegro"
 	fi
 	tree_command "$release" timeout "$fetch_limit" bash -euc '
+		dpkg --configure -a		# it may have been interrupted
 		PG_CONFIG=$1 /mnt/script/packages --test --model
 		shift
 		if ! dpkg-query -W "$@" >/dev/null
@@ -174,7 +176,7 @@ fetch_failed()
 	[[ -z $interrupted ]] || exit 1
 	unlock_tree
 	show_end "$2"
-	warn "Debian $1 could not be fetched, or not wholly"
+	warn "Debian $1 could not be fetched, or not wholly (rm -rf $cache/$1 begins anew)"
 	return 1
 }
 
