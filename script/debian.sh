@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2016,SC2154 # inner shells expand; lib.sh assigns
+# shellcheck shell=bash disable=SC2016,SC2034,SC2154 # inner shells expand; others assign and use
 #
 # debian.sh: other releases of Debian, to build and test in.
 #
@@ -17,6 +17,9 @@
 # where trees are kept, and for how many days one is taken as it is
 cache=${TEGRO_CACHE:-/var/cache/tegro}
 tree_days=7
+
+# which release has which PostgreSQL
+declare -A release_of=([15]=bookworm [17]=trixie [18]=sid)
 
 # in seconds: a mirror that answers, but not to the end, must not hold us
 fetch_limit=900
@@ -118,16 +121,45 @@ unlock_tree()
 	exec {tree_lock}>&-
 }
 
-# make_tree RELEASE PACKAGES...: sees to it that the release's tree is there, not
-# older than $tree_days, and that script/packages --test has run in it; adds
-# PACKAGES.  PG_CONFIG is passed to script/packages.  Fails if that can't be
+# make_tree RELEASE PACKAGES...: sees to it that the release's tree is there and
+# not older than $tree_days, that script/packages --test has run in it, for the
+# server of PG_CONFIG, and that PACKAGES are installed.  Fails if that can't be
 # had, and says why.
 make_tree()
 {
-	local release=$1 tree=$cache/$1 mirror log=$directory/$1.log
+	local release=$1 log=$directory/$1.log
 
 	shift
 	lock_tree "$release" exclusive
+	fetch_tree "$release" "$release" || return
+	tree_command "$release" timeout "$fetch_limit" bash -euc '
+		dpkg --configure -a		# it may have been interrupted
+		PG_CONFIG=$1 /mnt/script/packages --test --model
+		shift
+		if (($# > 0)) && ! dpkg-query -W "$@" >/dev/null 2>&1
+		then
+			apt-get -q update
+			apt-get -q -y --no-install-recommends install "$@"
+		fi
+		apt-get -q clean' packages "$PG_CONFIG" "$@" \
+		</dev/null >"$log" 2>&1 || fetch_failed "$release" "$log" || return
+	unlock_tree
+}
+
+# make_bare_tree RELEASE: the same for a tree RELEASE.bare, with nothing added
+make_bare_tree()
+{
+	lock_tree "$1.bare" exclusive
+	fetch_tree "$1" "$1.bare" || return
+	unlock_tree
+}
+
+# fetch_tree RELEASE NAME: makes the tree, or brings it up to date; the caller has
+# locked it
+fetch_tree()
+{
+	local release=$1 name=$2 tree=$cache/$2 mirror log=$directory/$2.log
+
 	if [[ ! -e $tree/.tegro ]]
 	then
 		mirror=$(find_mirror) ||
@@ -140,7 +172,7 @@ make_tree()
 		rm -rf "$tree"
 		run timeout "$fetch_limit" debootstrap --variant=minbase \
 			--include=ca-certificates "$release" "$tree" "$mirror" \
-			</dev/null >"$log" 2>&1 || fetch_failed "$release" "$log" || return
+			</dev/null >"$log" 2>&1 || fetch_failed "$name" "$log" || return
 		apt_configuration >"$tree/etc/apt/apt.conf.d/50tegro" || true
 		touch -d @0 "$tree/.tegro"
 	fi
@@ -150,33 +182,22 @@ make_tree()
 	fi
 	if [[ -n $(find "$tree/.tegro" -mtime "+$((tree_days - 1))") ]]
 	then
-		tree_command "$release" timeout "$fetch_limit" bash -euc '
+		tree_command "$name" timeout "$fetch_limit" bash -euc '
 			dpkg --configure -a
 			apt-get -q update
 			apt-get -q -y --no-install-recommends dist-upgrade
-			apt-get -q clean' </dev/null >"$log" 2>&1 || fetch_failed "$release" "$log" || return
+			apt-get -q clean' </dev/null >"$log" 2>&1 || fetch_failed "$name" "$log" || return
 		touch "$tree/.tegro"
 	fi
-	tree_command "$release" timeout "$fetch_limit" bash -euc '
-		dpkg --configure -a		# it may have been interrupted
-		PG_CONFIG=$1 /mnt/script/packages --test --model
-		shift
-		if ! dpkg-query -W "$@" >/dev/null
-		then
-			apt-get -q -y --no-install-recommends install "$@"
-		fi
-		apt-get -q clean' packages "${PG_CONFIG:-}" "$@" \
-		</dev/null >"$log" 2>&1 || fetch_failed "$release" "$log" || return
-	unlock_tree
 }
 
-# fetch_failed RELEASE LOG: says so, and fails
+# fetch_failed TREE LOG: says so, and fails
 fetch_failed()
 {
 	[[ -z $interrupted ]] || exit 1
 	unlock_tree
 	show_end "$2"
-	warn "Debian $1 could not be fetched, or not wholly (rm -rf $cache/$1 begins anew)"
+	warn "$cache/$1 could not be fetched, or not wholly; without it, the next run begins anew"
 	return 1
 }
 
