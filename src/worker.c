@@ -113,6 +113,12 @@ void
 tegro_worker_connect(Oid database)
 {
 	on_proc_exit(give_up_if_not_connected, (Datum) 0);
+	/*
+	 * Answers are converted between transactions, for which PostgreSQL must
+	 * know how beforehand: it does for the client's encoding.  It is set before
+	 * the connection, which looks the conversion up.
+	 */
+	force("client_encoding", "UTF8");
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	connected = true;
 
