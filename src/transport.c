@@ -112,7 +112,8 @@
  * has one of its own.  A look-up that is stuck keeps its threads when its call
  * has long ended, and must not keep the next from its own.
  */
-#define MAX_RESOLVER_THREADS 256L
+#define MAX_RESOLVER_THREADS   256L
+#define SHARED_THREADS_VERSION 0x081400
 
 /* What libcurl says of a header that is too long; before 8.6, as if in error. */
 #if LIBCURL_VERSION_NUM >= 0x080600
@@ -162,7 +163,8 @@ static struct
 	int ended;			  /* exchanges that ended since last told */
 	bool paused;		  /* some wait for room for their answers */
 	bool failed;		  /* a socket could not be watched */
-	bool signals_blocked; /* by on_resolve(); they were "signals" */
+	bool shares_threads;  /* libcurl keeps those that resolve names */
+	bool signals_blocked; /* by block_signals(); they were "signals" */
 	sigset_t signals;
 	int64 timer_us; /* when libcurl wants to be called; -1: never */
 	int nidle;
@@ -316,16 +318,16 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 }
 
 /*
- * A name is about to be resolved, by a thread: it must not take signals, other
- * than those that report a fault of its own.  restore_signals() undoes it here.
+ * A thread that libcurl starts from here on must not take signals, other than
+ * those that report a fault of its own.  restore_signals() undoes it here.
  */
-static int
-on_resolve(void *resolver, void *reserved, void *arg)
+static bool
+block_signals(void)
 {
 	sigset_t blocked;
 
 	if (engine.signals_blocked)
-		return 0;
+		return true;
 	sigfillset(&blocked);
 	sigdelset(&blocked, SIGSEGV);
 	sigdelset(&blocked, SIGBUS);
@@ -335,7 +337,25 @@ on_resolve(void *resolver, void *reserved, void *arg)
 	sigdelset(&blocked, SIGTRAP);
 	engine.signals_blocked = pthread_sigmask(SIG_SETMASK, &blocked,
 											 &engine.signals) == 0;
-	return engine.signals_blocked ? 0 : 1;
+	return engine.signals_blocked;
+}
+
+/* Undoes what block_signals() did, now that libcurl has returned. */
+static void
+restore_signals(void)
+{
+	if (engine.signals_blocked)
+	{
+		pthread_sigmask(SIG_SETMASK, &engine.signals, NULL);
+		engine.signals_blocked = false;
+	}
+}
+
+/* A name is about to be resolved, by a thread. */
+static int
+on_resolve(void *resolver, void *reserved, void *arg)
+{
+	return block_signals() ? 0 : 1;
 }
 
 /*
@@ -684,6 +704,9 @@ start_engine(void)
 					 errhint("Install a libcurl that was built with a threaded resolver or c-ares.")));
 		code = curl_global_init(CURL_GLOBAL_ALL);
 		check_setopt(code, "curl_global_init");
+		engine.shares_threads =
+			curl_version_info(CURLVERSION_NOW)->version_num >=
+			SHARED_THREADS_VERSION;
 		engine.epoll_fd = -1;
 		engine.timer_us = -1;
 		engine.alone = engine.alone_in_set = -1;
@@ -721,7 +744,7 @@ start_engine(void)
 					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 					 errmsg("libcurl could not be told how to wait")));
 		}
-#if LIBCURL_VERSION_NUM >= 0x081400
+#if LIBCURL_VERSION_NUM >= SHARED_THREADS_VERSION
 		/* an older one, loaded in its place, does not know it: no harm */
 		(void) curl_multi_setopt(multi, CURLMOPT_RESOLVE_THREADS_MAX,
 								 MAX_RESOLVER_THREADS);
@@ -968,6 +991,7 @@ tegro_exchange_stop(TegroExchange *exchange)
 
 	/* harmless where it was never added */
 	(void) curl_multi_remove_handle(engine.multi, easy);
+	restore_signals();
 	/* what these point to goes away, and some are used on clean-up */
 	(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
 	(void) curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
@@ -1116,17 +1140,6 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 	tegro_exchange_stop(exchange);
 }
 
-/* Undoes what on_resolve() did, now that libcurl has returned. */
-static void
-restore_signals(void)
-{
-	if (engine.signals_blocked)
-	{
-		pthread_sigmask(SIG_SETMASK, &engine.signals, NULL);
-		engine.signals_blocked = false;
-	}
-}
-
 /* Makes room for the answers that wait for it. */
 static void
 make_room(void)
@@ -1186,6 +1199,9 @@ move_exchanges(curl_socket_t fd, int events)
 	CURLMcode code;
 	int running;
 
+	/* it starts threads whenever it likes, not just after on_resolve() */
+	if (engine.shares_threads)
+		(void) block_signals();
 	code = curl_multi_socket_action(engine.multi, fd, events, &running);
 	restore_signals();
 
