@@ -67,9 +67,10 @@ tree_command()
 
 # clean_command RELEASE EXCHANGE COMMAND...: runs it in front of the release's
 # tree; what it writes is forgotten, except in /exchange, which is EXCHANGE.
+# $old_release, if set, is in /old, in the same way.
 clean_command()
 {
-	local base=$cache/$1 exchange=$2
+	local base=$cache/$1 exchange=$2 old=${old_release:+$cache/$old_release}
 
 	shift 2
 	# the mount point is there already, and other mounts there don't matter to us
@@ -78,6 +79,12 @@ clean_command()
 		mkdir "$tree/written" "$tree/work" "$tree/all"
 		mount -t overlay -o "lowerdir=$base,upperdir=$tree/written,workdir=$tree/work" \
 			tegro "$tree/all"
+		if [[ -n $old ]]
+		then
+			mkdir "$tree/written_old" "$tree/work_old" "$tree/all/old"
+			mount -t overlay -o "lowerdir=$old,upperdir=$tree/written_old,workdir=$tree/work_old" \
+				tegro "$tree/all/old"
+		fi
 		tree+=/all
 		mkdir -p "$tree/exchange"
 		mount --bind "$exchange" "$tree/exchange"' "$@"
@@ -98,12 +105,12 @@ in_namespaces()
 		unshare --mount --ipc --pid --fork --kill-child -- \
 		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root \
 			DEBIAN_FRONTEND=noninteractive TEGRO_TEST_LIMIT="${TEGRO_TEST_LIMIT:-}" \
-			root="$root" base="${base:-}" exchange="${exchange:-}" tree="$tree" \
+			root="$root" base="${base:-}" exchange="${exchange:-}" old="${old:-}" tree="$tree" \
 		bash -euc "$mounts"'
 			mount -t proc proc "$tree/proc"
 			mount -t tmpfs -o mode=1777 tegro "$tree/dev/shm"
 			mount -t devpts -o newinstance,ptmxmode=666,mode=620 tegro "$tree/dev/pts"
-			unset root base exchange
+			unset root base exchange old
 			chroot "$tree" "$@" && status=0 || status=$?
 			exit "$status"' bash "$@"
 }
@@ -222,5 +229,5 @@ describe_tree()
 
 	shift
 	dpkg-query "--admindir=$tree/var/lib/dpkg" -W \
-		-f '${Package} ${Version}  ' "$@" 2>/dev/null || true
+		-f '${Package} ${Version}\n' "$@" 2>/dev/null | sed -n '/ ./p' | paste -s -d , || true
 }
