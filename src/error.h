@@ -8,8 +8,6 @@
 #ifndef TEGRO_ERROR_H
 #define TEGRO_ERROR_H
 
-#include "src/compat.h"
-
 /* SQLSTATEs of class TG, which no standard and no other extension uses. */
 #define TEGRO_ERRCODE_REFUSED		MAKE_SQLSTATE('T', 'G', '0', '0', '1')
 #define TEGRO_ERRCODE_NOT_SENT		MAKE_SQLSTATE('T', 'G', '0', '0', '2')
@@ -53,8 +51,11 @@ typedef struct TegroSecrets
 /* The SQLSTATE of a result, packed as ereport takes it. */
 extern int tegro_error_sqlstate(TegroResult result);
 
-/* Raises an outcome that is not TEGRO_ANSWERED as an ERROR. */
-pg_noreturn extern void tegro_error_raise(const TegroOutcome *outcome);
+/*
+ * Raises an outcome that is not TEGRO_ANSWERED as an ERROR.  (C's word for it:
+ * PostgreSQL's own changed in 18.)
+ */
+extern _Noreturn void tegro_error_raise(const TegroOutcome *outcome);
 
 /*
  * Does some work in a subtransaction, so that it can fail without the rest.

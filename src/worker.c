@@ -53,6 +53,7 @@
 #include "utils/snapmgr.h"
 
 #include "src/callback.h"
+#include "src/compat.h"
 #include "src/delivery.h"
 #include "src/identity.h"
 #include "src/settings.h"
