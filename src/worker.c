@@ -316,6 +316,7 @@ may_call_back(TegroLedger *ledger)
 void
 tegro_callback_main(Datum arg)
 {
+	static uint32 wait_event = 0;
 	TegroCaller caller = {tegro_worker_begin, tegro_worker_commit, true};
 	TegroLedger ledger = {0};
 	MemoryContext context;
@@ -382,7 +383,8 @@ tegro_callback_main(Datum arg)
 		report(NULL);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(ms, SWEEP_MS), PG_WAIT_EXTENSION);
+						 Min(ms, SWEEP_MS),
+						 tegro_wait_event(&wait_event, "TegroCallback"));
 		ResetLatch(MyLatch);
 	}
 }
