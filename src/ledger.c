@@ -331,10 +331,13 @@ struct TegroLedgerRows
 /* The plans of this session, for the ledger in that schema. */
 static SPIPlanPtr plans[TEGRO_N_STATEMENTS];
 static Oid plans_namespace = InvalidOid;
+static char plans_schema[NAMEDATALEN];
 
 void
 tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 {
+	char *schema;
+
 	GetUserIdAndSecContext(&scope->user, &scope->security_context);
 	SetUserIdAndSecContext(ledger->owner,
 						   scope->security_context |
@@ -343,7 +346,10 @@ tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 
-	if (plans_namespace != ledger->namespace)
+	/* another one, or the same under another name */
+	schema = get_namespace_name(ledger->namespace);
+	if (plans_namespace != ledger->namespace ||
+		strcmp(plans_schema, schema ? schema : "") != 0)
 	{
 		for (int i = 0; i < TEGRO_N_STATEMENTS; i++)
 		{
@@ -352,6 +358,7 @@ tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 			plans[i] = NULL;
 		}
 		plans_namespace = ledger->namespace;
+		strlcpy(plans_schema, schema ? schema : "", sizeof(plans_schema));
 	}
 }
 
