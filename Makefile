@@ -4,6 +4,7 @@
 #   make install         install into the server that PG_CONFIG names
 #   make installcheck    run the regression tests against your running server
 #   make sandbox         build the stand-in provider, which installcheck starts
+#   make dist            pack what is committed for PGXN: tegro-X.Y.Z.zip, .tar.gz
 #
 # PG_CONFIG chooses the PostgreSQL version:  make PG_CONFIG=/path/to/pg_config
 
@@ -29,7 +30,7 @@ PKG_CONFIG ?= pkg-config
 
 # Say what is missing in words, before the compiler says it in its own.
 # "clean" and the like need none of it.
-ifeq ($(filter clean distclean,$(MAKECMDGOALS)),)
+ifeq ($(filter clean distclean dist,$(MAKECMDGOALS)),)
 ifeq ($(shell command -v $(PG_CONFIG) 2>/dev/null),)
 $(error $(PG_CONFIG) was not found: install the PostgreSQL server headers (Debian: postgresql-server-dev-all) or pass PG_CONFIG=/path/to/pg_config)
 endif
@@ -73,3 +74,11 @@ sandbox:
 	$(MAKE) -C sandbox
 
 installcheck: sandbox
+
+# PGXN wants the version in full, and all in a folder that is named for it.
+DISTRIBUTION = $(EXTENSION)-$(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' META.json)
+
+.PHONY: dist
+dist:
+	git archive --format=zip --prefix=$(DISTRIBUTION)/ -o $(DISTRIBUTION).zip HEAD
+	git archive --format=tar.gz --prefix=$(DISTRIBUTION)/ -o $(DISTRIBUTION).tar.gz HEAD

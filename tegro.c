@@ -51,12 +51,13 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 
+#include "src/compat.h"
 #include "src/nonce.h"
 #include "src/settings.h"
 #include "src/wake.h"
 #include "src/worker.h"
 
-PG_MODULE_MAGIC;
+TEGRO_MODULE_MAGIC("tegro", "1.0");
 
 void _PG_init(void);
 

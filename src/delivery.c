@@ -255,9 +255,12 @@ send_item(TegroItem *item)
 	MemoryContextSwitchTo(old);
 }
 
-/* Rules on an item whose exchange has ended, or has been waited for enough. */
+/*
+ * Rules on an item whose exchange has ended, or has been waited for enough at
+ * "now_us", by tegro_clock_us().
+ */
 static bool
-rule_item(TegroItem *item)
+rule_item(TegroItem *item, int64 now_us)
 {
 	MemoryContext old;
 	const TegroExchange *exchange = tegro_api_exchange(item->call);
@@ -267,8 +270,7 @@ rule_item(TegroItem *item)
 	if (!ended &&
 		(item->given_up || item->task != TEGRO_SEND ||
 		 !exchange->handed_over ||
-		 tegro_clock_us() - item->claimed_us <
-			 tegro_timeout * INT64CONST(1000)))
+		 now_us - item->claimed_us < tegro_timeout * INT64CONST(1000)))
 		return false;
 
 	/* text that is converted needs the catalog, and that a transaction */
@@ -298,7 +300,7 @@ void
 tegro_deliver_one(TegroItem *item)
 {
 	send_item(item);
-	while (!rule_item(item))
+	while (!rule_item(item, tegro_clock_us()))
 	{
 		int64 left_ms = tegro_timeout -
 			(tegro_clock_us() - item->claimed_us) / 1000;
@@ -316,6 +318,7 @@ tegro_deliver_one(TegroItem *item)
 static void
 take_down(Loop *loop)
 {
+	int64 now_us = tegro_clock_us();
 	ListCell *cell;
 
 	tegro_rule_watch_clock();
@@ -323,7 +326,7 @@ take_down(Loop *loop)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (item->in_flight && !item->ruled && rule_item(item))
+		if (item->in_flight && !item->ruled && rule_item(item, now_us))
 		{
 			tegro_kill_point("answer read");
 			loop->nruled++;

@@ -31,6 +31,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/queryenvironment.h"
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
@@ -52,6 +53,39 @@ struct GivenColumn
 	Oid type;
 };
 
+/*
+ * All columns of tegro_outbox, in its order: so the rows go to the table as
+ * they are.  A list of values, with defaults for the rest, took a fifth of the
+ * time that it takes to enqueue.
+ */
+static const struct GivenColumn given_request[] =
+	{[TEGRO_COLUMN_ID] = {"id", INT8OID},
+	 [TEGRO_COLUMN_SHOP_ID] = {"shop_id", TEXTOID},
+	 [TEGRO_COLUMN_METHOD] = {"method", TEXTOID},
+	 [TEGRO_COLUMN_REFERENCE] = {"reference", TEXTOID},
+	 [TEGRO_COLUMN_PARAMS] = {"params", JSONBOID},
+	 [TEGRO_COLUMN_STATE] = {"state", TEXTOID},
+	 [TEGRO_COLUMN_NEXT_AT] = {"next_at", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_LEASE] = {"lease", INT8OID},
+	 [TEGRO_COLUMN_SENT_LEASE] = {"sent_lease", INT8OID},
+	 [TEGRO_COLUMN_LEASE_UNTIL] = {"lease_until", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_ATTEMPTS] = {"attempts", INT4OID},
+	 [TEGRO_COLUMN_FAILURES] = {"failures", INT4OID},
+	 [TEGRO_COLUMN_ABSENT] = {"absent", INT4OID},
+	 [TEGRO_COLUMN_UNKNOWN_SINCE] = {"unknown_since", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_ENQUEUED_BY] = {"enqueued_by", REGROLEOID},
+	 [TEGRO_COLUMN_ENQUEUED_AT] = {"enqueued_at", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_FINISHED_AT] = {"finished_at", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_IDENTITY] = {"identity", TEXTOID},
+	 [TEGRO_COLUMN_ANSWER] = {"answer", JSONBOID},
+	 [TEGRO_COLUMN_SQLSTATE] = {"sqlstate", TEXTOID},
+	 [TEGRO_COLUMN_MESSAGE] = {"message", TEXTOID},
+	 [TEGRO_COLUMN_CALLBACK] = {"callback", TEXTOID},
+	 [TEGRO_COLUMN_CALLBACK_STATE] = {"callback_state", TEXTOID},
+	 [TEGRO_COLUMN_CALLBACK_MESSAGE] = {"callback_message", TEXTOID},
+	 [TEGRO_COLUMN_CALLBACK_AT] = {"callback_at", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_DECISION] = {"decision", TEXTOID},
+	 [TEGRO_N_COLUMNS] = {NULL}};
 static const struct GivenColumn given_attempts[] = {{"id", INT8OID},
 													{"lease", INT8OID},
 													{"nonce", INT8OID},
@@ -89,13 +123,9 @@ static const struct
 	const struct GivenColumn *given; /* of the relation "given" */
 } statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_INSERT] =
-		{"INSERT INTO %1$s.tegro_outbox"
-		 " (id, shop_id, method, params, reference, next_at, enqueued_by, identity, callback, callback_state)"
-		 " OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+		{"INSERT INTO %1$s.tegro_outbox OVERRIDING SYSTEM VALUE SELECT * FROM given"
 		 " ON CONFLICT (shop_id, method, reference) DO NOTHING",
-		 10,
-		 {INT8OID, TEXTOID, TEXTOID, JSONBOID, TEXTOID, TIMESTAMPTZOID,
-		  REGROLEOID, TEXTOID, TEXTOID, TEXTOID}},
+		 .given = given_request},
 	[TEGRO_STMT_FIND_REFERENCE] =
 		{"SELECT id, params = $4 FROM %1$s.tegro_outbox"
 		 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
@@ -301,10 +331,13 @@ struct TegroLedgerRows
 /* The plans of this session, for the ledger in that schema. */
 static SPIPlanPtr plans[TEGRO_N_STATEMENTS];
 static Oid plans_namespace = InvalidOid;
+static char plans_schema[NAMEDATALEN];
 
 void
 tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 {
+	char *schema;
+
 	GetUserIdAndSecContext(&scope->user, &scope->security_context);
 	SetUserIdAndSecContext(ledger->owner,
 						   scope->security_context |
@@ -313,7 +346,10 @@ tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 
-	if (plans_namespace != ledger->namespace)
+	/* another one, or the same under another name */
+	schema = get_namespace_name(ledger->namespace);
+	if (plans_namespace != ledger->namespace ||
+		strcmp(plans_schema, schema ? schema : "") != 0)
 	{
 		for (int i = 0; i < TEGRO_N_STATEMENTS; i++)
 		{
@@ -322,6 +358,7 @@ tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 			plans[i] = NULL;
 		}
 		plans_namespace = ledger->namespace;
+		strlcpy(plans_schema, schema ? schema : "", sizeof(plans_schema));
 	}
 }
 
@@ -415,19 +452,37 @@ tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
 	return SPI_processed;
 }
 
-TegroLedgerRows *
-tegro_ledger_rows(TegroStatement which)
+/* What the rows are like that a statement is given. */
+static TupleDesc
+get_given(TegroStatement which)
 {
+	static TupleDesc known[TEGRO_N_STATEMENTS];
 	const struct GivenColumn *columns = statements[which].given;
-	TegroLedgerRows *rows = palloc(sizeof(TegroLedgerRows));
 	int ncolumns = 0;
+	MemoryContext old;
+	TupleDesc desc;
+
+	if (known[which])
+		return known[which];
 
 	while (columns[ncolumns].name)
 		ncolumns++;
-	rows->desc = CreateTemplateTupleDesc(ncolumns);
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	desc = CreateTemplateTupleDesc(ncolumns);
 	for (int i = 0; i < ncolumns; i++)
-		TupleDescInitEntry(rows->desc, (AttrNumber) (i + 1), columns[i].name,
+		TupleDescInitEntry(desc, (AttrNumber) (i + 1), columns[i].name,
 						   columns[i].type, -1, 0);
+	known[which] = desc;
+	MemoryContextSwitchTo(old);
+	return desc;
+}
+
+TegroLedgerRows *
+tegro_ledger_rows(TegroStatement which)
+{
+	TegroLedgerRows *rows = palloc(sizeof(TegroLedgerRows));
+
+	rows->desc = get_given(which);
 	rows->store = tuplestore_begin_heap(false, false, work_mem);
 	return rows;
 }

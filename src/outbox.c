@@ -44,6 +44,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -106,8 +107,9 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 {
 	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
 	TegroLedgerScope scope;
-	Datum values[10];
-	char nulls[11] = "          ";
+	Datum values[TEGRO_N_COLUMNS];
+	bool nulls[TEGRO_N_COLUMNS];
+	TegroLedgerRows *rows;
 	bool isnull;
 	bool is_new;
 	bool same = true;
@@ -125,23 +127,40 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 				 errmsg("a request of the outbox can't have a \"nonce\" of its own"),
 				 errhint("Leave it out, and one that was never used is added when the request is sent.")));
 
-	values[1] = CStringGetTextDatum(call->shop_id);
-	values[2] = CStringGetTextDatum(call->method->name);
-	values[3] = JsonbPGetDatum(call->params);
-	values[4] = CStringGetTextDatum(call->reference);
-	values[5] = TimestampTzGetDatum(deliver_after ? deliver_after
-												  : GetCurrentTimestamp());
-	values[6] = ObjectIdGetDatum(role);
-	values[7] = CStringGetTextDatum(own_identity());
-	values[8] = text_datum(callback);
-	values[9] = text_datum(callback ? "waiting" : NULL);
-	nulls[8] = nulls[9] = null_if(callback == NULL);
-
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_ledger_enter_plainly(ledger, &scope);
 	id = next_id(ledger);
-	values[0] = Int64GetDatum(id);
-	is_new = tegro_ledger_run(ledger, TEGRO_STMT_INSERT, values, nulls) == 1;
+
+	memset(nulls, true, sizeof(nulls));
+#define SET(column, value)                    \
+	(values[TEGRO_COLUMN_##column] = (value), \
+	 nulls[TEGRO_COLUMN_##column] = false)
+	SET(ID, Int64GetDatum(id));
+	SET(SHOP_ID, CStringGetTextDatum(call->shop_id));
+	SET(METHOD, CStringGetTextDatum(call->method->name));
+	SET(REFERENCE, CStringGetTextDatum(call->reference));
+	SET(PARAMS, JsonbPGetDatum(call->params));
+	SET(STATE, CStringGetTextDatum(TEGRO_READY));
+	SET(NEXT_AT,
+		TimestampTzGetDatum(deliver_after ? deliver_after
+										  : GetCurrentTimestamp()));
+	SET(LEASE, Int64GetDatum(0));
+	SET(ATTEMPTS, Int32GetDatum(0));
+	SET(FAILURES, Int32GetDatum(0));
+	SET(ABSENT, Int32GetDatum(0));
+	SET(ENQUEUED_BY, ObjectIdGetDatum(role));
+	SET(ENQUEUED_AT,
+		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()));
+	SET(IDENTITY, CStringGetTextDatum(own_identity()));
+	if (callback)
+	{
+		SET(CALLBACK, CStringGetTextDatum(callback));
+		SET(CALLBACK_STATE, CStringGetTextDatum("waiting"));
+	}
+#undef SET
+	rows = tegro_ledger_rows(TEGRO_STMT_INSERT);
+	tegro_ledger_add(rows, values, nulls);
+	is_new = tegro_ledger_run_rows(ledger, TEGRO_STMT_INSERT, rows) == 1;
 	tegro_ledger_leave(&scope);
 	if (inserted)
 		*inserted = is_new;
@@ -149,7 +168,10 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 	if (!is_new)
 	{
 		/* it is there already: another's insert was waited for */
-		Datum reference[4] = {values[1], values[2], values[4], values[3]};
+		Datum reference[4] = {CStringGetTextDatum(call->shop_id),
+							  CStringGetTextDatum(call->method->name),
+							  CStringGetTextDatum(call->reference),
+							  JsonbPGetDatum(call->params)};
 
 		tegro_ledger_enter(ledger, &scope);
 		if (tegro_ledger_run(ledger, TEGRO_STMT_FIND_REFERENCE, reference,

@@ -28,7 +28,6 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
-#include "utils/wait_event.h"
 
 #include "src/argument.h"
 #include "src/compat.h"
@@ -175,6 +174,7 @@ tegro_wait(PG_FUNCTION_ARGS)
 	Interval *timeout;
 	TimestampTz until;
 	long poll_ms = FIRST_POLL_MS;
+	static uint32 wait_event = 0;
 
 	tegro_require_argument(fcinfo, 0, "id");
 	tegro_require_argument(fcinfo, 1, "timeout");
@@ -210,7 +210,7 @@ tegro_wait(PG_FUNCTION_ARGS)
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(poll_ms, Max((until - now) / 1000, 1)),
-						 PG_WAIT_EXTENSION);
+						 tegro_wait_event(&wait_event, "TegroOutcome"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		poll_ms = Min(poll_ms * 2, LAST_POLL_MS);

@@ -51,9 +51,9 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/wait_event.h"
 
 #include "src/callback.h"
+#include "src/compat.h"
 #include "src/delivery.h"
 #include "src/identity.h"
 #include "src/settings.h"
@@ -114,6 +114,12 @@ void
 tegro_worker_connect(Oid database)
 {
 	on_proc_exit(give_up_if_not_connected, (Datum) 0);
+	/*
+	 * Answers are converted between transactions, for which PostgreSQL must
+	 * know how beforehand: it does for the client's encoding.  It is set before
+	 * the connection, which looks the conversion up.
+	 */
+	force("client_encoding", "UTF8");
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	connected = true;
 
@@ -185,9 +191,11 @@ report(const char *activity)
 static void
 wait_for_signal(void)
 {
+	static uint32 wait_event = 0;
+
 	report(NULL);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 60 * 1000L, PG_WAIT_EXTENSION);
+					 60 * 1000L, tegro_wait_event(&wait_event, "TegroHeld"));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	reload_if_asked();
@@ -308,6 +316,7 @@ may_call_back(TegroLedger *ledger)
 void
 tegro_callback_main(Datum arg)
 {
+	static uint32 wait_event = 0;
 	TegroCaller caller = {tegro_worker_begin, tegro_worker_commit, true};
 	TegroLedger ledger = {0};
 	MemoryContext context;
@@ -374,7 +383,8 @@ tegro_callback_main(Datum arg)
 		report(NULL);
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(ms, SWEEP_MS), PG_WAIT_EXTENSION);
+						 Min(ms, SWEEP_MS),
+						 tegro_wait_event(&wait_event, "TegroCallback"));
 		ResetLatch(MyLatch);
 	}
 }
@@ -435,6 +445,7 @@ tegro_launcher_main(Datum arg)
 {
 	List *databases;
 	ListCell *cell;
+	static uint32 wait_event = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -464,7 +475,8 @@ tegro_launcher_main(Datum arg)
 				break;
 			(void) WaitLatch(MyLatch,
 							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 20L, PG_WAIT_EXTENSION);
+							 20L,
+							 tegro_wait_event(&wait_event, "TegroLauncher"));
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 		}

@@ -1071,6 +1071,19 @@ subtest 'fault 37: no connection' => sub {
 	is_not_sent('black-holed', 'https://127.0.0.1:' . black_hole()->port . '/api');
 	is_not_sent('a name that does not exist', 'https://missing.provider.test/api', detail => qr/resolve/i);
 	is_not_sent('a name that is never resolved', 'https://stuck.provider.test/api', detail => qr/during name look-up/);
+	# a resolver with a limited number of threads, each of them stuck
+	my $session = new_session('tegro.connect_timeout' => '100ms', 'tegro.read_retries' => 0);
+	foreach my $turn (1 .. 25)
+	{
+		set($session, 'tegro.api_url' => "https://stuck-$turn.provider.test/api");
+		ask($session, 'balance');
+	}
+	set(
+		$session,
+		'tegro.connect_timeout' => '3s',
+		'tegro.api_url' => 'https://slow-0-unstuck.provider.test:' . $sandbox->port . '/api');
+	is(ask($session, 'balance')->{sqlstate}, '', 'after many names that are never resolved, one that is');
+	$session->close;
 };
 
 subtest 'fault 37: one of a name\'s two addresses is enough' => sub {
