@@ -1,6 +1,6 @@
 #!/usr/bin/env perl
 
-# 502_reference.pl: docs/reference.md against the catalog.
+# 502_manual.pl: docs/reference.md against the catalog; links of all pages.
 #
 # Every function, with its arguments and result, every setting, with its
 # default and who may set it, every SQLSTATE that the code raises, every table
@@ -218,5 +218,50 @@ foreach my $path (glob("$root/src/*.c"))
 my %said = map { $_ => 1 } map { /`([0-9A-Z]{5})`/g } map { (split(/\|/))[1] } $reference =~ /^\| `[0-9A-Z]{5}`.*$/gm;
 is(join("\n", map { "$code{$_} $_" } sort grep { !$said{ $code{$_} } } keys %raised), '', 'every SQLSTATE is described');
 is(without([ keys %said ], [ values %code, @codes ]), '', 'none is described that is none');
+
+# --- Links ----------------------------------------------------------------------------------
+
+# The name that GitHub gives to a heading.
+sub anchor
+{
+	my ($heading) = @_;
+
+	utf8::decode($heading);
+	for ($heading)
+	{
+		s/\[([^\]]*)\]\([^)]*\)/$1/g;
+		$_ = lc;
+		s/[^\w\- ]//g;
+		s/ /-/g;
+	}
+	utf8::encode($heading);
+	return $heading;
+}
+
+my (%anchors, @broken);
+my @pages = map { s{^\Q$root\E/}{}r } glob("$root/*.md $root/docs/*.md");
+foreach my $page (@pages)
+{
+	my $text = slurp("$root/$page") =~ s/^```.*?^```$//gmsr;
+
+	$anchors{$page} = { map { anchor($_) => 1 } $text =~ /^#+ (.*)$/gm };
+}
+foreach my $page (@pages)
+{
+	my ($directory) = $page =~ m{^(.*/)?[^/]*$};
+	my $text = slurp("$root/$page") =~ s/^```.*?^```$//gmsr =~ s/`[^`\n]*`//gr;
+
+	foreach my $link ($text =~ /\]\(([^)\s]+)\)/g, $text =~ /(?:src|srcset)="([^"]+)"/g)
+	{
+		next if $link =~ /^https?:/;
+		my ($path, $anchor) = $link =~ /^([^#]*)#?(.*)$/;
+		my $file = $path eq '' ? $page : ($directory // '') . $path;
+
+		1 while $file =~ s{[^/]+/\.\./}{};
+		push @broken, "$page: $link"
+		  unless -e "$root/$file" && ($anchor eq '' || $anchors{$file}{$anchor});
+	}
+}
+is(join("\n", @broken), '', 'every link leads somewhere');
 
 done_testing();
