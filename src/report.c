@@ -811,7 +811,9 @@ put_findings(Report *report)
 		appendStringInfoString(page, "<tr><td>");
 		tegro_page_text(page, text_at(i, 1), TEXT_MAX);
 		appendStringInfo(page, "</td><td class=\"%s\">",
-						 strcmp(text_at(i, 2), "ok") == 0 ? "good" : "bad");
+						 strcmp(text_at(i, 2), "ok") == 0			 ? "good"
+							 : strcmp(text_at(i, 2), "skipped") == 0 ? "soft"
+																	 : "bad");
 		tegro_page_text(page, text_at(i, 2), TEXT_MAX);
 		appendStringInfoString(page, "</td><td>");
 		tegro_page_text(page, text_at(i, 3), 3 * TEXT_MAX);
