@@ -359,6 +359,15 @@ REVOKE ALL ON PROCEDURE @extschema@.tegro_deliver(pg_catalog.int4) FROM PUBLIC;
 COMMENT ON PROCEDURE @extschema@.tegro_deliver(pg_catalog.int4) IS
 'delivers what is due, at most max requests, in this session, as the background worker does';
 
+CREATE FUNCTION @extschema@.tegro_report(since pg_catalog.timestamptz DEFAULT pg_catalog.now() OPERATOR(pg_catalog.-) '1 day'::pg_catalog.interval)
+RETURNS pg_catalog.text
+AS 'MODULE_PATHNAME', 'tegro_report'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000
+SET search_path = pg_catalog, pg_temp;
+REVOKE ALL ON FUNCTION @extschema@.tegro_report(pg_catalog.timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_report(pg_catalog.timestamptz) IS
+'the outbox since then, as a page of HTML that needs nothing else: what waits for a person and what to do about it, backlog, sends and failures, times, findings of the doctor; of the requests that the caller sees';
+
 CREATE FUNCTION @extschema@.tegro_create_order_trigger()
 RETURNS pg_catalog.trigger
 AS 'MODULE_PATHNAME', 'tegro_create_order_trigger'
@@ -404,16 +413,3 @@ CREATE FOREIGN DATA WRAPPER tegro_fdw
 REVOKE ALL ON FOREIGN DATA WRAPPER tegro_fdw FROM PUBLIC;
 COMMENT ON FOREIGN DATA WRAPPER tegro_fdw IS
 'the provider''s lists as tables: shops, balances, orders, withdrawals, modules; servers have the option shop_id, tables the option list';
-
---
--- For the operator
---
-
-CREATE FUNCTION @extschema@.tegro_report(since pg_catalog.timestamptz DEFAULT pg_catalog.now() OPERATOR(pg_catalog.-) '1 day'::pg_catalog.interval)
-RETURNS pg_catalog.text
-AS 'MODULE_PATHNAME', 'tegro_report'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000
-SET search_path = pg_catalog, pg_temp;
-REVOKE ALL ON FUNCTION @extschema@.tegro_report(pg_catalog.timestamptz) FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.tegro_report(pg_catalog.timestamptz) IS
-'the outbox since then, as a page of HTML that needs nothing else: what waits for a person and what to do about it, backlog, sends and failures, times, findings of the doctor; of the requests that the caller sees';
