@@ -113,14 +113,17 @@ SELECT format('%s(%s)%s', proname, pg_get_function_arguments(o.oid),
 			  CASE WHEN prokind = 'f' THEN ' → ' || pg_get_function_result(o.oid) ELSE '' END)
   $functions WHERE prorettype <> ALL ('{trigger,fdw_handler}'::regtype[]) AND proname !~ '_validator\$'
 END
-my @described = map { spelling($_) } grep { /^(CALL )?tegro_\w+\(.*\)( → .*)?$/ }
-  map { split(/\n/) } blocks($reference);
+my $signature = qr/(?:CALL )?tegro_\w+\([^`]*\)(?: → [^`]*)?/;
+# in blocks of code, or in a table
+my @described = map { spelling($_) } (
+	(grep { /^$signature$/ } map { split(/\n/) } blocks($reference)),
+	(grep { / → / } map { /`($signature)`/g } grep { /^\|/ } split(/\n/, $reference)));
 is(without(\@in_catalog, \@described), '', 'every function is described, as it is');
 is(without(\@described, \@in_catalog), '', 'no function is described that is not there, or is otherwise');
 
 my @names = rows("SELECT DISTINCT proname $functions WHERE proname !~ '_(handler|validator)\$'");
 my @headings = map { /\btegro_\w+/g } $reference =~ /^### (.*)$/gm;
-is(without(\@names, \@headings), '', 'every function has a heading');
+is(without(\@names, [ @headings, map { /^(tegro_\w+)/ } @described ]), '', 'every function has a heading, or a row');
 
 # --- Tables, views, columns ------------------------------------------------------------
 
@@ -263,5 +266,23 @@ foreach my $page (@pages)
 	}
 }
 is(join("\n", @broken), '', 'every link leads somewhere');
+
+# --- The README in Russian ----------------------------------------------------------------
+
+# Its SQL, and what comes of it, is that of the other.
+my ($english, $russian) = map { slurp("$root/$_") } 'README.md', 'README.ru.md';
+foreach my $language ('sql', 'sh')
+{
+	my ($ours, $theirs) = map { [ map { s/ *# .*//gmr } blocks($_, $language) ] } $english, $russian;
+
+	is_deeply($theirs, $ours, "README.ru.md has the same $language");
+}
+my @said = grep { !/^#/ } blocks($english);
+my %there_too = map { $_ => 1 } blocks($russian);
+is(join("\n", grep { !$there_too{$_} } @said), '', 'and the same of what it prints');
+# and is about the same things
+my ($names, $their_names) = map { [ sort { $a cmp $b } keys %{ { map { $_ => 1 } /`(\w[\w.]*)[`(]/g } } ] } $english, $russian;
+is(without($names, $their_names), '', 'all that the one names is in the other');
+is(scalar(() = $russian =~ /^#+ /gm), scalar(() = $english =~ /^#+ /gm), 'it has as many sections');
 
 done_testing();
