@@ -791,6 +791,8 @@ put_findings(Report *report)
 								 PointerGetDatum(buildoidvector(NULL, 0)),
 								 ObjectIdGetDatum(report->namespace));
 	uint64 found;
+	bool any = false;
+	int well = 0;
 
 	if (!OidIsValid(doctor))
 		return;
@@ -804,18 +806,21 @@ put_findings(Report *report)
 	found =
 		find(report,
 			 "SELECT \"check\", status, detail, hint FROM %1$s.tegro_doctor()");
-	appendStringInfoString(page,
-						   "<table><thead><tr><th>Check</th><th>Status</th><th>Finding</th></tr></thead><tbody>\n");
 	for (uint64 i = 0; i < found; i++)
 	{
+		if (strcmp(text_at(i, 2), "ok") == 0)
+			continue;
+		if (!any)
+			appendStringInfoString(page,
+								   "<table><thead><tr><th>Check</th><th>Finding</th></tr></thead><tbody>\n");
+		any = true;
 		appendStringInfoString(page, "<tr><td>");
 		tegro_page_text(page, text_at(i, 1), TEXT_MAX);
-		appendStringInfo(page, "</td><td class=\"%s\">",
-						 strcmp(text_at(i, 2), "ok") == 0			 ? "good"
-							 : strcmp(text_at(i, 2), "skipped") == 0 ? "soft"
-																	 : "bad");
+		appendStringInfo(page, "</td><td><span class=\"%s\">",
+						 strcmp(text_at(i, 2), "skipped") == 0 ? "soft"
+															   : "bad");
 		tegro_page_text(page, text_at(i, 2), TEXT_MAX);
-		appendStringInfoString(page, "</td><td>");
+		appendStringInfoString(page, "</span>: ");
 		tegro_page_text(page, text_at(i, 3), 3 * TEXT_MAX);
 		if (*text_at(i, 4))
 		{
@@ -825,7 +830,29 @@ put_findings(Report *report)
 		}
 		appendStringInfoString(page, "</td></tr>\n");
 	}
-	appendStringInfoString(page, "</tbody></table></section>\n");
+	if (any)
+		appendStringInfoString(page, "</tbody></table>\n");
+
+	/* what is well is named, so that it is known to have been looked at */
+	for (uint64 i = 0; i < found; i++)
+	{
+		bool is_well = true;
+
+		/* a check may have several rows; it is well if all of them are */
+		for (uint64 j = 0; j < found && is_well; j++)
+			is_well = strcmp(text_at(j, 2), "ok") == 0 ||
+				strcmp(text_at(j, 1), text_at(i, 1)) != 0;
+		if (!is_well)
+			continue;
+		appendStringInfoString(page,
+							   well == 0
+								   ? "<p class=\"soft\">All is well with: "
+								   : ", ");
+		tegro_page_text(page, text_at(i, 1), TEXT_MAX);
+		well++;
+	}
+	appendStringInfoString(page,
+						   well > 0 ? ".</p></section>\n" : "</section>\n");
 }
 
 static void
