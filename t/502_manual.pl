@@ -285,4 +285,12 @@ my ($names, $their_names) = map { [ sort { $a cmp $b } keys %{ { map { $_ => 1 }
 is(without($names, $their_names), '', 'all that the one names is in the other');
 is(scalar(() = $russian =~ /^#+ /gm), scalar(() = $english =~ /^#+ /gm), 'it has as many sections');
 
+# --- Pictures -------------------------------------------------------------------------------
+
+($out, $err) = ('', '');
+IPC::Run::run([ "$root/bench/draw", "$root/docs/benchmarks" ], '>', \$out, '2>', \$err)
+  or BAIL_OUT("bench/draw failed: $err");
+ok($out eq slurp("$root/docs/images/benchmarks.svg"),
+	'the picture of the benchmarks is that of what is kept: script/bench --draw');
+
 done_testing();
