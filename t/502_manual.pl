@@ -98,7 +98,7 @@ sub spelling
 		s/timestamp with time zone/timestamptz/g;
 		s/\binteger\b/int/g;
 		s/ DEFAULT [^,()]*(\((?:[^()]|\([^()]*\))*\)[^,()]*)?//g;
-		s/(, )?\bOUT \w+ \w+//g;
+		s/(, )?\bOUT \w+ [^,)]+//g;
 		s/\bIN //g;
 		s/ → (SETOF record|setof \(.*\)|TABLE\(.*\)|record)$/ → columns/;
 		s/ +/ /g;
