@@ -13,11 +13,14 @@
  *		option			options of foreign servers and tables; import
  *		reader			reads a list row by row, pages ahead
  *		list			which lists there are, and what their rows hold
+ *		notification	SQL functions that check and take notifications
+ *		link			payment links
  *		requests		SQL functions of the outbox
  *		trigger			triggers that enqueue a request for each row
  *		payout			synchronous payouts, by a process of their own
  *		argument		arguments of SQL functions
  *		delivery		the loop: claim, send, settle, call back
+ *		inbox			the notifications on record, and how they change
  *		outbox			the ledger: its rows, and how they change
  *		ledger			the statements on its tables
  *		ruling			what becomes of a request, by what was seen of it
@@ -30,7 +33,8 @@
  *		settings		whose shop, which key
  *		nonce			numbers that no two requests share
  *		body			JSON as PHP writes it
- *		signature		HMAC, on OpenSSL
+ *		query			form encoding, as PHP reads and writes it
+ *		signature		HMAC, MD5, on OpenSSL
  *		compat.h		what differs between PostgreSQL versions
  *		killpoint.h		places at which a test can have a process die
  *

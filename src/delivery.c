@@ -52,6 +52,7 @@
 #include "src/compat.h"
 #include "src/delivery.h"
 #include "src/identity.h"
+#include "src/inbox.h"
 #include "src/killpoint.h"
 #include "src/ruling.h"
 #include "src/settings.h"
@@ -65,6 +66,12 @@
 
 /* How often prepared transactions are asked for, while there are some. */
 #define PREPARED_MS 1000
+
+/*
+ * How often notifications are looked for while a backlog of requests is worked
+ * off; at each claim otherwise.
+ */
+#define INBOX_MS 50
 
 /* How often the whole index is swept while a backlog is worked off. */
 #define FULL_SWEEP_MS (10 * 1000)
@@ -112,6 +119,7 @@ typedef struct Loop
 	int64 gather_until_us; /* how long answers are gathered before a commit */
 	bool backlog;		   /* the last claim was full */
 	int64 swept_us;
+	int64 inbox_us; /* when notifications were looked for last */
 	int64 idle_since_us;
 	double tokens; /* of tegro.rate_limit */
 	int64 tokens_us;
@@ -287,6 +295,7 @@ rule_item(TegroItem *item)
 		item->in_flight = false;
 		(void) tegro_api_judge(item->call);
 		item->ruling = item->task == TEGRO_SEND ? tegro_rule_sent(item)
+			: item->is_notification				? tegro_rule_notified(item)
 												: tegro_rule_looked_up(item);
 	}
 	else
@@ -377,12 +386,15 @@ call_back(Loop *loop, TegroItem *item)
 	bool give_up = item->failures + 1 >= CALLBACK_ATTEMPTS;
 	bool own_session = loop->deliverer->stay;
 	bool cancelled;
+	void (*called_back)(const TegroLedger *ledger, const TegroItem *item,
+						const char *message, int64 delay_ms);
 
 	if (loop->deliverer->report)
 		loop->deliverer->report("calling back");
 
 	begin(loop);
-	if (!tegro_outbox_hold(&loop->ledger, item))
+	if (!(item->is_notification ? tegro_inbox_hold(&loop->ledger, item)
+								: tegro_outbox_hold(&loop->ledger, item)))
 	{
 		commit(loop);
 		return;
@@ -395,17 +407,20 @@ call_back(Loop *loop, TegroItem *item)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 	cancelled = error && !own_session &&
 		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	tegro_outbox_called_back(&loop->ledger, item,
-							 error ? error->message : NULL,
-							 error == NULL || give_up
-								 ? -1
-								 : tegro_rule_backoff_ms(item->failures + 1));
+	called_back = item->is_notification ? tegro_inbox_called_back
+										: tegro_outbox_called_back;
+	called_back(&loop->ledger, item, error ? error->message : NULL,
+				error == NULL || give_up
+					? -1
+					: tegro_rule_backoff_ms(item->failures + 1));
+	tegro_kill_point("before callback commit");
 	commit(loop);
 	if (error)
 	{
 		ereport(LOG,
-				(errmsg("callback %s failed for request " INT64_FORMAT " of the tegro outbox: %s",
-						item->callback, item->id, error->message)));
+				(errmsg("callback %s failed for %s " INT64_FORMAT " of the tegro outbox: %s",
+						item->callback, item->is_notification ? "notification" : "request",
+						item->id, error->message)));
 		if (cancelled)
 			ReThrowError(error);
 		FreeErrorData(error);
@@ -460,10 +475,33 @@ settled(Loop *loop, TegroItem *item)
 		free_item(loop, item);
 }
 
+/* Settles requests and notifications that were ruled on. */
+static void
+settle_items(Loop *loop, List *items)
+{
+	List *requests = NIL;
+	List *notifications = NIL;
+	ListCell *cell;
+
+	foreach(cell, items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->is_notification)
+			notifications = lappend(notifications, item);
+		else
+			requests = lappend(requests, item);
+	}
+	tegro_outbox_settle(&loop->ledger, requests);
+	tegro_inbox_settle(&loop->ledger, notifications);
+	list_free(requests);
+	list_free(notifications);
+}
+
 static void
 settle_item(Loop *loop, void *arg)
 {
-	tegro_outbox_settle(&loop->ledger, list_make1(arg));
+	settle_items(loop, list_make1(arg));
 }
 
 /*
@@ -483,7 +521,9 @@ settle_alone(Loop *loop, TegroItem *item)
 		/* what can always be written: that it is in doubt */
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = tegro_rule_overdue(item);
+		item->ruling = item->is_notification
+			? tegro_rule_postponed(item, NULL, NULL)
+			: tegro_rule_overdue(item);
 		item->ruling->message =
 			psprintf("its outcome could not be written: %s", error->message);
 		MemoryContextSwitchTo(old);
@@ -526,6 +566,8 @@ typedef struct Round
 	int places;		  /* to fill */
 	List *claimed;	  /* out */
 	TegroClaim claim; /* out */
+	bool asked_inbox; /* out: so "inbox" is filled */
+	TegroInboxClaim inbox;
 } Round;
 
 static void
@@ -533,32 +575,52 @@ do_round(Loop *loop, void *arg)
 {
 	Round *round = arg;
 	TegroClaim *claim = &round->claim;
+	List *requests;
 	MemoryContext old;
 	int64 now = tegro_clock_us();
 
-	tegro_outbox_settle(&loop->ledger, round->ruled);
+	settle_items(loop, round->ruled);
 	if (round->places <= 0)
 		return;
+
+	claim->paused_shops = paused_shops(loop);
+	old = MemoryContextSwitchTo(loop->context);
+	if (!loop->backlog || now - loop->inbox_us >= INBOX_MS * INT64CONST(1000))
+	{
+		/* requests and notifications leave places to each other */
+		loop->inbox_us = now;
+		round->asked_inbox = true;
+		round->claimed = tegro_inbox_claim(&loop->ledger,
+										   Max(round->places / 2, 1),
+										   claim->paused_shops, &round->inbox);
+		round->places -= list_length(round->claimed);
+	}
+	MemoryContextSwitchTo(old);
+	if (round->places <= 0)
+	{
+		claim->after = loop->after;
+		claim->full = true; /* who knows */
+		return;
+	}
 
 	claim->max = round->places;
 	claim->after = loop->after;
 	claim->fast = loop->backlog &&
 		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
-	claim->paused_shops = paused_shops(loop);
 	claim->identity = loop->identity;
 	old = MemoryContextSwitchTo(loop->context);
-	round->claimed = tegro_outbox_claim(&loop->ledger, claim);
+	requests = tegro_outbox_claim(&loop->ledger, claim);
 	if (claim->fast && !claim->full)
 	{
 		/* the end of the backlog, or so it seems: look everywhere */
 		claim->fast = false;
-		claim->max = round->places - list_length(round->claimed);
+		claim->max = round->places - list_length(requests);
 		claim->full = claim->max <= 0;
 		if (claim->max > 0)
-			round->claimed = list_concat(round->claimed,
-										 tegro_outbox_claim(&loop->ledger,
-															claim));
+			requests = list_concat(requests,
+								   tegro_outbox_claim(&loop->ledger, claim));
 	}
+	round->claimed = list_concat(round->claimed, requests);
 	if (!claim->fast)
 		loop->swept_us = now;
 	MemoryContextSwitchTo(old);
@@ -610,13 +672,19 @@ settle_and_claim(Loop *loop, int places)
 	{
 		TegroClaim *claim = &round.claim;
 
+		TimestampTz next_at = claim->next_at;
+
+		if (round.inbox.next_at != 0 &&
+			(next_at == 0 || round.inbox.next_at < next_at))
+			next_at = round.inbox.next_at;
 		loop->after = claim->after;
 		loop->backlog = claim->full;
-		loop->look = claim->full;
-		loop->next_us = claim->full ? tegro_clock_us()
-			: claim->next_at == 0	? -1
-									: tegro_clock_us() +
-				Max(claim->next_at - GetCurrentTimestamp(), 0);
+		/* notifications that were not asked for are asked for next */
+		loop->look = claim->full || round.inbox.full || !round.asked_inbox;
+		loop->next_us = loop->look ? tegro_clock_us()
+			: next_at == 0
+			? -1
+			: tegro_clock_us() + Max(next_at - GetCurrentTimestamp(), 0);
 	}
 	foreach(cell, round.ruled)
 		settled(loop, lfirst(cell));

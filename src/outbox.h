@@ -53,6 +53,15 @@ typedef struct TegroItem
 	char *callback;			   /* NULL: none */
 	char *message;			   /* NULL: none */
 
+	/*
+	 * Of a notification, which inbox.c claims and settles: "params" are its
+	 * fields, "unknown_since" is since when its order is looked up.
+	 */
+	bool is_notification;
+	Jsonb *ordered; /* parameters of its order in the outbox; NULL: none */
+	Jsonb *look_up; /* parameters of the look-up; NULL: by "reference" */
+	bool by_number; /* it is by the provider's number */
+
 	TegroCall *call;	  /* to send or to look up; else NULL */
 	TegroRequest request; /* built, its nonce on record */
 	int64 claimed_us;	  /* tegro_clock_us() before the claim */
@@ -123,6 +132,13 @@ typedef struct TegroClaim
  * the current one.  Must be committed, durably, before any is acted on.
  */
 extern List *tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim);
+
+/*
+ * Builds and signs the request that an item is claimed for, in the current
+ * memory context.  Returns NULL, or a ruling where it can't be: a key is
+ * missing, say.
+ */
+extern struct TegroRuling *tegro_outbox_build_request(TegroItem *item);
 
 /*
  * Claims one request, which was enqueued in the current transaction, to be
