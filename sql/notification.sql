@@ -56,6 +56,7 @@ SELECT ok, form FROM (VALUES
 	-- names that PHP would rename, number, or order by rules of its own
 	('a%5B%5D=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
 	('a%5B=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a%5B+b%5D=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
 	('a%5Bb%5Dc=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
 	('a+b=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
 	('10=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),

@@ -22,7 +22,8 @@
  *
  *	- in which a name occurs twice, or "a" and "a[b]" both: PHP keeps the last;
  *	- in which an array's elements don't stand together: PHP would move them;
- *	- with "a[]", which PHP numbers, and with brackets that don't match;
+ *	- with "a[]", which PHP numbers, with blanks behind a bracket, which it
+ *	  drops, and with brackets that don't match;
  *	- with a name that does not begin with a letter or "_": PHP makes integers
  *	  of numbers, and orders them by rules that have changed from version to
  *	  version and are no order ("1e1", "10");
@@ -247,7 +248,8 @@ is_plain_name(const TegroQueryField *field)
 		while (i < field->name_len && field->name[i] != '[' &&
 			   field->name[i] != ']')
 			i++;
-		if (i == start || i == field->name_len || field->name[i] != ']')
+		if (i == start || i == field->name_len || field->name[i] != ']' ||
+			memchr(" \t\r\n", field->name[start], 4) != NULL)
 			return false;
 		i++;
 		if (i < field->name_len && field->name[i] != '[')
