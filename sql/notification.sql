@@ -105,6 +105,7 @@ SELECT name, tegro_verify_notification(body) AS ok FROM (VALUES
 	('a shop that is no text', replace(:'body', 'shop_id=', 'shop_id=%D0%A7')),
 	('nothing', ''), ('a name', 'x'), ('noise', '&=&==&&%&'),
 	('as JSON', '{"amount": "100.00"}'),
+	('not escaped', replace(:'body', 'order_id=7', 'order_id=é')),
 	('too many fields', (SELECT string_agg('f' || i || '=1', '&') FROM generate_series(1, 101) i)),
 	('too long', 'a=' || repeat('x', 70000))
 ) AS f(name, body);

@@ -173,10 +173,8 @@ tegro_inbox_record(const TegroLedger *ledger,
 	char nulls[15] = "              ";
 	TegroLedgerScope scope;
 	bool is_new;
+	bool is_due;
 
-	tegro_wake_at_commit();
-	/* who brought it is told that it is here, and does not bring it again */
-	tegro_ledger_commit_durably();
 	tegro_ledger_enter(ledger, &scope);
 
 	ordered = find_ordered(ledger, notification, &request);
@@ -219,10 +217,17 @@ tegro_inbox_record(const TegroLedger *ledger,
 	values[13] = CStringGetTextDatum(tegro_identity_own());
 
 	is_new = tegro_ledger_run(ledger, TEGRO_STMT_RECORD, values, nulls) > 0;
-	if (!is_new)
-		(void) tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values,
-								nulls);
+	is_due = is_new ||
+		tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values, nulls) > 0;
 	tegro_ledger_leave(&scope);
+
+	/* a replay gives nobody any work */
+	if (is_due)
+	{
+		tegro_wake_at_commit();
+		/* who brought it is told that it is here, and won't bring it again */
+		tegro_ledger_commit_durably();
+	}
 	return is_new;
 }
 

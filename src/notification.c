@@ -82,21 +82,39 @@ typedef struct Form
  * Reading.
  */
 
-/* The form as it came; its bytes are the server's encoding. */
+/*
+ * The form as it came.  What is not ASCII is escaped in a form, so the server's
+ * encoding does not matter here.
+ */
 static void
 read_text(text *body, Form *form)
 {
-	int len = VARSIZE_ANY_EXHDR(body);
+	size_t len = VARSIZE_ANY_EXHDR(body);
 	char *bytes;
 
 	form->valid = false;
 	if (len > MAX_FORM_LEN)
 		return;
-	/* a copy, to be decoded in place; in LATIN1, say, é becomes UTF-8 here */
+	/* a copy, to be decoded in place */
 	bytes = pnstrdup(VARDATA_ANY(body), len);
-	bytes = pg_server_to_any(bytes, len, PG_UTF8);
-	form->valid = tegro_query_read(bytes, strlen(bytes), form->fields,
-								   &form->nfields) == TEGRO_QUERY_OK;
+	for (size_t i = 0; i < len; i++)
+	{
+		if ((unsigned char) bytes[i] >= 0x80)
+			return;
+	}
+	form->valid = tegro_query_read(bytes, len, form->fields, &form->nfields) ==
+		TEGRO_QUERY_OK;
+}
+
+/* Server text in UTF-8; NULL if it is not text, as it may be in SQL_ASCII. */
+static char *
+to_utf8(const char *bytes, int len)
+{
+	char *copy = pnstrdup(bytes, len);
+
+	if (GetDatabaseEncoding() == PG_SQL_ASCII)
+		return pg_verify_mbstr(PG_UTF8, copy, len, true) ? copy : NULL;
+	return pg_server_to_any(copy, len, PG_UTF8);
 }
 
 /* Adds a field; name and value are the server's encoding. */
@@ -104,21 +122,18 @@ static void
 add_field(Form *form, const char *name, int name_len, const char *value,
 		  int value_len)
 {
-	TegroQueryField *field;
-	char *copy;
+	TegroQueryField *field = &form->fields[form->nfields];
 
-	if (form->nfields == TEGRO_QUERY_MAX_FIELDS)
+	if (form->nfields == TEGRO_QUERY_MAX_FIELDS ||
+		(field->name = to_utf8(name, name_len)) == NULL ||
+		(field->value = to_utf8(value, value_len)) == NULL)
 	{
 		form->valid = false;
 		return;
 	}
-	field = &form->fields[form->nfields++];
-	copy = pnstrdup(name, name_len);
-	field->name = pg_server_to_any(copy, name_len, PG_UTF8);
 	field->name_len = strlen(field->name);
-	copy = pnstrdup(value, value_len);
-	field->value = pg_server_to_any(copy, value_len, PG_UTF8);
 	field->value_len = strlen(field->value);
+	form->nfields++;
 }
 
 /*

@@ -170,6 +170,14 @@ my $settings = "SET tegro.secret_key = '$quoted_key'; SET tegro.api_url = 'https
 			$session->query(sprintf(q|SELECT tegro_payment_url('{"amount": 1, "currency": "RUB", "order_id": "a%s"}')|,
 				{ WIN1251 => '\\u0417', SQL_ASCII => "\xd0\x97" }->{$encoding} // '\\u00df'))->{out},
 			qr/order_id=a%(?:D0%97|C3%9F)&/, "$encoding: a link is UTF-8");
+		if ($encoding eq 'SQL_ASCII')
+		{
+			foreach my $bytes ('\xff', 'a\xc3', '\xed\xa0\x80')
+			{
+				is($session->query("SELECT tegro_verify_notification(jsonb_build_object('a', E'$bytes'))")->{out},
+					'f', "$encoding: what is not UTF-8 is not verified: $bytes");
+			}
+		}
 		$session->close;
 	}
 }
