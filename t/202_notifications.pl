@@ -157,6 +157,14 @@ sub shop_row
 		"SELECT CASE WHEN paid THEN 'paid' ELSE 'unpaid' END || ' ' || calls FROM shop.orders WHERE number = '$number'")->{out};
 }
 
+# Ends the worker; the next one is started by what needs it.  Says whether it is
+# gone.
+sub end_worker
+{
+	ask($node, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'});
+	return wait_until(sub { !processes($node, 'tegro delivery worker') });
+}
+
 # How often the provider was asked for an order, by either number.
 sub look_ups
 {
@@ -223,6 +231,37 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	is(join('', sort @taken), 'f' x 7 . 't', 'of eight that come at once, one is taken');
 	settled('A3');
 	is(shop_row('A3'), 'paid 1', 'and credited once');
+}
+
+# A replay gives nobody any work: not even a worker is started.
+{
+	ok(end_worker(), 'the worker has ended');
+	is(bring(form(order_id => 'A3'))->{out}, 'f', 'another replay');
+	sleep 1;
+	is(scalar(my @workers = processes($node, 'tegro delivery worker')), 0, 'starts none');
+}
+
+# Many at once, and three who deliver them.
+{
+	my @numbers = map { "K$_" } 1 .. 60;
+
+	ask($node, sprintf(q{INSERT INTO shop.orders (number, total) VALUES %s}, join(', ', map { "('$_', 100)" } @numbers)));
+	wait_until(sub { ask($node, q{SELECT count(*) FROM shop.orders WHERE number LIKE 'K%' AND url IS NULL})->{out} eq '0' });
+	pay($_, notify_url => 'http://127.0.0.1:1/') foreach @numbers;
+	my $bringer = session($node, user => 'web');
+	my @deliverers = map { session($node) } 1 .. 2;
+	$bringer->query('BEGIN');
+	$bringer->query(sprintf(q{SELECT tegro_notify('%s')}, form(order_id => $_))) foreach @numbers;
+	$bringer->query('COMMIT');
+	$_->send('CALL tegro_deliver()') foreach @deliverers;
+	$_->wait foreach @deliverers;
+	$_->close foreach $bringer, @deliverers;
+	ok(wait_until(sub { ask($node, q{SELECT count(*) FROM tegro_notification WHERE order_id LIKE 'K%' AND callback_state = 'done'})->{out} eq '60' }),
+		'sixty at once are confirmed');
+	is(ask($node, q{SELECT count(*) FROM shop.orders WHERE number LIKE 'K%' AND paid AND calls = 1})->{out},
+		'60', 'and each credited once, whoever delivers');
+	is(scalar(grep { ($_->{params}{order_id} // '') ne '' } $sandbox->journal(method => 'order')),
+		3 + 60, 'and looked up once');
 }
 
 #
@@ -505,8 +544,10 @@ foreach my $point ('before claim commit', 'after claim commit', 'answer read', '
 	ok(wait_for_end($node, 10), 'nothing else is on its way');
 	# what the order's own callback left to do must not meet the kill point
 	wait_until(sub { ask($node, q{SELECT count(*) FROM tegro_outbox WHERE next_at IS NOT NULL})->{out} eq '0' });
-	$mark = log_mark($node);
 	ask($node, q{UPDATE tegro_notification SET next_at = NULL, state = 'unpaid' WHERE state = 'waiting'});
+	# nor may a worker that was about to look for those
+	end_worker();
+	$mark = log_mark($node);
 	kill_at($node, $point);
 	is(bring(form(order_id => $number))->{out}, 't', "$point: the notification is taken");
 	ok(killed($node, 20), "$point: the worker is killed there");
