@@ -570,14 +570,46 @@ typedef struct Round
 	TegroInboxClaim inbox;
 } Round;
 
+/* Claims at most "room" requests. */
+static List *
+claim_requests(Loop *loop, TegroClaim *claim, int room)
+{
+	int64 now = tegro_clock_us();
+	List *requests;
+
+	claim->max = room;
+	claim->after = loop->after;
+	claim->fast = loop->backlog &&
+		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
+	claim->identity = loop->identity;
+	requests = tegro_outbox_claim(&loop->ledger, claim);
+	if (claim->fast && !claim->full)
+	{
+		/* the end of the backlog, or so it seems: look everywhere */
+		claim->fast = false;
+		claim->max = room - list_length(requests);
+		claim->full = claim->max <= 0;
+		if (claim->max > 0)
+			requests = list_concat(requests,
+								   tegro_outbox_claim(&loop->ledger, claim));
+	}
+	if (!claim->fast)
+		loop->swept_us = now;
+	return requests;
+}
+
 static void
 do_round(Loop *loop, void *arg)
 {
 	Round *round = arg;
 	TegroClaim *claim = &round->claim;
-	List *requests;
-	MemoryContext old;
 	int64 now = tegro_clock_us();
+	MemoryContext old;
+	bool ask_inbox = !loop->backlog ||
+		now - loop->inbox_us >= INBOX_MS * INT64CONST(1000);
+	/* a backlog of requests must leave notifications a place */
+	int reserved = loop->backlog && ask_inbox ? Max(round->places / 4, 1) : 0;
+	int room;
 
 	settle_items(loop, round->ruled);
 	if (round->places <= 0)
@@ -585,44 +617,23 @@ do_round(Loop *loop, void *arg)
 
 	claim->paused_shops = paused_shops(loop);
 	old = MemoryContextSwitchTo(loop->context);
-	if (!loop->backlog || now - loop->inbox_us >= INBOX_MS * INT64CONST(1000))
-	{
-		/* requests and notifications leave places to each other */
-		loop->inbox_us = now;
-		round->asked_inbox = true;
-		round->claimed = tegro_inbox_claim(&loop->ledger,
-										   Max(round->places / 2, 1),
-										   claim->paused_shops, &round->inbox);
-		round->places -= list_length(round->claimed);
-	}
-	MemoryContextSwitchTo(old);
-	if (round->places <= 0)
+	if (round->places > reserved)
+		round->claimed = claim_requests(loop, claim, round->places - reserved);
+	else
 	{
 		claim->after = loop->after;
 		claim->full = true; /* who knows */
-		return;
 	}
-
-	claim->max = round->places;
-	claim->after = loop->after;
-	claim->fast = loop->backlog &&
-		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
-	claim->identity = loop->identity;
-	old = MemoryContextSwitchTo(loop->context);
-	requests = tegro_outbox_claim(&loop->ledger, claim);
-	if (claim->fast && !claim->full)
+	room = round->places - list_length(round->claimed);
+	if (ask_inbox && room > 0)
 	{
-		/* the end of the backlog, or so it seems: look everywhere */
-		claim->fast = false;
-		claim->max = round->places - list_length(requests);
-		claim->full = claim->max <= 0;
-		if (claim->max > 0)
-			requests = list_concat(requests,
-								   tegro_outbox_claim(&loop->ledger, claim));
+		loop->inbox_us = now;
+		round->asked_inbox = true;
+		round->claimed = list_concat(round->claimed,
+									 tegro_inbox_claim(&loop->ledger, room,
+													   claim->paused_shops,
+													   &round->inbox));
 	}
-	round->claimed = list_concat(round->claimed, requests);
-	if (!claim->fast)
-		loop->swept_us = now;
 	MemoryContextSwitchTo(old);
 }
 
