@@ -4,6 +4,7 @@
 #   make install         install into the server that PG_CONFIG names
 #   make installcheck    run the regression tests against your running server
 #   make sandbox         build the stand-in provider, which installcheck starts
+#   make dist            pack what is committed for PGXN: tegro-X.Y.Z.zip, .tar.gz
 #
 # PG_CONFIG chooses the PostgreSQL version:  make PG_CONFIG=/path/to/pg_config
 
@@ -16,7 +17,7 @@ PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
 OBJS = tegro.o \
 	src/worker.o src/calls.o src/fdw.o src/option.o src/reader.o src/list.o \
 	src/notification.o src/link.o src/requests.o src/trigger.o src/payout.o \
-	src/argument.o src/delivery.o src/inbox.o src/outbox.o src/ruling.o src/ledger.o src/wake.o \
+	src/argument.o src/delivery.o src/callback.o src/inbox.o src/outbox.o src/ruling.o src/ledger.o src/wake.o \
 	src/identity.o src/api.o src/answer.o src/transport.o src/error.o \
 	src/settings.o src/nonce.o src/body.o src/query.o src/signature.o
 
@@ -28,7 +29,7 @@ PKG_CONFIG ?= pkg-config
 
 # Say what is missing in words, before the compiler says it in its own.
 # "clean" and the like need none of it.
-ifeq ($(filter clean distclean,$(MAKECMDGOALS)),)
+ifeq ($(filter clean distclean dist,$(MAKECMDGOALS)),)
 ifeq ($(shell command -v $(PG_CONFIG) 2>/dev/null),)
 $(error $(PG_CONFIG) was not found: install the PostgreSQL server headers (Debian: postgresql-server-dev-all) or pass PG_CONFIG=/path/to/pg_config)
 endif
@@ -72,3 +73,11 @@ sandbox:
 	$(MAKE) -C sandbox
 
 installcheck: sandbox
+
+# PGXN wants the version in full, and all in a folder that is named for it.
+DISTRIBUTION = $(EXTENSION)-$(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' META.json)
+
+.PHONY: dist
+dist:
+	git archive --format=zip --prefix=$(DISTRIBUTION)/ -o $(DISTRIBUTION).zip HEAD
+	git archive --format=tar.gz --prefix=$(DISTRIBUTION)/ -o $(DISTRIBUTION).tar.gz HEAD

@@ -173,6 +173,7 @@ CREATE TABLE @extschema@.tegro_outbox (
 	callback		pg_catalog.text,
 	callback_state	pg_catalog.text,
 	callback_message pg_catalog.text,
+	callback_at		pg_catalog.timestamptz,
 	decision		pg_catalog.text,
 	-- the column that tells most rows apart comes first; room for a second
 	-- version of each entry, which settling the request writes
@@ -207,11 +208,13 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.message IS 'what happened last, in wo
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback IS 'function that is called with the outcome';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_state IS 'waiting, done or failed; null without a callback';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_message IS 'the callback''s last error';
+COMMENT ON COLUMN @extschema@.tegro_outbox.callback_at IS 'when the callback is due; null before the outcome is there, and when it was called';
 COMMENT ON COLUMN @extschema@.tegro_outbox.decision IS 'what a person decided, who, when and why';
 
 -- What there is to do, in the order in which it is due.  Finished requests
 -- are not in it, so it stays small however long the history is.
 CREATE INDEX tegro_outbox_due ON @extschema@.tegro_outbox (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX tegro_outbox_callback_due ON @extschema@.tegro_outbox (callback_at) WHERE callback_at IS NOT NULL;
 
 CREATE TABLE @extschema@.tegro_attempt (
 	outbox_id		pg_catalog.int8 NOT NULL,
@@ -439,6 +442,7 @@ CREATE TABLE @extschema@.tegro_notification (
 	callback		pg_catalog.text,
 	callback_state	pg_catalog.text,
 	callback_message pg_catalog.text,
+	callback_at		pg_catalog.timestamptz,
 	-- a test must not stand in the way of the payment with the same number
 	UNIQUE (shop_id, order_id, status, test)
 )
@@ -463,7 +467,7 @@ COMMENT ON COLUMN @extschema@.tegro_notification.received_at IS 'when it came; o
 COMMENT ON COLUMN @extschema@.tegro_notification.waiting_since IS 'since when the order is looked up';
 COMMENT ON COLUMN @extschema@.tegro_notification.looked_up_at IS 'when the provider last told of the order';
 COMMENT ON COLUMN @extschema@.tegro_notification.confirmed_at IS 'when it was confirmed';
-COMMENT ON COLUMN @extschema@.tegro_notification.next_at IS 'when it is due; null when nothing is left to do';
+COMMENT ON COLUMN @extschema@.tegro_notification.next_at IS 'when the order is looked up next; null when it is not';
 COMMENT ON COLUMN @extschema@.tegro_notification.lease IS 'how often a deliverer has taken it; results count only under the lease that they were got under';
 COMMENT ON COLUMN @extschema@.tegro_notification.lease_until IS 'until when the deliverer has it to itself';
 COMMENT ON COLUMN @extschema@.tegro_notification.failures IS 'look-ups or calls in a row that came to nothing; the wait between them grows with it';
@@ -474,8 +478,10 @@ COMMENT ON COLUMN @extschema@.tegro_notification.message IS 'what happened last,
 COMMENT ON COLUMN @extschema@.tegro_notification.callback IS 'function that is called once it is confirmed';
 COMMENT ON COLUMN @extschema@.tegro_notification.callback_state IS 'waiting, done or failed; null before it is confirmed';
 COMMENT ON COLUMN @extschema@.tegro_notification.callback_message IS 'the callback''s last error';
+COMMENT ON COLUMN @extschema@.tegro_notification.callback_at IS 'when the callback is due; null before it is confirmed, and when it was called';
 
 CREATE INDEX tegro_notification_due ON @extschema@.tegro_notification (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX tegro_notification_callback_due ON @extschema@.tegro_notification (callback_at) WHERE callback_at IS NOT NULL;
 
 CREATE TABLE @extschema@.tegro_payment_callback (
 	shop_id			pg_catalog.text COLLATE pg_catalog."C" PRIMARY KEY,

@@ -7,7 +7,7 @@
  * This file only wires the rooms in src/ together; each opens with its own
  * purpose, design and hazards.  From the outside in:
  *
- *		worker			background workers: delivery, launcher
+ *		worker			background workers: delivery, callbacks, launcher
  *		calls			SQL functions of the synchronous calls
  *		fdw				foreign tables over the provider's lists
  *		option			options of foreign servers and tables; import
@@ -19,12 +19,13 @@
  *		trigger			triggers that enqueue a request for each row
  *		payout			synchronous payouts, by a process of their own
  *		argument		arguments of SQL functions
- *		delivery		the loop: claim, send, settle, call back
+ *		delivery		the loop: claim, send, settle
+ *		callback		calls functions back
  *		inbox			the notifications on record, and how they change
  *		outbox			the ledger: its rows, and how they change
  *		ledger			the statements on its tables
  *		ruling			what becomes of a request, by what was seen of it
- *		wake			finds a database's worker, or has one started
+ *		wake			finds a database's workers, or has them started
  *		identity		which database of which server this is
  *		api				the methods: build, sign, send, read, judge
  *		answer			bytes -> the provider's envelope
@@ -52,12 +53,13 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 
+#include "src/compat.h"
 #include "src/nonce.h"
 #include "src/settings.h"
 #include "src/wake.h"
 #include "src/worker.h"
 
-PG_MODULE_MAGIC;
+TEGRO_MODULE_MAGIC("tegro", "1.0");
 
 void _PG_init(void);
 

@@ -6,8 +6,8 @@
  * that the library reads: it can pause, stop short, or repeat a small body until
  * it has made a gigabyte, without ever holding more than a buffer of it.
  *
- * The library writes the right Content-Length beside any other that it is given.
- * So a wrong one is the length of a body that is announced and never completed,
+ * The right Content-Length is written beside any other that a fault gives. So a
+ * wrong one is the length of a body that is announced and never completed,
  * or one that goes on after its end, past the library.
  *
  * Hazard: a source that has nothing to give must suspend its connection before
@@ -15,6 +15,7 @@
  */
 #include "answer.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -140,11 +141,24 @@ free_source(void *argument)
 	free(source);
 }
 
-/* Adds a fault's headers, and a Content-Type where it has none. */
+/* From 1.0 on, the library leaves its own Content-Length out where there is one. */
+#if MHD_VERSION >= 0x01000000
+#define ADDS_LENGTH false
+#else
+#define ADDS_LENGTH true
+#endif
+
+/*
+ * Adds a fault's headers, a Content-Type where it has none, and the right
+ * Content-Length beside any other, where the library does not.
+ */
 static void
-add_headers(struct MHD_Response *response, const struct fault *fault)
+add_headers(struct MHD_Response *response, const struct fault *fault,
+			uint64_t length)
 {
 	bool has_type = false;
+	bool has_length = false;
+	bool is_chunked = false;
 
 	for (size_t i = 0; i < fault->header_count; i++)
 	{
@@ -153,10 +167,24 @@ add_headers(struct MHD_Response *response, const struct fault *fault)
 		if (strcasecmp(fault->headers[i].name, MHD_HTTP_HEADER_CONTENT_TYPE) ==
 			0)
 			has_type = true;
+		if (strcasecmp(fault->headers[i].name,
+					   MHD_HTTP_HEADER_CONTENT_LENGTH) == 0)
+			has_length = true;
+		if (strcasecmp(fault->headers[i].name,
+					   MHD_HTTP_HEADER_TRANSFER_ENCODING) == 0)
+			is_chunked = true;
 	}
 	if (!has_type)
 		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE,
 								JSON_TYPE);
+	if (has_length && !is_chunked && !ADDS_LENGTH)
+	{
+		char text[24]; /* a 64-bit number */
+
+		snprintf(text, sizeof(text), "%llu", (unsigned long long) length);
+		MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_LENGTH,
+								text);
+	}
 }
 
 enum MHD_Result
@@ -206,7 +234,7 @@ answer_send_broken(struct MHD_Connection *connection, struct fault *fault,
 												 free_source);
 	MHD_set_response_options(response, MHD_RF_INSANITY_HEADER_CONTENT_LENGTH,
 							 MHD_RO_END);
-	add_headers(response, fault);
+	add_headers(response, fault, length);
 	result = MHD_queue_response(connection, status, response);
 	MHD_destroy_response(response);
 	return result;
@@ -216,20 +244,24 @@ void
 answer_send_surplus(struct MHD_Connection *connection,
 					const struct text *surplus)
 {
-	const union MHD_ConnectionInfo *session =
-		MHD_get_connection_info(connection,
-								MHD_CONNECTION_INFO_GNUTLS_SESSION);
-	const union MHD_ConnectionInfo *info =
-		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	const union MHD_ConnectionInfo *info;
+	gnutls_session_t session = NULL;
 	ssize_t sent;
+
+	/* libmicrohttpd 1.0 hands out one union, which the next question changes */
+	info = MHD_get_connection_info(connection,
+								   MHD_CONNECTION_INFO_GNUTLS_SESSION);
+	if (info != NULL)
+		session = info->tls_session;
+	info = MHD_get_connection_info(connection,
+								   MHD_CONNECTION_INFO_CONNECTION_FD);
 
 	/*
 	 * Whether it is sent does not matter where it can't be: the client is gone,
 	 * or has not read the answer yet.
 	 */
-	if (session != NULL && session->tls_session != NULL)
-		sent = gnutls_record_send(session->tls_session, surplus->data,
-								  surplus->length);
+	if (session != NULL)
+		sent = gnutls_record_send(session, surplus->data, surplus->length);
 	else if (info != NULL)
 		sent = send(info->connect_fd, surplus->data, surplus->length,
 					MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -302,6 +302,37 @@ build()
 	quietly "make $*" flock "$root" make -s -C "$root" "PG_CONFIG=$PG_CONFIG" "$@"
 }
 
+# copy_checkout TO: what git would commit now, or all where there is no git, into
+# a new directory
+copy_checkout()
+{
+	mkdir "$1"
+	(
+		cd "$root" || exit
+		list_files | tar -c --null -T - | tar -x -C "$1"
+	)
+}
+
+# list_files: those that copy_checkout copies, each ended by a zero byte
+list_files()
+{
+	local file
+
+	{
+		# an own checkout or not: nothing of its configuration is run
+		git -c safe.directory='*' ls-files -z -co --exclude-standard 2>/dev/null ||
+			find . -type f -not -path './.git/*' -not -name '*.[od]' \
+				-not -name '*.so' -not -name '*.bc' -not -name tegro-sandbox -print0
+	} | while IFS= read -r -d '' file
+	do
+		# git lists deleted ones, too
+		if [[ -e $file || -L $file ]]
+		then
+			printf '%s\0' "$file"
+		fi
+	done
+}
+
 # link_missing FROM TO: links in directory TO to what FROM has and TO has not;
 # directories that both have are filled in the same way
 link_missing()

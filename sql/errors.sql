@@ -11,7 +11,8 @@ EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
 		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 	detail := regexp_replace(detail, '(connection kept alive, |name look-up [0-9.]+ ms, |connection [0-9.]+ ms, |first byte [0-9.]+ ms, )*total [0-9.]+ ms', 'TIMES', 'g');
-	detail := regexp_replace(detail, 'port \d+ after \d+ ms', 'port N after N ms');
+	-- libcurl's words change from version to version
+	detail := regexp_replace(detail, 'Failed to connect to 127\.0\.0\.1( port |:)1 after \d+ ms: Could(n''t| not) connect to server', 'No connection to 127.0.0.1:1 after N ms');
 	detail := regexp_replace(detail, 'after \d+ milliseconds', 'after N milliseconds');
 	detail := regexp_replace(detail, '\d+ (out of \d+ )?bytes', 'N bytes');
 END $$;

@@ -64,7 +64,14 @@ parse(const char *bytes, size_t len, const char **why)
 		if (!is_about_data(error->sqlerrcode))
 			PG_RE_THROW();
 		FlushErrorState();
-		*why = psprintf("It is not usable JSON: %s.", error->message);
+		/* from 16 on, PostgreSQL's message doesn't say what can't be held */
+		if (error->sqlerrcode == ERRCODE_UNTRANSLATABLE_CHARACTER &&
+			GetDatabaseEncoding() != PG_UTF8)
+			*why =
+				psprintf("It is not usable JSON: %s; the database's encoding is %s.",
+						 error->message, GetDatabaseEncodingName());
+		else
+			*why = psprintf("It is not usable JSON: %s.", error->message);
 	}
 	PG_END_TRY();
 

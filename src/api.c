@@ -831,7 +831,6 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext run_context;
 	TegroCall **running;
-	int nrunning = 0;
 
 	/*
 	 * All that is in flight hangs below this context: when it goes, on
@@ -849,6 +848,8 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 
 	PG_TRY();
 	{
+		int nrunning = 0;
+
 		while (run.begun < ncalls || nrunning > 0)
 		{
 			long wait_ms = -1;

@@ -27,6 +27,7 @@
 #include "utils/guc_tables.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM < 150000
 #error tegro needs PostgreSQL 15 or later
@@ -39,6 +40,31 @@
 #else
 #include "commands/explain.h"
 #endif
+
+/* From 18 on a library can say its name and version: pg_get_loaded_modules(). */
+#if PG_VERSION_NUM >= 180000
+#define TEGRO_MODULE_MAGIC(name_, version_) \
+	PG_MODULE_MAGIC_EXT(.name = name_, .version = version_)
+#else
+#define TEGRO_MODULE_MAGIC(name_, version_) PG_MODULE_MAGIC
+#endif
+
+/*
+ * What pg_stat_activity is to show of a wait.  Before 17 that is "Extension"
+ * whatever is waited for; from then on it is "name", which "number" keeps:
+ * a static variable, zero at first.  Not in the postmaster.
+ */
+static inline uint32
+tegro_wait_event(uint32 *number, const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	if (*number == 0)
+		*number = WaitEventExtensionNew(name);
+	return *number;
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
 
 /*
  * A WaitEventSet that lives as long as the process.  From 17 on a set belongs

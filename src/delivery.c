@@ -11,6 +11,11 @@
  *		send what was claimed
  *		wait for answers, or for something to become due
  *
+ * Notifications (inbox.c) wait for a look-up among the requests, and are claimed
+ * and settled in the same transactions.
+ *
+ * Callbacks are called by a process of their own; in the foreground, here.
+ *
  * So a slow answer holds up nobody, many rows share a commit, and while a
  * commit waits for the disk the answers of the others come in.  Nothing is
  * sent inside a transaction that did anything, or under a snapshot.
@@ -36,19 +41,11 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "miscadmin.h"
-#include "storage/latch.h"
-#include "utils/builtins.h"
+#include "mb/pg_wchar.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/regproc.h"
-#include "utils/syscache.h"
-#include "utils/timeout.h"
 
+#include "src/callback.h"
 #include "src/compat.h"
 #include "src/delivery.h"
 #include "src/identity.h"
@@ -68,8 +65,8 @@
 #define PREPARED_MS 1000
 
 /*
- * How often notifications are looked for while a backlog of requests is worked
- * off; at each claim otherwise.
+ * How often it is the notifications' turn while a backlog of requests is worked
+ * off.
  */
 #define INBOX_MS 50
 
@@ -85,11 +82,11 @@
 /* How long a shop rests whose key was not accepted, or until a reload. */
 #define UNAUTHORIZED_PAUSE_MS (10 * 60 * 1000)
 
-/* A callback may take this long; meanwhile nothing else is delivered. */
-#define CALLBACK_TIMEOUT_MS 5000
+/* How often it is tried to settle a request whose row someone holds. */
+#define HELD_MS 1000
 
-/* How often a callback is called before it is given up. */
-#define CALLBACK_ATTEMPTS 20
+/* The pause between the parts in which old requests are deleted. */
+#define FORGET_MS 1000
 
 /* A shop that is left alone for a while. */
 typedef struct Pause
@@ -107,10 +104,11 @@ typedef struct Loop
 	MemoryContext context; /* all below, and the items */
 	TegroLedger ledger;
 	char *identity;
-	List *items;	 /* in flight, or ruled and to be settled */
-	List *callbacks; /* claimed, to be called */
-	int nopen;		 /* in flight and not given up */
-	int nruled;
+	List *items;	  /* in flight, or ruled and to be settled */
+	int nopen;		  /* in flight and not given up */
+	int nruled;		  /* to be settled, without those held */
+	int nheld;		  /* to be settled once nobody holds their rows */
+	bool unconfirmed; /* a claim is not where it must be */
 	List *pauses;
 	bool stumbled;		   /* the last round failed: not at once again */
 	bool look;			   /* there may be something due */
@@ -119,11 +117,12 @@ typedef struct Loop
 	int64 gather_until_us; /* how long answers are gathered before a commit */
 	bool backlog;		   /* the last claim was full */
 	int64 swept_us;
-	int64 inbox_us; /* when notifications were looked for last */
+	int64 inbox_us; /* when notifications were asked for last */
 	int64 idle_since_us;
 	double tokens; /* of tegro.rate_limit */
 	int64 tokens_us;
 	int64 forgot_us;
+	int64 forgot_to; /* how far, by number; 0: all were looked at */
 } Loop;
 
 
@@ -145,36 +144,29 @@ commit(Loop *loop)
 	MemoryContextSwitchTo(loop->context);
 }
 
-/*
- * Does some work in a subtransaction, so that it can fail without the rest.
- * Returns the error, in the loop's context, or NULL.  Being asked to stop is
- * not caught.
- */
+/* What try_to() does. */
+typedef struct Work
+{
+	Loop *loop;
+	void (*work)(Loop *loop, void *arg);
+	void *arg;
+} Work;
+
+static void
+do_work(void *arg)
+{
+	Work *work = arg;
+
+	work->work(work->loop, work->arg);
+}
+
+/* See tegro_error_catch(); the error is in the loop's context. */
 static ErrorData *
 try_to(Loop *loop, void (*work)(Loop *loop, void *arg), void *arg)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	Work what = {loop, work, arg};
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		work(loop, arg);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(loop->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(caller);
-	CurrentResourceOwner = owner;
-	return error;
+	return tegro_error_catch(do_work, &what, loop->context);
 }
 
 
@@ -274,22 +266,31 @@ send_item(TegroItem *item)
 	MemoryContextSwitchTo(old);
 }
 
-/* Rules on an item whose exchange has ended, or has been waited for enough. */
+/*
+ * Rules on an item whose exchange has ended, or has been waited for enough at
+ * "now_us", by tegro_clock_us().
+ */
 static bool
-rule_item(TegroItem *item)
+rule_item(TegroItem *item, int64 now_us)
 {
 	MemoryContext old;
 	const TegroExchange *exchange = tegro_api_exchange(item->call);
 	bool ended = exchange->end != TEGRO_EXCHANGE_OPEN;
+	bool converts;
 
 	if (!ended &&
 		(item->given_up || item->task != TEGRO_SEND ||
 		 !exchange->handed_over ||
-		 tegro_clock_us() - item->claimed_us <
-			 tegro_timeout * INT64CONST(1000)))
+		 now_us - item->claimed_us < tegro_timeout * INT64CONST(1000)))
 		return false;
 
-	old = MemoryContextSwitchTo(item->context);
+	/* text that is converted needs the catalog, and that a transaction */
+	old = CurrentMemoryContext;
+	converts = ended && GetDatabaseEncoding() != PG_UTF8 &&
+		!IsTransactionState();
+	if (converts)
+		StartTransactionCommand();
+	MemoryContextSwitchTo(item->context);
 	if (ended)
 	{
 		item->in_flight = false;
@@ -301,6 +302,8 @@ rule_item(TegroItem *item)
 	else
 		item->ruling = tegro_rule_overdue(item);
 	item->ruled = true;
+	if (converts)
+		CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
 	return true;
 }
@@ -309,123 +312,13 @@ void
 tegro_deliver_one(TegroItem *item)
 {
 	send_item(item);
-	while (!rule_item(item))
+	while (!rule_item(item, tegro_clock_us()))
 	{
 		int64 left_ms = tegro_timeout -
 			(tegro_clock_us() - item->claimed_us) / 1000;
 
 		(void) tegro_transport_wait((long) Max(left_ms, 1));
 	}
-}
-
-
-/*
- * Callbacks.
- */
-
-/* Calls an item's callback, as the role that enqueued it. */
-static void
-call_function(Loop *loop, void *arg)
-{
-	TegroItem *item = arg;
-	Oid user;
-	int security_context;
-	int guc_level;
-	Oid function;
-	Oid types[4] = {INT8OID, TEXTOID, TEXTOID, JSONBOID};
-	Datum values[4];
-	char nulls[5] = "    ";
-	char *sql;
-
-	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(item->role)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("role %u does not exist", item->role)));
-
-	GetUserIdAndSecContext(&user, &security_context);
-	SetUserIdAndSecContext(item->role,
-						   security_context | SECURITY_RESTRICTED_OPERATION);
-	guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-
-	function = DatumGetObjectId(
-		DirectFunctionCall1(regprocedurein, CStringGetDatum(item->callback)));
-	sql =
-		psprintf("SELECT %s($1, $2, $3, $4)",
-				 quote_qualified_identifier(get_namespace_name(
-												get_func_namespace(function)),
-											get_func_name(function)));
-	values[0] = Int64GetDatum(item->id);
-	values[1] = CStringGetTextDatum(item->state);
-	values[2] = CStringGetTextDatum(item->reference);
-	values[3] = item->answer ? JsonbPGetDatum(item->answer) : (Datum) 0;
-	nulls[3] = item->answer ? ' ' : 'n';
-	if (SPI_execute_with_args(sql, 4, types, values, nulls, false, 0) < 0)
-		elog(ERROR, "could not call \"%s\"", item->callback);
-	/* what it deferred must fail here, if it does, not at our commit */
-	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
-		elog(ERROR, "could not check the constraints that \"%s\" deferred", item->callback);
-
-	SPI_finish();
-	AtEOXact_GUC(false, guc_level);
-	SetUserIdAndSecContext(user, security_context);
-}
-
-/*
- * Calls back in a transaction of its own, after the outcome was committed:
- * whatever the callback does, the outcome stands.  That it was called is
- * committed together with what it did.
- */
-static void
-call_back(Loop *loop, TegroItem *item)
-{
-	ErrorData *error;
-	bool give_up = item->failures + 1 >= CALLBACK_ATTEMPTS;
-	bool own_session = loop->deliverer->stay;
-	bool cancelled;
-	void (*called_back)(const TegroLedger *ledger, const TegroItem *item,
-						const char *message, int64 delay_ms);
-
-	if (loop->deliverer->report)
-		loop->deliverer->report("calling back");
-
-	begin(loop);
-	if (!(item->is_notification ? tegro_inbox_hold(&loop->ledger, item)
-								: tegro_outbox_hold(&loop->ledger, item)))
-	{
-		commit(loop);
-		return;
-	}
-	/* in a user's session the user's own statement_timeout holds */
-	if (own_session)
-		enable_timeout_after(STATEMENT_TIMEOUT, CALLBACK_TIMEOUT_MS);
-	error = try_to(loop, call_function, item);
-	if (own_session)
-		disable_timeout(STATEMENT_TIMEOUT, false);
-	cancelled = error && !own_session &&
-		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	called_back = item->is_notification ? tegro_inbox_called_back
-										: tegro_outbox_called_back;
-	called_back(&loop->ledger, item, error ? error->message : NULL,
-				error == NULL || give_up
-					? -1
-					: tegro_rule_backoff_ms(item->failures + 1));
-	tegro_kill_point("before callback commit");
-	commit(loop);
-	if (error)
-	{
-		ereport(LOG,
-				(errmsg("callback %s failed for %s " INT64_FORMAT " of the tegro outbox: %s",
-						item->callback, item->is_notification ? "notification" : "request",
-						item->id, error->message)));
-		if (cancelled)
-			ReThrowError(error);
-		FreeErrorData(error);
-	}
-	loop->look = true;
 }
 
 
@@ -437,13 +330,15 @@ call_back(Loop *loop, TegroItem *item)
 static void
 take_down(Loop *loop)
 {
+	int64 now_us = tegro_clock_us();
 	ListCell *cell;
 
+	tegro_rule_watch_clock();
 	foreach(cell, loop->items)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (item->in_flight && !item->ruled && rule_item(item))
+		if (item->in_flight && !item->ruled && rule_item(item, now_us))
 		{
 			tegro_kill_point("answer read");
 			loop->nruled++;
@@ -467,12 +362,20 @@ settled(Loop *loop, TegroItem *item)
 	loop->nruled--;
 	loop->deliverer->settled++;
 	/* what was ruled on may be due again at once */
-	if (item->ruling->delay_ms >= 0 || item->callback)
+	if (item->ruling->delay_ms >= 0)
 		loop->look = true;
 	if (item->in_flight)
 		item->given_up = true;
 	else
 		free_item(loop, item);
+}
+
+static bool
+is_finished(const TegroRuling *ruling)
+{
+	return strcmp(ruling->state, TEGRO_DONE) == 0 ||
+		strcmp(ruling->state, TEGRO_FAILED) == 0 ||
+		strcmp(ruling->state, TEGRO_CONFIRMED) == 0;
 }
 
 /* Settles requests and notifications that were ruled on. */
@@ -491,6 +394,10 @@ settle_items(Loop *loop, List *items)
 			notifications = lappend(notifications, item);
 		else
 			requests = lappend(requests, item);
+		/* in the foreground, the loop calls back */
+		if (loop->deliverer->stay && item->callback &&
+			is_finished(item->ruling))
+			tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	}
 	tegro_outbox_settle(&loop->ledger, requests);
 	tegro_inbox_settle(&loop->ledger, notifications);
@@ -501,22 +408,33 @@ settle_items(Loop *loop, List *items)
 static void
 settle_item(Loop *loop, void *arg)
 {
+	TegroItem *item = arg;
+
+	if (item->is_notification)
+		tegro_inbox_hold(&loop->ledger, item);
+	else
+		tegro_outbox_hold(&loop->ledger, item);
 	settle_items(loop, list_make1(arg));
 }
 
 /*
  * Settles one item in a transaction of its own, after the common one failed:
- * if its row is what is wrong, only its row suffers.  Returns false if it
- * can't be settled now: someone holds the row, say.
+ * if its row is what is wrong, only its row suffers.  One whose row someone
+ * holds, a person who has it locked, say, is not waited for: what became of it
+ * stays here, and is settled later.  Returns false if it is not settled.
  */
 static bool
 settle_alone(Loop *loop, TegroItem *item)
 {
 	ErrorData *error;
+	bool can_wait;
 
 	begin(loop);
 	error = try_to(loop, settle_item, item);
-	if (error)
+	can_wait = error &&
+		(error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		 error->sqlerrcode == ERRCODE_UNDEFINED_TABLE);
+	if (error && !can_wait)
 	{
 		/* what can always be written: that it is in doubt */
 		MemoryContext old = MemoryContextSwitchTo(item->context);
@@ -531,7 +449,26 @@ settle_alone(Loop *loop, TegroItem *item)
 		error = try_to(loop, settle_item, item);
 	}
 	commit(loop);
-	return error == NULL;
+	if (error)
+	{
+		if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		if (item->held_us == 0)
+		{
+			loop->nruled--;
+			loop->nheld++;
+		}
+		item->held_us = tegro_clock_us() + HELD_MS * INT64CONST(1000);
+		return false;
+	}
+	if (item->held_us != 0)
+	{
+		loop->nheld--;
+		loop->nruled++;
+		item->held_us = 0;
+	}
+	return true;
 }
 
 /* How many requests may be sent now, by the places and the rate. */
@@ -541,8 +478,9 @@ free_places(Loop *loop)
 	TegroDeliverer *deliverer = loop->deliverer;
 	int places = tegro_max_concurrency - loop->nopen;
 
-	/* those given up keep their connections; as many again is enough */
-	places = Min(places, 2 * tegro_max_concurrency - list_length(loop->items));
+	/* see let_go() for the other bound */
+	places = Min(places,
+				 2 * tegro_max_concurrency - loop->nopen - loop->nheld);
 	if (deliverer->max >= 0)
 		places = (int) Min((int64) places, deliverer->max - deliverer->sent);
 	if (tegro_rate_limit > 0)
@@ -559,81 +497,117 @@ free_places(Loop *loop)
 	return Max(places, 0);
 }
 
+/*
+ * Those given up keep their connections, in case their answers come after all;
+ * but not at the expense of those that wait.  Makes room for some more: what
+ * was sent first goes first.
+ */
+static void
+let_go(Loop *loop, int places)
+{
+	int excess = list_length(loop->items) + places - 2 * tegro_max_concurrency;
+	List *old = NIL;
+	ListCell *cell;
+
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (list_length(old) < excess && item->given_up && !item->ruled)
+			old = lappend(old, item);
+	}
+	foreach(cell, old)
+		free_item(loop, lfirst(cell));
+	list_free(old);
+}
+
 /* What settle_and_claim() does, as one piece. */
 typedef struct Round
 {
-	List *ruled;	  /* to settle */
-	int places;		  /* to fill */
-	List *claimed;	  /* out */
-	TegroClaim claim; /* out */
-	bool asked_inbox; /* out: so "inbox" is filled */
-	TegroInboxClaim inbox;
+	List *ruled;		   /* to settle */
+	int places;			   /* to fill */
+	List *claimed;		   /* out */
+	TegroClaim claim;	   /* out */
+	TegroInboxClaim inbox; /* out */
 } Round;
 
-/* Claims at most "room" requests. */
+/* Claims at most "places" requests. */
 static List *
-claim_requests(Loop *loop, TegroClaim *claim, int room)
+claim_requests(Loop *loop, TegroClaim *claim, int places)
 {
 	int64 now = tegro_clock_us();
-	List *requests;
+	List *claimed;
 
-	claim->max = room;
-	claim->after = loop->after;
+	claim->max = places;
 	claim->fast = loop->backlog &&
 		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
-	claim->identity = loop->identity;
-	requests = tegro_outbox_claim(&loop->ledger, claim);
+	claimed = tegro_outbox_claim(&loop->ledger, claim);
 	if (claim->fast && !claim->full)
 	{
 		/* the end of the backlog, or so it seems: look everywhere */
 		claim->fast = false;
-		claim->max = room - list_length(requests);
+		claim->max = places - list_length(claimed);
 		claim->full = claim->max <= 0;
 		if (claim->max > 0)
-			requests = list_concat(requests,
-								   tegro_outbox_claim(&loop->ledger, claim));
+			claimed = list_concat(claimed,
+								  tegro_outbox_claim(&loop->ledger, claim));
 	}
 	if (!claim->fast)
 		loop->swept_us = now;
-	return requests;
+	return claimed;
 }
 
+/* Claims at most "places" notifications. */
+static List *
+claim_notifications(Loop *loop, Round *round, int places)
+{
+	loop->inbox_us = tegro_clock_us();
+	return tegro_inbox_claim(&loop->ledger, places, round->claim.paused_shops,
+							 &round->inbox);
+}
+
+/*
+ * Requests fill the places first.  When no more of them wait, the claim has
+ * told whether a notification does, and so these cost nothing where there are
+ * none.  A backlog of requests fills all places, and so it is now and then the
+ * notifications' turn, for some of them.
+ */
 static void
 do_round(Loop *loop, void *arg)
 {
 	Round *round = arg;
 	TegroClaim *claim = &round->claim;
-	int64 now = tegro_clock_us();
+	int places = round->places;
+	List *claimed = NIL;
 	MemoryContext old;
-	bool ask_inbox = !loop->backlog ||
-		now - loop->inbox_us >= INBOX_MS * INT64CONST(1000);
-	/* a backlog of requests must leave notifications a place */
-	int reserved = loop->backlog && ask_inbox ? Max(round->places / 4, 1) : 0;
-	int room;
 
 	settle_items(loop, round->ruled);
-	if (round->places <= 0)
+	if (places <= 0)
 		return;
 
+	claim->after = loop->after;
 	claim->paused_shops = paused_shops(loop);
+	claim->identity = loop->identity;
+	claim->full = true; /* who knows, until requests are asked for */
 	old = MemoryContextSwitchTo(loop->context);
-	if (round->places > reserved)
-		round->claimed = claim_requests(loop, claim, round->places - reserved);
-	else
+	if (loop->backlog &&
+		tegro_clock_us() - loop->inbox_us >= INBOX_MS * INT64CONST(1000))
+		claimed = claim_notifications(loop, round, Max(places / 4, 1));
+	if (list_length(claimed) < places)
+		claimed = list_concat(claimed,
+							  claim_requests(loop, claim,
+											 places - list_length(claimed)));
+	if (!claim->full)
 	{
-		claim->after = loop->after;
-		claim->full = true; /* who knows */
+		round->inbox.next_at = claim->inbox_at;
+		if (claim->inbox_at != 0 && claim->inbox_at <= GetCurrentTimestamp())
+			claimed =
+				list_concat(claimed,
+							claim_notifications(loop, round,
+												places -
+													list_length(claimed)));
 	}
-	room = round->places - list_length(round->claimed);
-	if (ask_inbox && room > 0)
-	{
-		loop->inbox_us = now;
-		round->asked_inbox = true;
-		round->claimed = list_concat(round->claimed,
-									 tegro_inbox_claim(&loop->ledger, room,
-													   claim->paused_shops,
-													   &round->inbox));
-	}
+	round->claimed = claimed;
 	MemoryContextSwitchTo(old);
 }
 
@@ -650,8 +624,10 @@ settle_and_claim(Loop *loop, int places)
 
 	foreach(cell, loop->items)
 	{
-		if (((TegroItem *) lfirst(cell))->ruled)
-			round.ruled = lappend(round.ruled, lfirst(cell));
+		TegroItem *item = lfirst(cell);
+
+		if (item->ruled && item->held_us == 0)
+			round.ruled = lappend(round.ruled, item);
 	}
 
 	begin(loop);
@@ -663,8 +639,9 @@ settle_and_claim(Loop *loop, int places)
 
 	if (error)
 	{
-		/* without rows of ours there is nobody else to blame */
-		if (round.ruled == NIL ||
+		/* without rows of ours there is nobody else to blame, but who locks all */
+		if ((round.ruled == NIL &&
+			 error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE) ||
 			error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 			error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 			ReThrowError(error);
@@ -682,7 +659,6 @@ settle_and_claim(Loop *loop, int places)
 	else if (places > 0)
 	{
 		TegroClaim *claim = &round.claim;
-
 		TimestampTz next_at = claim->next_at;
 
 		if (round.inbox.next_at != 0 &&
@@ -690,8 +666,7 @@ settle_and_claim(Loop *loop, int places)
 			next_at = round.inbox.next_at;
 		loop->after = claim->after;
 		loop->backlog = claim->full;
-		/* notifications that were not asked for are asked for next */
-		loop->look = claim->full || round.inbox.full || !round.asked_inbox;
+		loop->look = claim->full || round.inbox.full;
 		loop->next_us = loop->look ? tegro_clock_us()
 			: next_at == 0
 			? -1
@@ -701,6 +676,31 @@ settle_and_claim(Loop *loop, int places)
 		settled(loop, lfirst(cell));
 	list_free(round.ruled);
 	return round.claimed;
+}
+
+/* Settles those whose rows were held, if that is over. */
+static void
+settle_held(Loop *loop, bool at_once)
+{
+	List *due = NIL;
+	ListCell *cell;
+
+	if (loop->nheld == 0)
+		return;
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->held_us != 0 &&
+			(at_once || tegro_clock_us() >= item->held_us))
+			due = lappend(due, item);
+	}
+	foreach(cell, due)
+	{
+		if (settle_alone(loop, lfirst(cell)))
+			settled(loop, lfirst(cell));
+	}
+	list_free(due);
 }
 
 /*
@@ -714,23 +714,15 @@ send_claimed(Loop *loop, List *claimed)
 	bool replicated = tegro_commit_is_replicated();
 	ListCell *cell;
 
+	if (!replicated && claimed != NIL)
+		loop->unconfirmed = true;
+	let_go(loop, list_length(claimed));
 	foreach(cell, claimed)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (item->task == TEGRO_CALL_BACK)
-		{
-			loop->callbacks = lappend(loop->callbacks, item);
-			continue;
-		}
 		loop->items = lappend(loop->items, item);
 		loop->nopen++;
-		if (item->task == TEGRO_SEND)
-		{
-			loop->deliverer->sent++;
-			if (tegro_rate_limit > 0)
-				loop->tokens -= 1;
-		}
 		if (!replicated || RecoveryInProgress() || !tegro_delivery ||
 			(loop->deliverer->stop && *loop->deliverer->stop))
 		{
@@ -745,6 +737,12 @@ send_claimed(Loop *loop, List *claimed)
 			loop->nopen--;
 			MemoryContextSwitchTo(old);
 			continue;
+		}
+		if (item->task == TEGRO_SEND)
+		{
+			loop->deliverer->sent++;
+			if (tegro_rate_limit > 0)
+				loop->tokens -= 1;
 		}
 		send_item(item);
 	}
@@ -768,12 +766,17 @@ wait_ms(Loop *loop, int places)
 		until_us = Min(until_us, now + INT64CONST(1000000) / tegro_rate_limit);
 	foreach(cell, loop->pauses)
 		until_us = Min(until_us, ((Pause *) lfirst(cell))->until_us);
+	if (tegro_retention > 0 && loop->forgot_to > 0)
+		until_us = Min(until_us,
+					   loop->forgot_us + FORGET_MS * INT64CONST(1000));
 	foreach(cell, loop->items)
 	{
 		TegroItem *item = lfirst(cell);
 
+		if (item->held_us != 0)
+			until_us = Min(until_us, item->held_us);
 		/* what is past that only waits for its connection to give up */
-		if (!item->given_up)
+		else if (!item->given_up)
 			until_us = Min(until_us,
 						   Max(item->claimed_us +
 								   tegro_timeout * INT64CONST(1000),
@@ -817,24 +820,46 @@ wind_down(Loop *loop)
 	}
 	if (loop->nruled > 0)
 		(void) settle_and_claim(loop, 0);
+	settle_held(loop, true);
 }
 
-/* Deletes what was kept long enough, now and then. */
+/*
+ * Deletes what was kept long enough: a part at a time, all of it in turn, and
+ * then not for a while.
+ */
 static void
 forget_old(Loop *loop)
 {
 	int64 now = tegro_clock_us();
+	int64 pause_ms = loop->forgot_to > 0 ? FORGET_MS : SWEEP_MS;
 
 	if (tegro_retention <= 0 ||
-		now - loop->forgot_us < SWEEP_MS * INT64CONST(1000))
+		now - loop->forgot_us < pause_ms * INT64CONST(1000))
 		return;
 	loop->forgot_us = now;
 	begin(loop);
-	tegro_outbox_forget(&loop->ledger,
-						TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													-tegro_retention *
-														INT64CONST(1000)));
+	loop->forgot_to =
+		tegro_outbox_forget(&loop->ledger,
+							TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														-tegro_retention *
+															INT64CONST(1000)),
+							loop->forgot_to);
 	commit(loop);
+}
+
+/* In the foreground: calls all back that are due. */
+static void
+call_back(Loop *loop)
+{
+	TegroCaller caller = {loop->deliverer->begin, loop->deliverer->commit};
+	TimestampTz next_at;
+
+	while (tegro_call_back(&loop->ledger, &caller, &next_at))
+	{
+		MemoryContextSwitchTo(loop->context);
+		loop->look = true;
+	}
+	MemoryContextSwitchTo(loop->context);
 }
 
 /* May this database deliver? */
@@ -842,6 +867,7 @@ static TegroDeliveryEnd
 check(Loop *loop)
 {
 	bool allowed;
+	bool callbacks;
 	char *detail = NULL;
 
 	if (!tegro_delivery || RecoveryInProgress())
@@ -862,7 +888,12 @@ check(Loop *loop)
 				 errmsg("delivery of the tegro outbox is held"),
 				 errdetail("%s This database may be a copy, and a copy must not pay.", detail),
 				 errhint("If this database is to deliver the requests instead of the other, call tegro_arm.")));
+	callbacks = allowed && loop->deliverer->stay &&
+		tegro_outbox_callbacks_wait(&loop->ledger);
 	commit(loop);
+	/* from before a restart */
+	if (callbacks)
+		tegro_wake_missing(TEGRO_CALLBACK_WORKER);
 	return allowed ? TEGRO_NOTHING_DUE : TEGRO_DELIVERY_HELD;
 }
 
@@ -871,15 +902,25 @@ static bool
 idle_for_long(Loop *loop)
 {
 	bool prepared;
+	bool callbacks;
 
-	if (loop->look || loop->items != NIL || loop->next_us >= 0)
+	/* who has paused a shop must stay, or the next would send for it */
+	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
+		loop->pauses != NIL || (tegro_retention > 0 && loop->forgot_to > 0))
 	{
 		loop->idle_since_us = tegro_clock_us();
 		return false;
 	}
 	begin(loop);
 	prepared = tegro_outbox_any_prepared();
+	callbacks = tegro_outbox_callbacks_wait(&loop->ledger);
 	commit(loop);
+	if (callbacks)
+	{
+		/* there was no slot for it */
+		tegro_wake_missing(TEGRO_CALLBACK_WORKER);
+		loop->idle_since_us = tegro_clock_us();
+	}
 	if (prepared)
 	{
 		/* its commit wakes nobody: look again before long */
@@ -941,15 +982,14 @@ run_loop(Loop *loop)
 			send_claimed(loop, claimed);
 		}
 
-		while (loop->callbacks != NIL)
+		if (loop->unconfirmed && !deliverer->stay)
 		{
-			TegroItem *item = linitial(loop->callbacks);
-
-			loop->callbacks = list_delete_first(loop->callbacks);
-			call_back(loop, item);
-			MemoryContextSwitchTo(loop->context);
-			MemoryContextDelete(item->context);
+			wind_down(loop);
+			return TEGRO_UNCONFIRMED;
 		}
+		settle_held(loop, false);
+		if (!deliverer->stay)
+			call_back(loop);
 		forget_old(loop);
 
 		if (deliverer->max >= 0 && deliverer->sent >= deliverer->max &&

@@ -35,6 +35,7 @@ typedef enum TegroDeliveryEnd
 	TEGRO_STOPPED,		 /* it was asked to, or "max" is reached */
 	TEGRO_DELIVERY_OFF,	 /* tegro.delivery is off, or in recovery */
 	TEGRO_DELIVERY_HELD, /* this database may not deliver */
+	TEGRO_UNCONFIRMED,	 /* the wait for a synchronous standby was cancelled */
 	TEGRO_NO_LEDGER		 /* the extension is not there */
 } TegroDeliveryEnd;
 

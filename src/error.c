@@ -16,8 +16,11 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 
 #include "src/error.h"
 
@@ -158,4 +161,31 @@ tegro_error_mask(char *bytes, size_t len, const char *secret)
 		len -= (size_t) (at + n - bytes);
 		bytes = at + n;
 	}
+}
+
+ErrorData *
+tegro_error_catch(void (*work)(void *arg), void *arg, MemoryContext context)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		work(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	return error;
 }

@@ -51,9 +51,18 @@ typedef struct TegroSecrets
 /* The SQLSTATE of a result, packed as ereport takes it. */
 extern int tegro_error_sqlstate(TegroResult result);
 
-/* Raises an outcome that is not TEGRO_ANSWERED as an ERROR. */
-extern void tegro_error_raise(const TegroOutcome *outcome)
-	pg_attribute_noreturn();
+/*
+ * Raises an outcome that is not TEGRO_ANSWERED as an ERROR.  (C's word for it:
+ * PostgreSQL's own changed in 18.)
+ */
+extern _Noreturn void tegro_error_raise(const TegroOutcome *outcome);
+
+/*
+ * Does some work in a subtransaction, so that it can fail without the rest.
+ * Returns the error, in "context", or NULL.
+ */
+extern ErrorData *tegro_error_catch(void (*work)(void *arg), void *arg,
+									MemoryContext context);
 
 /*
  * Makes foreign bytes fit to be shown: at most "max_len" of them, in server

@@ -32,7 +32,8 @@
  *		between the claim and the look-up, in the look-up, or before what it
  *		said is committed: the claim ends with its lease, and it is looked up
  *		once more, which changes nothing at the provider;
- *		after "confirmed" is committed: the row is due for its callback;
+ *		after "confirmed" is committed: the row is due for its callback, which
+ *		a process of its own calls (callback.c);
  *		in the callback, or before its commit: what it did is gone with it, and
  *		it is called again;
  *		after that commit: all is done.  The callback's work and the note that
@@ -41,6 +42,7 @@
  * What is never deleted here: a row that is gone would be credited again by a
  * replay.  tegro.retention is for requests alone.
  *
+ * Look-ups and callbacks have a partial index each, next_at and callback_at.
  * The statements, and the rights under which they run, are in ledger.c; the
  * loop that claims and settles is delivery.c's.
  *
@@ -224,7 +226,7 @@ tegro_inbox_record(const TegroLedger *ledger,
 	/* a replay gives nobody any work */
 	if (is_due)
 	{
-		tegro_wake_at_commit();
+		tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 		/* who brought it is told that it is here, and won't bring it again */
 		tegro_ledger_commit_durably();
 	}
@@ -256,25 +258,16 @@ look_up_by_number(const char *number)
 	return tegro_finish_params(&params);
 }
 
-/*
- * A row as an item, in the current memory context.
- *
- * One number of the shop's can have several orders, as of a link that was
- * opened twice, and a look-up by it finds the newest.  So the provider's number
- * is better.  The answer to our own createOrder has it, and then nothing else
- * will do.  Else the notification may have it; but which number it is that
- * some notifications carry is not documented, so both are tried in turn.
- */
+/* A row of NOTIFICATION_COLUMNS as an item, in the current memory context. */
 static TegroItem *
 read_item(int row)
 {
 	TegroItem *item = palloc0(sizeof(TegroItem));
-	char *payment_id;
-	char *ordered_id;
 	bool isnull;
 
 	item->context = CurrentMemoryContext;
 	item->is_notification = true;
+	item->task = TEGRO_LOOK_UP;
 	item->id = DatumGetInt64(tegro_ledger_column(row, 1, &isnull));
 	item->shop_id = copy_text(row, 2);
 	item->method = "createOrder";
@@ -289,12 +282,25 @@ read_item(int row)
 	item->answer = copy_jsonb(row, 10);
 	item->callback = copy_text(row, 11);
 	item->message = copy_text(row, 12);
-	payment_id = copy_text(row, 13);
-	item->ordered = copy_jsonb(row, 15);
-	ordered_id = copy_text(row, 16);
-	item->task = strcmp(item->state, TEGRO_WAITING) == 0 ? TEGRO_LOOK_UP
-														 : TEGRO_CALL_BACK;
+	return item;
+}
 
+/*
+ * What a row's order was asked for with, and what it is to be looked up by.
+ *
+ * One number of the shop's can have several orders, as of a link that was
+ * opened twice, and a look-up by it finds the newest.  So the provider's number
+ * is better.  The answer to our own createOrder has it, and then nothing else
+ * will do.  Else the notification may have it; but which number it is that
+ * some notifications carry is not documented, so both are tried in turn.
+ */
+static void
+read_order(int row, TegroItem *item)
+{
+	char *payment_id = copy_text(row, 13);
+	char *ordered_id = copy_text(row, 15);
+
+	item->ordered = copy_jsonb(row, 14);
 	if (ordered_id == NULL && payment_id && item->failures % 2 == 0)
 		ordered_id = payment_id;
 	if (ordered_id && is_number(ordered_id))
@@ -302,7 +308,6 @@ read_item(int row)
 		item->by_number = true;
 		item->look_up = look_up_by_number(ordered_id);
 	}
-	return item;
 }
 
 static void settle(const TegroLedger *ledger, const TegroItem *item);
@@ -348,6 +353,7 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
 		MemoryContext old = MemoryContextSwitchTo(context);
 
 		found[i] = read_item(i);
+		read_order(i, found[i]);
 		found[i]->claimed_us = now_us;
 		MemoryContextSwitchTo(old);
 	}
@@ -357,8 +363,7 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
 		TegroItem *item = found[i];
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		if (item->task == TEGRO_LOOK_UP)
-			item->ruling = tegro_outbox_build_request(item);
+		item->ruling = tegro_outbox_build_request(item);
 		MemoryContextSwitchTo(old);
 		if (item->ruling)
 		{
@@ -431,16 +436,71 @@ tegro_inbox_settle(const TegroLedger *ledger, List *items)
 	tegro_ledger_leave(&scope);
 }
 
-bool
+void
 tegro_inbox_hold(const TegroLedger *ledger, const TegroItem *item)
+{
+	TegroLedgerScope scope;
+	Datum values[1] = {Int64GetDatum(item->id)};
+
+	tegro_ledger_enter(ledger, &scope);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_HOLD_NOTIFICATION, values,
+							NULL);
+	tegro_ledger_leave(&scope);
+}
+
+
+/*
+ * Callbacks.
+ */
+
+TegroItem *
+tegro_inbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	TegroItem *item = NULL;
+	TimestampTz now = GetCurrentTimestamp();
+	Datum values[2] = {TimestampTzGetDatum(now)};
+	TegroLedgerScope scope;
+
+	*next_at = 0;
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_DUE_NOTIFICATION_CALLBACK, values,
+						 NULL) == 1)
+	{
+		MemoryContextSwitchTo(AllocSetContextCreate(caller, "tegro callback",
+													ALLOCSET_DEFAULT_SIZES));
+		item = read_item(0);
+		item->lease++;
+		item->failures++;
+		values[0] = Int64GetDatum(item->id);
+		values[1] = TimestampTzGetDatum(
+			TimestampTzPlusMilliseconds(now,
+										tegro_rule_backoff_ms(item->failures)));
+		tegro_ledger_run(ledger, TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK, values,
+						 NULL);
+	}
+	else if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_NOTIFICATION_CALLBACK_AT,
+							  NULL, NULL) == 1)
+	{
+		bool isnull;
+
+		*next_at = DatumGetTimestampTz(tegro_ledger_column(0, 1, &isnull));
+	}
+	tegro_ledger_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return item;
+}
+
+bool
+tegro_inbox_hold_callback(const TegroLedger *ledger, const TegroItem *item)
 {
 	TegroLedgerScope scope;
 	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->lease)};
 	bool held;
 
 	tegro_ledger_enter(ledger, &scope);
-	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD_NOTIFICATION, values,
-							NULL) > 0;
+	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK,
+							values, NULL) > 0;
 	tegro_ledger_leave(&scope);
 	return held;
 }
@@ -466,6 +526,11 @@ tegro_inbox_called_back(const TegroLedger *ledger, const TegroItem *item,
 	tegro_ledger_leave(&scope);
 }
 
+
+/*
+ * A person's.
+ */
+
 bool
 tegro_inbox_retry(const TegroLedger *ledger, int64 id, Oid caller)
 {
@@ -473,7 +538,9 @@ tegro_inbox_retry(const TegroLedger *ledger, int64 id, Oid caller)
 	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
 	bool changed;
 
-	tegro_wake_at_commit();
+	/* whichever has it now */
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
+	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	tegro_ledger_commit_durably();
 	tegro_ledger_enter(ledger, &scope);
 	changed = tegro_ledger_run(ledger, TEGRO_STMT_RETRY_NOTIFICATION, values,

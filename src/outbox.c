@@ -44,6 +44,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -54,7 +55,7 @@
 #include "src/settings.h"
 #include "src/wake.h"
 
-/* Requests deleted at once by tegro_outbox_forget(), and looked at for it. */
+/* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
 #define FORGET_MAX 1000
 
 static Datum
@@ -93,8 +94,9 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 {
 	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
 	TegroLedgerScope scope;
-	Datum values[10];
-	char nulls[11] = "          ";
+	Datum values[TEGRO_N_COLUMNS];
+	bool nulls[TEGRO_N_COLUMNS];
+	TegroLedgerRows *rows;
 	bool isnull;
 	bool is_new;
 	bool same = true;
@@ -112,23 +114,40 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 				 errmsg("a request of the outbox can't have a \"nonce\" of its own"),
 				 errhint("Leave it out, and one that was never used is added when the request is sent.")));
 
-	values[1] = CStringGetTextDatum(call->shop_id);
-	values[2] = CStringGetTextDatum(call->method->name);
-	values[3] = JsonbPGetDatum(call->params);
-	values[4] = CStringGetTextDatum(call->reference);
-	values[5] = TimestampTzGetDatum(deliver_after ? deliver_after
-												  : GetCurrentTimestamp());
-	values[6] = ObjectIdGetDatum(role);
-	values[7] = CStringGetTextDatum(tegro_identity_own());
-	values[8] = text_datum(callback);
-	values[9] = text_datum(callback ? "waiting" : NULL);
-	nulls[8] = nulls[9] = null_if(callback == NULL);
-
-	tegro_wake_at_commit();
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_ledger_enter_plainly(ledger, &scope);
 	id = next_id(ledger);
-	values[0] = Int64GetDatum(id);
-	is_new = tegro_ledger_run(ledger, TEGRO_STMT_INSERT, values, nulls) == 1;
+
+	memset(nulls, true, sizeof(nulls));
+#define SET(column, value)                    \
+	(values[TEGRO_COLUMN_##column] = (value), \
+	 nulls[TEGRO_COLUMN_##column] = false)
+	SET(ID, Int64GetDatum(id));
+	SET(SHOP_ID, CStringGetTextDatum(call->shop_id));
+	SET(METHOD, CStringGetTextDatum(call->method->name));
+	SET(REFERENCE, CStringGetTextDatum(call->reference));
+	SET(PARAMS, JsonbPGetDatum(call->params));
+	SET(STATE, CStringGetTextDatum(TEGRO_READY));
+	SET(NEXT_AT,
+		TimestampTzGetDatum(deliver_after ? deliver_after
+										  : GetCurrentTimestamp()));
+	SET(LEASE, Int64GetDatum(0));
+	SET(ATTEMPTS, Int32GetDatum(0));
+	SET(FAILURES, Int32GetDatum(0));
+	SET(ABSENT, Int32GetDatum(0));
+	SET(ENQUEUED_BY, ObjectIdGetDatum(role));
+	SET(ENQUEUED_AT,
+		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()));
+	SET(IDENTITY, CStringGetTextDatum(tegro_identity_own()));
+	if (callback)
+	{
+		SET(CALLBACK, CStringGetTextDatum(callback));
+		SET(CALLBACK_STATE, CStringGetTextDatum("waiting"));
+	}
+#undef SET
+	rows = tegro_ledger_rows(TEGRO_STMT_INSERT);
+	tegro_ledger_add(rows, values, nulls);
+	is_new = tegro_ledger_run_rows(ledger, TEGRO_STMT_INSERT, rows) == 1;
 	tegro_ledger_leave(&scope);
 	if (inserted)
 		*inserted = is_new;
@@ -136,7 +155,10 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 	if (!is_new)
 	{
 		/* it is there already: another's insert was waited for */
-		Datum reference[4] = {values[1], values[2], values[4], values[3]};
+		Datum reference[4] = {CStringGetTextDatum(call->shop_id),
+							  CStringGetTextDatum(call->method->name),
+							  CStringGetTextDatum(call->reference),
+							  JsonbPGetDatum(call->params)};
 
 		tegro_ledger_enter(ledger, &scope);
 		if (tegro_ledger_run(ledger, TEGRO_STMT_FIND_REFERENCE, reference,
@@ -187,7 +209,7 @@ copy_jsonb(int row, int n)
 
 /* A row of ITEM_COLUMNS as an item, in the current memory context. */
 static TegroItem *
-read_item(int row, char **identity, char **callback_state)
+read_item(int row, char **identity)
 {
 	TegroItem *item = palloc0(sizeof(TegroItem));
 	bool isnull;
@@ -211,8 +233,7 @@ read_item(int row, char **identity, char **callback_state)
 	*identity = copy_text(row, 13);
 	item->answer = copy_jsonb(row, 14);
 	item->callback = copy_text(row, 15);
-	*callback_state = copy_text(row, 16);
-	item->message = copy_text(row, 17);
+	item->message = copy_text(row, 16);
 	return item;
 }
 
@@ -338,7 +359,7 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 	tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows);
 }
 
-/* Puts the claim of items that are to be looked up, or called back, on record. */
+/* Puts the claim of items that are to be looked up on record. */
 static void
 record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 {
@@ -358,8 +379,7 @@ record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
  * changed its state by being looked at.
  */
 static TegroRuling *
-prepare_item(TegroItem *item, const char *identity, const char *callback_state,
-			 const char *own)
+prepare_item(TegroItem *item, const char *identity, const char *own)
 {
 	/*
 	 * From before a failover: what is ready may have been sent there, and the
@@ -384,10 +404,7 @@ prepare_item(TegroItem *item, const char *identity, const char *callback_state,
 		return tegro_outbox_build_request(item);
 	}
 
-	item->task = TEGRO_CALL_BACK;
-	return callback_state && strcmp(callback_state, "waiting") == 0
-		? NULL
-		: tegro_rule_settled(item);
+	return tegro_rule_settled(item);
 }
 
 static void settle(const TegroLedger *ledger, List *items);
@@ -410,7 +427,6 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	List *put_off = NIL;
 	TegroItem **found;
 	char **identities;
-	char **callback_states;
 	TimestampTz now = GetCurrentTimestamp();
 	int64 now_us = tegro_clock_us();
 	TimestampTz lease_until;
@@ -438,28 +454,26 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	/* the rows first: what follows runs statements of its own */
 	found = palloc((nfound + 1) * sizeof(TegroItem *));
 	identities = palloc((nfound + 1) * sizeof(char *));
-	callback_states = palloc((nfound + 1) * sizeof(char *));
 	for (int i = 0; i < nfound; i++)
 	{
 		MemoryContext context = AllocSetContextCreate(caller, "tegro request",
 													  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		found[i] = read_item(i, &identities[i], &callback_states[i]);
+		found[i] = read_item(i, &identities[i]);
 		found[i]->claimed_us = now_us;
 		MemoryContextSwitchTo(old);
 	}
 	if (nfound > 0)
 		claim->after = DatumGetTimestampTz(
-			tegro_ledger_column(nfound - 1, 18, &isnull));
+			tegro_ledger_column(nfound - 1, 17, &isnull));
 
 	for (int i = 0; i < nfound; i++)
 	{
 		TegroItem *item = found[i];
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = prepare_item(item, identities[i], callback_states[i],
-									claim->identity);
+		item->ruling = prepare_item(item, identities[i], claim->identity);
 		MemoryContextSwitchTo(old);
 		if (item->ruling)
 			put_off = lappend(put_off, item);
@@ -480,7 +494,7 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
 
 	/* what was settled just now may be due, so ask from this claim's time on */
-	claim->next_at = 0;
+	claim->next_at = claim->inbox_at = 0;
 	if (!claim->full)
 	{
 		values[0] = TimestampTzGetDatum(now);
@@ -489,6 +503,10 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 			tegro_ledger_column(0, 1, &isnull));
 		if (isnull)
 			claim->next_at = 0;
+		claim->inbox_at = DatumGetTimestampTz(
+			tegro_ledger_column(0, 2, &isnull));
+		if (isnull)
+			claim->inbox_at = 0;
 	}
 
 	tegro_ledger_leave(&scope);
@@ -504,7 +522,6 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 												  ALLOCSET_DEFAULT_SIZES);
 	TegroItem *item;
 	char *identity;
-	char *callback_state;
 	Datum values[1] = {Int64GetDatum(id)};
 	TegroLedgerScope scope;
 
@@ -512,7 +529,7 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 	if (tegro_ledger_run(ledger, TEGRO_STMT_ONE, values, NULL) != 1)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);
-	item = read_item(0, &identity, &callback_state);
+	item = read_item(0, &identity);
 	item->claimed_us = tegro_clock_us();
 	item->task = TEGRO_SEND;
 	/* here an error is the caller's, and takes the row with it */
@@ -646,15 +663,70 @@ tegro_outbox_settle(const TegroLedger *ledger, List *items)
 	tegro_ledger_leave(&scope);
 }
 
-bool
+void
 tegro_outbox_hold(const TegroLedger *ledger, const TegroItem *item)
+{
+	TegroLedgerScope scope;
+	Datum values[1] = {Int64GetDatum(item->id)};
+
+	tegro_ledger_enter(ledger, &scope);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_HOLD, values, NULL);
+	tegro_ledger_leave(&scope);
+}
+
+
+/*
+ * Callbacks.
+ */
+
+TegroItem *
+tegro_outbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	TegroItem *item = NULL;
+	TimestampTz now = GetCurrentTimestamp();
+	Datum values[2] = {TimestampTzGetDatum(now)};
+	TegroLedgerScope scope;
+
+	*next_at = 0;
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_DUE_CALLBACK, values, NULL) == 1)
+	{
+		char *identity;
+
+		MemoryContextSwitchTo(AllocSetContextCreate(caller, "tegro callback",
+													ALLOCSET_DEFAULT_SIZES));
+		item = read_item(0, &identity);
+		item->lease++;
+		item->failures++;
+		values[0] = Int64GetDatum(item->id);
+		values[1] = TimestampTzGetDatum(
+			TimestampTzPlusMilliseconds(now,
+										tegro_rule_backoff_ms(item->failures)));
+		tegro_ledger_run(ledger, TEGRO_STMT_TAKE_CALLBACK, values, NULL);
+	}
+	else if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_CALLBACK_AT, NULL,
+							  NULL) == 1)
+	{
+		bool isnull;
+
+		*next_at = DatumGetTimestampTz(tegro_ledger_column(0, 1, &isnull));
+	}
+	tegro_ledger_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return item;
+}
+
+bool
+tegro_outbox_hold_callback(const TegroLedger *ledger, const TegroItem *item)
 {
 	TegroLedgerScope scope;
 	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->lease)};
 	bool held;
 
 	tegro_ledger_enter(ledger, &scope);
-	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD, values, NULL) > 0;
+	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD_CALLBACK, values, NULL) >
+		0;
 	tegro_ledger_leave(&scope);
 	return held;
 }
@@ -677,6 +749,19 @@ tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
 	nulls[3] = null_if(delay_ms < 0);
 	tegro_ledger_run(ledger, TEGRO_STMT_CALLED_BACK, values, nulls);
 	tegro_ledger_leave(&scope);
+}
+
+bool
+tegro_outbox_callbacks_wait(const TegroLedger *ledger)
+{
+	TegroLedgerScope scope;
+	bool found;
+
+	tegro_ledger_enter(ledger, &scope);
+	found = tegro_ledger_run(ledger, TEGRO_STMT_CALLBACKS_WAIT, NULL, NULL) >
+		0;
+	tegro_ledger_leave(&scope);
+	return found;
 }
 
 
@@ -719,16 +804,28 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 				break;
 		}
 	}
-	else if (tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values, NULL) > 0)
-	{
-		*detail =
-			MemoryContextStrdup(caller,
-								psprintf("The outbox has requests of another database than this, %s.",
-										 identity));
-		allowed = false;
-	}
 	else
+	{
+		/* first use; but what waits may come from elsewhere, or from before */
+		uint64 nothers = tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values,
+										  NULL);
+
 		reason = "first use";
+		for (uint64 i = 0; i < nothers && allowed; i++)
+		{
+			char *then = copy_text((int) i, 1);
+
+			allowed = tegro_identity_compare(then, identity) ==
+				TEGRO_SUCCESSOR;
+			reason = allowed ? psprintf("a failover or restore, from %s", then)
+							 : NULL;
+		}
+		if (!allowed)
+			*detail =
+				MemoryContextStrdup(caller,
+									psprintf("The outbox has requests of another database than this, %s.",
+											 identity));
+	}
 
 	if (reason)
 	{
@@ -739,15 +836,20 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 	return allowed;
 }
 
-void
-tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before)
+int64
+tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after)
 {
 	TegroLedgerScope scope;
-	Datum values[2] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX)};
+	Datum values[3] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX),
+					   Int64GetDatum(after)};
+	bool isnull;
+	int64 reached;
 
 	tegro_ledger_enter(ledger, &scope);
-	tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
+	reached = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
 	tegro_ledger_leave(&scope);
+	return reached;
 }
 
 bool
@@ -898,7 +1000,9 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 	values[2] = CStringGetTextDatum(note);
 	values[3] = CStringGetTextDatum(tegro_identity_own());
 
-	tegro_wake_at_commit();
+	/* whichever has it now */
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
+	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	tegro_ledger_commit_durably();
 	tegro_ledger_enter(ledger, &scope);
 	switch (decision)
@@ -935,7 +1039,7 @@ tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders,
 
 	values[0] = CStringGetTextDatum(tegro_identity_own());
 	values[1] = CStringGetTextDatum(note);
-	tegro_wake_at_commit();
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_ledger_commit_durably();
 	tegro_ledger_enter(ledger, &scope);
 	tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);

@@ -27,9 +27,8 @@
 /* What is to be done for a request that was claimed. */
 typedef enum TegroTask
 {
-	TEGRO_SEND,		/* its attempt is on record */
-	TEGRO_LOOK_UP,	/* find out what became of it */
-	TEGRO_CALL_BACK /* tell its callback */
+	TEGRO_SEND,	  /* its attempt is on record */
+	TEGRO_LOOK_UP /* find out what became of it */
 } TegroTask;
 
 /* A request, as it was when it was claimed. */
@@ -70,6 +69,7 @@ typedef struct TegroItem
 	bool in_flight;
 	bool given_up; /* settled as unknown, but still listened to */
 	bool ruled;	   /* "ruling" is to be settled */
+	int64 held_us; /* when that is tried again; 0: nobody holds its row */
 	struct TegroRuling *ruling;
 } TegroItem;
 
@@ -125,6 +125,8 @@ typedef struct TegroClaim
 	char *identity;		 /* this server's */
 	bool full;			 /* out: there may be more */
 	TimestampTz next_at; /* out: when the next is due; 0: none is */
+	/* out, unless full: when a notification is due, if not taken; 0: none is */
+	TimestampTz inbox_at;
 } TegroClaim;
 
 /*
@@ -154,16 +156,41 @@ extern TegroItem *tegro_outbox_claim_new(const TegroLedger *ledger, int64 id);
 extern void tegro_outbox_settle(const TegroLedger *ledger, List *items);
 
 /*
- * Locks the row of an item that is to be called back, so that nobody else does
- * until the transaction ends.  Returns false if it is another's by now.
+ * Locks an item's row, so that settling it waits for nobody.  Throws 55P03 if
+ * someone else has it locked.
  */
-extern bool tegro_outbox_hold(const TegroLedger *ledger,
+extern void tegro_outbox_hold(const TegroLedger *ledger,
 							  const TegroItem *item);
 
-/* Writes how a callback went; message is NULL where it went well. */
+/*
+ * Takes the request whose callback is due, for a call: NULL if there is none,
+ * and when the next is due, 0 if none waits.  It counts as a call that failed,
+ * and is due again after the back-off, unless tegro_outbox_called_back() says
+ * otherwise: so one that never returns is not called for ever.
+ *
+ * Must be committed before the call.  The item has a context of its own below
+ * the current one.
+ */
+extern TegroItem *tegro_outbox_take_callback(const TegroLedger *ledger,
+											 TimestampTz *next_at);
+
+/*
+ * Locks the row of a callback that was taken, so that nobody else calls it
+ * until the transaction ends.  Returns false if it is another's by now.
+ */
+extern bool tegro_outbox_hold_callback(const TegroLedger *ledger,
+									   const TegroItem *item);
+
+/*
+ * Writes how a callback went; message is NULL where it went well, delay_ms is
+ * until the next call, -1 for none.
+ */
 extern void tegro_outbox_called_back(const TegroLedger *ledger,
 									 const TegroItem *item,
 									 const char *message, int64 delay_ms);
+
+/* Is there a callback to be called, now or later, also of a notification? */
+extern bool tegro_outbox_callbacks_wait(const TegroLedger *ledger);
 
 /*
  * Makes sure that this database may deliver: sets up the ledger's identity,
@@ -173,8 +200,13 @@ extern void tegro_outbox_called_back(const TegroLedger *ledger,
 extern bool tegro_outbox_check_identity(const TegroLedger *ledger,
 										const char *identity, char **detail);
 
-/* Deletes requests that finished before "before"; at most a thousand. */
-extern void tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before);
+/*
+ * Deletes requests that finished before "before", of the next thousand whose
+ * numbers are greater than "after".  Returns where it got to, from which the
+ * next call goes on; 0: to the end.
+ */
+extern int64 tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before,
+								 int64 after);
 
 /* Is a transaction of this database prepared, so that rows may appear? */
 extern bool tegro_outbox_any_prepared(void);
@@ -188,7 +220,10 @@ extern bool tegro_outbox_outcome(const TegroLedger *ledger, int64 id,
 								 Oid caller, Jsonb **answer,
 								 TegroOutcome *outcome, const char **state);
 
-/* Is there anything left to do, now or later? */
+/*
+ * Is there anything left to send or to look up, now or later, also of the
+ * notifications?
+ */
 extern bool tegro_outbox_waiting(const TegroLedger *ledger);
 
 /* What a person can decide about a request. */

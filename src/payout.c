@@ -40,7 +40,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/wait_event.h"
 
 #include "src/compat.h"
 #include "src/delivery.h"
@@ -190,6 +189,8 @@ static PayoutProgress
 wait_for_worker(PayoutShared *shared, BackgroundWorkerHandle *handle,
 				int64 *id)
 {
+	static uint32 wait_event = 0;
+
 	for (;;)
 	{
 		PayoutProgress progress = get_progress(shared, id);
@@ -201,7 +202,7 @@ wait_for_worker(PayoutShared *shared, BackgroundWorkerHandle *handle,
 			return get_progress(shared, id); /* it may have told just now */
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 1000L, PG_WAIT_EXTENSION);
+						 1000L, tegro_wait_event(&wait_event, "TegroPayout"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -215,6 +216,7 @@ static Jsonb *
 wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
 				 const char *payment_id)
 {
+	static uint32 wait_event = 0;
 	int64 until_us = tegro_clock_us() +
 		(tegro_timeout + PATIENCE_MS) * INT64CONST(1000);
 
@@ -240,7 +242,8 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
 					 errhint("It is looked up by itself. The same call again, or tegro_wait(" INT64_FORMAT "), returns its outcome.", id)));
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 POLL_MS, PG_WAIT_EXTENSION);
+						 POLL_MS,
+						 tegro_wait_event(&wait_event, "TegroOutcome"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -436,7 +439,7 @@ tegro_payout_main(Datum arg)
 									  "the claim was not confirmed; nothing was sent");
 
 			tegro_worker_begin();
-			tegro_wake_at_commit();
+			tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 			tegro_outbox_settle(&ledger, list_make1(item));
 			tegro_kill_point("before payout settle");
 			tegro_worker_commit();

@@ -28,7 +28,6 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
-#include "utils/wait_event.h"
 
 #include "src/argument.h"
 #include "src/compat.h"
@@ -173,6 +172,7 @@ tegro_wait(PG_FUNCTION_ARGS)
 	Interval *timeout;
 	TimestampTz until;
 	long poll_ms = FIRST_POLL_MS;
+	static uint32 wait_event = 0;
 
 	tegro_require_argument(fcinfo, 0, "id");
 	tegro_require_argument(fcinfo, 1, "timeout");
@@ -208,7 +208,7 @@ tegro_wait(PG_FUNCTION_ARGS)
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(poll_ms, Max((until - now) / 1000, 1)),
-						 PG_WAIT_EXTENSION);
+						 tegro_wait_event(&wait_event, "TegroOutcome"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		poll_ms = Min(poll_ms * 2, LAST_POLL_MS);
@@ -395,6 +395,11 @@ tegro_deliver(PG_FUNCTION_ARGS)
 	end = tegro_deliver_due(&deliverer);
 	SPI_finish();
 
+	if (end == TEGRO_UNCONFIRMED)
+		ereport(ERROR,
+				(errcode(ERRCODE_QUERY_CANCELED),
+				 errmsg("delivery was cancelled while it waited for a synchronous standby"),
+				 errdetail("What no standby has on record was not sent.")));
 	if (end == TEGRO_DELIVERY_OFF)
 		ereport(NOTICE,
 				(errmsg("nothing was delivered: delivery is off, or this is a standby")));

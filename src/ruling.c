@@ -34,6 +34,11 @@
  * the very order that it is paid, with the same amount, before anything is;
  * see tegro_rule_notified().
  *
+ * How long a request is in doubt is measured by the clock that people set, for
+ * it must outlast the process.  A deliverer that sees it set counts anew from
+ * there (tegro_rule_watch_clock): so no step makes the settle time shorter.
+ * One that is started after the step can't know of it.
+ *
  * model/outbox.pml is a model of this, checked exhaustively.
  *
  *-------------------------------------------------------------------------
@@ -78,6 +83,12 @@
 
 /* Bytes of a useless answer that are kept with the attempt. */
 #define MAX_RAW_ANSWER 8192
+
+/* A clock that goes wrong by more than that at once was set. */
+#define CLOCK_STEP_MS 1000
+
+/* When the clock was set last, by itself; 0: never, as far as seen here. */
+static TimestampTz clock_set_at = 0;
 
 int64
 tegro_rule_backoff_ms(int failures)
@@ -199,13 +210,35 @@ wait_ready(TegroRuling *ruling, int64 delay_ms)
 	ruling->delay_ms = Max(delay_ms, tegro_rule_backoff_ms(ruling->failures));
 }
 
-/* Milliseconds since the outcome became unknown. */
+void
+tegro_rule_watch_clock(void)
+{
+	static int64 last_offset_us = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	int64 offset_us = now - tegro_clock_us();
+
+	if (last_offset_us != 0 &&
+		Max(offset_us - last_offset_us, last_offset_us - offset_us) >
+			CLOCK_STEP_MS * INT64CONST(1000))
+		clock_set_at = now;
+	last_offset_us = offset_us;
+}
+
+/*
+ * Milliseconds since the outcome became unknown.  If the clock was set since,
+ * those since then: how long it was before is not known.
+ */
 static int64
 doubt_ms(const TegroItem *item)
 {
-	return item->unknown_since == 0
-		? 0
-		: (GetCurrentTimestamp() - item->unknown_since) / 1000;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (item->unknown_since == 0)
+		return 0;
+	if (clock_set_at != 0 &&
+		(item->unknown_since < clock_set_at || item->unknown_since > now))
+		return (now - clock_set_at) / 1000;
+	return (now - item->unknown_since) / 1000;
 }
 
 TegroRuling *
@@ -423,35 +456,75 @@ field_number(const JsonbValue *value)
 							ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 }
 
+/*
+ * How two values of a field differ, in words; NULL if they agree.  was: how the
+ * first was asked for.
+ */
+static char *
+compare(const char *name, const JsonbValue *asked, const JsonbValue *found,
+		bool as_numbers, const char *was)
+{
+	char *asked_text = field_text(asked);
+	char *found_text = field_text(found);
+	Numeric asked_number = as_numbers ? field_number(asked) : NULL;
+	Numeric found_number = as_numbers ? field_number(found) : NULL;
+	bool same;
+
+	if (asked_text == NULL || found_text == NULL)
+		return NULL;
+	same = strcmp(asked_text, found_text) == 0;
+	if (!same && asked_number && found_number)
+		same = DatumGetBool(
+			DirectFunctionCall2(numeric_eq, NumericGetDatum(asked_number),
+								NumericGetDatum(found_number)));
+	return same
+		? NULL
+		: psprintf("%s %s %s, %s is there", name, asked_text, was, found_text);
+}
+
 char *
 tegro_rule_difference(Jsonb *asked, Jsonb *found, const char *was)
 {
 	static const char *const fields[] = {"amount", "currency", "account"};
+	JsonbValue asked_value;
+	JsonbValue found_value;
+	char *differs;
 
 	for (int i = 0; i < lengthof(fields); i++)
 	{
-		JsonbValue a;
-		JsonbValue f;
-		Numeric a_number;
-		Numeric f_number;
-		bool same;
-
-		if (!get_field(asked, fields[i], &a) ||
-			!get_field(found, fields[i], &f) || field_text(&a) == NULL ||
-			field_text(&f) == NULL)
-			continue;
-		a_number = i == 0 ? field_number(&a) : NULL;
-		f_number = i == 0 ? field_number(&f) : NULL;
-		same = a_number && f_number
-			? DatumGetBool(DirectFunctionCall2(numeric_eq,
-											   NumericGetDatum(a_number),
-											   NumericGetDatum(f_number)))
-			: strcmp(field_text(&a), field_text(&f)) == 0;
-		if (!same)
-			return psprintf("%s %s %s, %s is there", fields[i], field_text(&a),
-							was, field_text(&f));
+		if (get_field(asked, fields[i], &asked_value) &&
+			get_field(found, fields[i], &found_value))
+		{
+			differs = compare(fields[i], &asked_value, &found_value, i == 0,
+							  was);
+			if (differs)
+				return differs;
+		}
 	}
 	return NULL;
+}
+
+/*
+ * How what was found differs from what an item asked for, in words; NULL if
+ * they agree wherever both have a field.
+ */
+static char *
+difference(const TegroItem *item, Jsonb *found)
+{
+	static const char *const was = "was asked for";
+	char *differs = tegro_rule_difference(item->params, found, was);
+	JsonbValue asked_value;
+	JsonbValue found_value;
+
+	/* one who looks up by likeness, "a1" for "A1", finds another's */
+	if (differs == NULL && get_field(found, "payment_id", &found_value))
+	{
+		asked_value.type = jbvString;
+		asked_value.val.string.val = item->reference;
+		asked_value.val.string.len = (int) strlen(item->reference);
+		differs = compare("payment_id", &asked_value, &found_value, true, was);
+	}
+	return differs;
 }
 
 /* "data" of an envelope, as a document of its own; NULL if it is no object. */
@@ -482,8 +555,7 @@ rule_found(const TegroItem *item)
 									"the look-up's answer has no object in \"data\"");
 	}
 
-	difference_text = tegro_rule_difference(item->params, found,
-											"was asked for");
+	difference_text = difference(item, found);
 	ruling->answer = item->call->envelope;
 	if (difference_text)
 	{

@@ -59,6 +59,12 @@ extern TegroRuling *tegro_rule_settled(const TegroItem *item);
 /* Does a look-up's outcome say that there is no such order or withdrawal? */
 extern bool tegro_rule_is_not_found(const TegroOutcome *outcome);
 
+/*
+ * Looks at the clock that people set, beside one that they don't.  To be called
+ * now and then, so that a step is noticed before rulings are made.
+ */
+extern void tegro_rule_watch_clock(void);
+
 /* Milliseconds to wait after so many failures in a row. */
 extern int64 tegro_rule_backoff_ms(int failures);
 

@@ -333,9 +333,10 @@ tegro_settings_define(void)
 	const int key_flags = GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL |
 		GUC_NOT_IN_SAMPLE;
 
+	/* an attempt that failed leaves a placeholder, too, but without a value */
 	for (int i = 0; i < lengthof(guarded_settings); i++)
-		guarded_settings[i].refused = GetConfigOption(guarded_settings[i].name,
-													  true, false) != NULL;
+		guarded_settings[i].refused =
+			tegro_setting_source(guarded_settings[i].name) != PGC_S_DEFAULT;
 
 	DefineCustomStringVariable("tegro.shop_id",
 							   "Shop to act for: its public key at Tegro.",

@@ -67,7 +67,6 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
-#include "utils/wait_event.h"
 
 #include "src/compat.h"
 #include "src/error.h"
@@ -107,6 +106,22 @@
 /* Sockets of which something is remembered; more than a session ever has. */
 #define MAX_KNOWN_SOCKETS 4096
 
+/*
+ * Threads that look names up at the same time.  From 8.20 on libcurl shares
+ * them between look-ups, two for each, and has 20 at most; before, each look-up
+ * has one of its own.  A look-up that is stuck keeps its threads when its call
+ * has long ended, and must not keep the next from its own.
+ */
+#define MAX_RESOLVER_THREADS   256L
+#define SHARED_THREADS_VERSION 0x081400
+
+/* What libcurl says of a header that is too long; before 8.6, as if in error. */
+#if LIBCURL_VERSION_NUM >= 0x080600
+#define CODE_OF_LONG_HEADER CURLE_TOO_LARGE
+#else
+#define CODE_OF_LONG_HEADER CURLE_OUT_OF_MEMORY
+#endif
+
 /* Sockets served at one waking; more are served at the next. */
 #define MAX_EVENTS 64
 
@@ -133,6 +148,7 @@ struct TegroExchangeState
 	int nstale;			  /* how often that was so */
 	bool repeat_stopped;  /* libcurl wanted to send again */
 	bool address_refused;
+	curl_socket_t last_opened; /* by on_open_socket(); or CURL_SOCKET_BAD */
 };
 
 /* One a process; nothing in it until the first exchange. */
@@ -147,7 +163,8 @@ static struct
 	int ended;			  /* exchanges that ended since last told */
 	bool paused;		  /* some wait for room for their answers */
 	bool failed;		  /* a socket could not be watched */
-	bool signals_blocked; /* by on_resolve(); they were "signals" */
+	bool shares_threads;  /* libcurl keeps those that resolve names */
+	bool signals_blocked; /* by block_signals(); they were "signals" */
 	sigset_t signals;
 	int64 timer_us; /* when libcurl wants to be called; -1: never */
 	int nidle;
@@ -162,6 +179,7 @@ static struct
 	struct KnownSocket
 	{
 		bool open;		 /* opened by on_open_socket() */
+		bool stood;		 /* closed, and had a connection */
 		uint8 wanted;	 /* CURL_POLL_*: what libcurl wants to be told of */
 		uint8 watched;	 /* ... and what it is in the epoll set for, if
 						   * own_port is set */
@@ -300,16 +318,16 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 }
 
 /*
- * A name is about to be resolved, by a thread: it must not take signals, other
- * than those that report a fault of its own.  restore_signals() undoes it here.
+ * A thread that libcurl starts from here on must not take signals, other than
+ * those that report a fault of its own.  restore_signals() undoes it here.
  */
-static int
-on_resolve(void *resolver, void *reserved, void *arg)
+static bool
+block_signals(void)
 {
 	sigset_t blocked;
 
 	if (engine.signals_blocked)
-		return 0;
+		return true;
 	sigfillset(&blocked);
 	sigdelset(&blocked, SIGSEGV);
 	sigdelset(&blocked, SIGBUS);
@@ -319,7 +337,25 @@ on_resolve(void *resolver, void *reserved, void *arg)
 	sigdelset(&blocked, SIGTRAP);
 	engine.signals_blocked = pthread_sigmask(SIG_SETMASK, &blocked,
 											 &engine.signals) == 0;
-	return engine.signals_blocked ? 0 : 1;
+	return engine.signals_blocked;
+}
+
+/* Undoes what block_signals() did, now that libcurl has returned. */
+static void
+restore_signals(void)
+{
+	if (engine.signals_blocked)
+	{
+		pthread_sigmask(SIG_SETMASK, &engine.signals, NULL);
+		engine.signals_blocked = false;
+	}
+}
+
+/* A name is about to be resolved, by a thread. */
+static int
+on_resolve(void *resolver, void *reserved, void *arg)
+{
+	return block_signals() ? 0 : 1;
 }
 
 /*
@@ -481,9 +517,35 @@ on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	{
 		forget_socket(fd);
 		engine.sockets[fd].open = true;
+		state->last_opened = fd;
 		engine.nsockets = Max(engine.nsockets, fd + 1);
 	}
 	return fd;
+}
+
+/* Has TCP got a connection there? */
+static bool
+is_connected(curl_socket_t fd)
+{
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(peer);
+
+	return getpeername(fd, (struct sockaddr *) &peer, &len) == 0;
+}
+
+/*
+ * Did the connection that an exchange opened last stand, as far as TCP goes?
+ * libcurl 8.14 tells nothing of one until TLS stands, too.
+ */
+static bool
+stood(const struct TegroExchangeState *state)
+{
+	curl_socket_t fd = state->last_opened;
+
+	if (fd == CURL_SOCKET_BAD)
+		return false;
+	return engine.sockets[fd].open ? is_connected(fd)
+								   : engine.sockets[fd].stood;
 }
 
 /*
@@ -495,7 +557,12 @@ static int
 on_close_socket(void *arg, curl_socket_t fd)
 {
 	if (fd >= 0 && fd < MAX_KNOWN_SOCKETS)
+	{
+		bool had_stood = is_connected(fd);
+
 		forget_socket(fd);
+		engine.sockets[fd].stood = had_stood;
+	}
 	return close(fd);
 }
 
@@ -637,6 +704,9 @@ start_engine(void)
 					 errhint("Install a libcurl that was built with a threaded resolver or c-ares.")));
 		code = curl_global_init(CURL_GLOBAL_ALL);
 		check_setopt(code, "curl_global_init");
+		engine.shares_threads =
+			curl_version_info(CURLVERSION_NOW)->version_num >=
+			SHARED_THREADS_VERSION;
 		engine.epoll_fd = -1;
 		engine.timer_us = -1;
 		engine.alone = engine.alone_in_set = -1;
@@ -674,6 +744,11 @@ start_engine(void)
 					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 					 errmsg("libcurl could not be told how to wait")));
 		}
+#if LIBCURL_VERSION_NUM >= SHARED_THREADS_VERSION
+		/* an older one, loaded in its place, does not know it: no harm */
+		(void) curl_multi_setopt(multi, CURLMOPT_RESOLVE_THREADS_MAX,
+								 MAX_RESOLVER_THREADS);
+#endif
 		engine.multi = multi;
 	}
 
@@ -853,6 +928,7 @@ put_in_flight(TegroExchange *exchange)
 	state->has_framing = state->framing_refused = state->stale = false;
 	state->too_large = state->too_late = false;
 	state->repeat_stopped = state->address_refused = false;
+	state->last_opened = CURL_SOCKET_BAD;
 	snprintf(state->authorization_line, sizeof(state->authorization_line),
 			 "Authorization: Bearer %s", exchange->signature);
 	state->authorization.data = state->authorization_line;
@@ -915,6 +991,7 @@ tegro_exchange_stop(TegroExchange *exchange)
 
 	/* harmless where it was never added */
 	(void) curl_multi_remove_handle(engine.multi, easy);
+	restore_signals();
 	/* what these point to goes away, and some are used on clean-up */
 	(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
 	(void) curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
@@ -977,7 +1054,7 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 	{
 		/* libcurl stops the clock of connecting only after TLS, if that fails */
 		if (curl_easy_getinfo(easy, CURLINFO_LOCAL_PORT, &port) == CURLE_OK)
-			exchange->connected = port > 0;
+			exchange->connected = port > 0 || stood(state);
 		exchange->name_lookup_us = get_time(easy, CURLINFO_NAMELOOKUP_TIME_T);
 		exchange->connect_us = get_time(easy, CURLINFO_CONNECT_TIME_T);
 		exchange->tls_us = get_time(easy, CURLINFO_APPCONNECT_TIME_T);
@@ -1032,8 +1109,7 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 			strlcpy(exchange->problem,
 					"The answer's head leaves open where the answer ends",
 					sizeof(exchange->problem));
-		else if (code == CURLE_OUT_OF_MEMORY && exchange->handed_over)
-			/* libcurl's word for it */
+		else if (code == CODE_OF_LONG_HEADER && exchange->handed_over)
 			strlcpy(exchange->problem,
 					"A header of the answer is too long, or memory ran out",
 					sizeof(exchange->problem));
@@ -1062,17 +1138,6 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 
 	engine.ended++;
 	tegro_exchange_stop(exchange);
-}
-
-/* Undoes what on_resolve() did, now that libcurl has returned. */
-static void
-restore_signals(void)
-{
-	if (engine.signals_blocked)
-	{
-		pthread_sigmask(SIG_SETMASK, &engine.signals, NULL);
-		engine.signals_blocked = false;
-	}
 }
 
 /* Makes room for the answers that wait for it. */
@@ -1134,6 +1199,9 @@ move_exchanges(curl_socket_t fd, int events)
 	CURLMcode code;
 	int running;
 
+	/* it starts threads whenever it likes, not just after on_resolve() */
+	if (engine.shares_threads)
+		(void) block_signals();
 	code = curl_multi_socket_action(engine.multi, fd, events, &running);
 	restore_signals();
 
@@ -1248,6 +1316,8 @@ choose_wait_set(void)
 bool
 tegro_transport_wait(long timeout_ms)
 {
+	static uint32 request_event = 0;
+	static uint32 pause_event = 0;
 	int64 start_us;
 
 	start_engine();
@@ -1289,8 +1359,14 @@ tegro_transport_wait(long timeout_ms)
 		}
 
 		alone = engine.alone;
+		/* deliverers sleep here, too, and calls until their repeat */
 		nevents = WaitEventSetWait(choose_wait_set(), wait_ms, events,
-								   lengthof(events), PG_WAIT_EXTENSION);
+								   lengthof(events),
+								   dlist_is_empty(&engine.in_flight)
+									   ? tegro_wait_event(&pause_event,
+														  "TegroPause")
+									   : tegro_wait_event(&request_event,
+														  "TegroRequest"));
 		for (int i = 0; i < nevents; i++)
 		{
 			if (events[i].events & WL_LATCH_SET)

@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * wake.c
- *		Finds a database's delivery worker, or has one started.
+ *		Finds a database's workers, or has them started.
  *
- * Each database in which requests wait has one background worker.  A table in
- * shared memory says which process that is; a transaction that enqueued sets
- * its latch when it commits, and where there is none, has the postmaster
- * start one.  So delivery begins within milliseconds of the commit, nothing
- * polls, and nothing runs where nothing is sent.
+ * Each database in which requests wait has one background worker that
+ * delivers, and one that calls back while callbacks wait.  A table in shared
+ * memory says which processes these are; a transaction that gives one of them
+ * something to do sets its latch when it commits, and where there is none, has
+ * the postmaster start one.  So delivery begins within milliseconds of the
+ * commit, nothing polls, and nothing runs where nothing is sent.
  *
  * The table is found by its name, by whoever asks first, so that it needs no
  * shared_preload_libraries.
@@ -51,9 +52,12 @@
 
 typedef struct WakeSlot
 {
-	Oid database;		  /* InvalidOid: free */
-	Latch *latch;		  /* the worker's; NULL: none is registered */
-	TimestampTz asked_at; /* when a worker was asked for last */
+	Oid database; /* InvalidOid: free */
+	struct
+	{
+		Latch *latch;		  /* the worker's; NULL: none is registered */
+		TimestampTz asked_at; /* when a worker was asked for last */
+	} workers[TEGRO_N_WORKERS];
 	TimestampTz held_until;
 } WakeSlot;
 
@@ -64,8 +68,18 @@ typedef struct WakeShared
 } WakeShared;
 
 static WakeShared *wake_shared = NULL;
-static bool wanted = false; /* by the current transaction */
+static bool wanted[TEGRO_N_WORKERS]; /* by the current transaction */
 static bool registered = false;
+static TegroWorker registered_as;
+
+static const struct
+{
+	const char *function;
+	const char *type;
+} workers[TEGRO_N_WORKERS] = {
+	[TEGRO_DELIVERY_WORKER] = {"tegro_worker_main", "tegro delivery worker"},
+	[TEGRO_CALLBACK_WORKER] = {"tegro_callback_main", "tegro callback worker"},
+};
 
 void
 tegro_wake_request_shmem(void)
@@ -116,7 +130,7 @@ find_slot(void)
 }
 
 bool
-tegro_wake_start_worker(Oid database, bool probe,
+tegro_wake_start_worker(Oid database, TegroWorker which, bool probe,
 						BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
@@ -127,11 +141,11 @@ tegro_wake_start_worker(Oid database, bool probe,
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = 5; /* seconds, after a crash */
 	strlcpy(worker.bgw_library_name, "tegro", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "tegro_worker_main",
+	strlcpy(worker.bgw_function_name, workers[which].function,
 			sizeof(worker.bgw_function_name));
-	snprintf(worker.bgw_name, BGW_MAXLEN,
-			 "tegro delivery worker for database %u", database);
-	strlcpy(worker.bgw_type, "tegro delivery worker", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "%s for database %u",
+			 workers[which].type, database);
+	strlcpy(worker.bgw_type, workers[which].type, BGW_MAXLEN);
 	if (probe)
 		strlcpy(worker.bgw_extra, TEGRO_PROBE, BGW_EXTRALEN);
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
@@ -139,8 +153,9 @@ tegro_wake_start_worker(Oid database, bool probe,
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }
 
-void
-tegro_wake_now(void)
+/* Starts a worker where there is none; one that is there is woken if "wake". */
+static void
+call_worker(TegroWorker which, bool wake)
 {
 	Latch *latch = NULL;
 	bool start = false;
@@ -154,34 +169,53 @@ tegro_wake_now(void)
 	slot = find_slot();
 	if (slot)
 	{
-		latch = slot->latch;
+		TimestampTz asked_at = slot->workers[which].asked_at;
+
+		latch = slot->workers[which].latch;
 		if (latch == NULL && now >= slot->held_until &&
-			(now < slot->asked_at ||
-			 now >= TimestampTzPlusMilliseconds(slot->asked_at,
-												START_PATIENCE_MS)))
+			(now < asked_at ||
+			 now >= TimestampTzPlusMilliseconds(asked_at, START_PATIENCE_MS)))
 		{
-			slot->asked_at = now;
+			slot->workers[which].asked_at = now;
 			start = true;
 		}
 	}
 	SpinLockRelease(&wake_shared->lock);
 
-	if (latch)
+	if (latch && wake)
 		SetLatch(latch);
 	if (!start)
 		return;
 
-	if (!tegro_wake_start_worker(MyDatabaseId, false, NULL))
+	if (!tegro_wake_start_worker(MyDatabaseId, which, false, NULL))
 	{
-		SpinLockAcquire(&wake_shared->lock);
-		slot->asked_at = 0;
-		SpinLockRelease(&wake_shared->lock);
+		/* who enqueues is told each time; a deliverer now and then */
+		if (which == TEGRO_DELIVERY_WORKER)
+		{
+			SpinLockAcquire(&wake_shared->lock);
+			slot->workers[which].asked_at = 0;
+			SpinLockRelease(&wake_shared->lock);
+		}
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("could not start the delivery worker"),
+				 which == TEGRO_DELIVERY_WORKER
+					 ? errmsg("could not start the delivery worker")
+					 : errmsg("could not start the callback worker"),
 				 errdetail("All background worker slots are taken; the request is safe in the outbox."),
 				 errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")));
 	}
+}
+
+void
+tegro_wake_now(TegroWorker which)
+{
+	call_worker(which, true);
+}
+
+void
+tegro_wake_missing(TegroWorker which)
+{
+	call_worker(which, false);
 }
 
 static void
@@ -190,26 +224,23 @@ on_transaction_end(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (wanted)
-			{
-				wanted = false;
-				tegro_wake_now();
-			}
-			break;
-		case XACT_EVENT_PREPARE:
 
 			/*
-			 * Whoever commits it later knows nothing of us: the worker looks
-			 * after prepared transactions by itself.
+			 * At PREPARE, too: whoever commits it later knows nothing of us,
+			 * and the worker looks after prepared transactions by itself.
 			 */
-			if (wanted)
+		case XACT_EVENT_PREPARE:
+			for (int i = 0; i < TEGRO_N_WORKERS; i++)
 			{
-				wanted = false;
-				tegro_wake_now();
+				if (wanted[i])
+				{
+					wanted[i] = false;
+					tegro_wake_now(i);
+				}
 			}
 			break;
 		case XACT_EVENT_ABORT:
-			wanted = false;
+			memset(wanted, 0, sizeof(wanted));
 			break;
 		default:
 			break;
@@ -217,7 +248,7 @@ on_transaction_end(XactEvent event, void *arg)
 }
 
 void
-tegro_wake_at_commit(void)
+tegro_wake_at_commit(TegroWorker which)
 {
 	static bool callback_registered = false;
 
@@ -227,7 +258,7 @@ tegro_wake_at_commit(void)
 		RegisterXactCallback(on_transaction_end, NULL);
 		callback_registered = true;
 	}
-	wanted = true;
+	wanted[which] = true;
 }
 
 static void
@@ -237,7 +268,7 @@ unregister_at_exit(int code, Datum arg)
 }
 
 bool
-tegro_wake_register(void)
+tegro_wake_register(TegroWorker which)
 {
 	static bool exit_registered = false;
 	WakeSlot *slot;
@@ -252,13 +283,14 @@ tegro_wake_register(void)
 
 	SpinLockAcquire(&wake_shared->lock);
 	slot = find_slot();
-	if (slot && slot->latch == NULL)
+	if (slot && slot->workers[which].latch == NULL)
 	{
-		slot->latch = MyLatch;
+		slot->workers[which].latch = MyLatch;
 		taken = true;
 	}
 	SpinLockRelease(&wake_shared->lock);
 	registered = taken;
+	registered_as = which;
 	return taken;
 }
 
@@ -267,17 +299,25 @@ tegro_wake_unregister(void)
 {
 	WakeSlot *slot;
 
+	TimestampTz patient_since =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), -START_PATIENCE_MS);
+
 	if (!registered)
 		return;
 	registered = false;
 	SpinLockAcquire(&wake_shared->lock);
 	slot = find_slot();
-	if (slot && slot->latch == MyLatch)
+	if (slot && slot->workers[registered_as].latch == MyLatch)
 	{
-		slot->latch = NULL;
-		slot->asked_at = 0;
+		bool other = false;
+
+		slot->workers[registered_as].latch = NULL;
+		slot->workers[registered_as].asked_at = 0;
+		for (int i = 0; i < TEGRO_N_WORKERS; i++)
+			other |= slot->workers[i].latch != NULL ||
+				slot->workers[i].asked_at > patient_since;
 		/* the slot is another database's if nothing is to be remembered */
-		if (slot->held_until == 0)
+		if (!other && slot->held_until == 0)
 			slot->database = InvalidOid;
 	}
 	SpinLockRelease(&wake_shared->lock);

@@ -1,12 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * worker.c
- *		Background workers: the one that delivers, and the launcher.
+ *		Background workers: the one that delivers, the one that calls back, and
+ *		the launcher.
  *
  * The delivery worker of a database is started when a transaction that
  * enqueued commits (wake.c), delivers what is due (delivery.c), and ends when
  * nothing has been waiting for tegro.worker_idle.  While something waits, now
  * or for later, it stays.
+ *
+ * The callback worker is started when a callback becomes due, and ends in the
+ * same way.  A callback that is slow, or that takes the process with it, holds
+ * up other callbacks and no delivery.
  *
  * Workers that were started on demand don't outlive the server.  So with
  * shared_preload_libraries = 'tegro' a launcher looks once, at the server's
@@ -46,9 +51,11 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/wait_event.h"
 
+#include "src/callback.h"
+#include "src/compat.h"
 #include "src/delivery.h"
+#include "src/identity.h"
 #include "src/settings.h"
 #include "src/wake.h"
 #include "src/worker.h"
@@ -56,7 +63,14 @@
 /* Bytes of free memory that the delivery worker keeps. */
 #define KEPT_MEMORY (16 * 1024 * 1024)
 
+/* The longest sleep of the callback worker. */
+#define SWEEP_MS (60 * 1000L)
+
+/* The pause before a callback is asked for again that another has now. */
+#define TAKEN_MS 500
+
 PGDLLEXPORT void tegro_worker_main(Datum arg);
+PGDLLEXPORT void tegro_callback_main(Datum arg);
 PGDLLEXPORT void tegro_launcher_main(Datum arg);
 
 static volatile sig_atomic_t stop_requested = false;
@@ -100,6 +114,12 @@ void
 tegro_worker_connect(Oid database)
 {
 	on_proc_exit(give_up_if_not_connected, (Datum) 0);
+	/*
+	 * Answers are converted between transactions, for which PostgreSQL must
+	 * know how beforehand: it does for the client's encoding.  It is set before
+	 * the connection, which looks the conversion up.
+	 */
+	force("client_encoding", "UTF8");
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	connected = true;
 
@@ -114,8 +134,15 @@ tegro_worker_connect(Oid database)
 	force("default_transaction_read_only", "off");
 	force("statement_timeout", "0");
 	force("idle_in_transaction_session_timeout", "0");
-	/* a row that someone holds must not hold up the others for long */
 	force("lock_timeout", "1s");
+}
+
+/* More settings, of a process that does nothing but deliver. */
+static void
+force_settings_of_deliverer(void)
+{
+	/* a row that someone holds must not hold up the others for long */
+	force("lock_timeout", "250ms");
 	/* all ways to the rows are by index, in its order: see ledger.c */
 	force("enable_seqscan", "off");
 	force("enable_sort", "off");
@@ -164,15 +191,17 @@ report(const char *activity)
 static void
 wait_for_signal(void)
 {
+	static uint32 wait_event = 0;
+
 	report(NULL);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 60 * 1000L, PG_WAIT_EXTENSION);
+					 60 * 1000L, tegro_wait_event(&wait_event, "TegroHeld"));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	reload_if_asked();
 }
 
-/* Is there anything left to do in this database? */
+/* Is there anything left to send or look up in this database? */
 static bool
 anything_waits(void)
 {
@@ -181,6 +210,19 @@ anything_waits(void)
 
 	tegro_worker_begin();
 	waits = tegro_ledger_find(&ledger) && tegro_outbox_waiting(&ledger);
+	tegro_worker_commit();
+	return waits;
+}
+
+/* Is there a function left to be called back? */
+static bool
+any_callback_waits(void)
+{
+	TegroLedger ledger;
+	bool waits;
+
+	tegro_worker_begin();
+	waits = tegro_ledger_find(&ledger) && tegro_outbox_callbacks_wait(&ledger);
 	tegro_worker_commit();
 	return waits;
 }
@@ -196,10 +238,11 @@ tegro_worker_main(Datum arg)
 	pqsignal(SIGTERM, on_sigterm);
 	BackgroundWorkerUnblockSignals();
 	tegro_worker_connect(DatumGetObjectId(arg));
+	force_settings_of_deliverer();
 
-	if (!tegro_wake_register())
+	if (!tegro_wake_register(TEGRO_DELIVERY_WORKER))
 		proc_exit(0); /* there is one already */
-	if (probe && !anything_waits())
+	if (probe && !anything_waits() && !any_callback_waits())
 		proc_exit(0);
 
 	/*
@@ -228,12 +271,14 @@ tegro_worker_main(Datum arg)
 				 * be lost: first stop being found, then look again.
 				 */
 				tegro_wake_unregister();
-				if (!anything_waits() || !tegro_wake_register())
+				if (!anything_waits() ||
+					!tegro_wake_register(TEGRO_DELIVERY_WORKER))
 					proc_exit(0);
 				break;
 			case TEGRO_STOPPED:
 				/* to be started again, if there is anything to do */
 				proc_exit(anything_waits() ? 1 : 0);
+			case TEGRO_UNCONFIRMED: /* not a worker's */
 			case TEGRO_DELIVERY_OFF:
 				if (stop_requested)
 					proc_exit(1);
@@ -245,6 +290,102 @@ tegro_worker_main(Datum arg)
 			case TEGRO_NO_LEDGER:
 				proc_exit(0);
 		}
+	}
+}
+
+/*
+ * The ledger, if callbacks may be called here: where nothing may be delivered,
+ * in a copy, say, there is nothing to call back for either.
+ */
+static bool
+may_call_back(TegroLedger *ledger)
+{
+	bool allowed;
+	char *detail;
+
+	if (!tegro_delivery || RecoveryInProgress())
+		return false;
+	tegro_worker_begin();
+	allowed = tegro_ledger_find(ledger) &&
+		tegro_outbox_check_identity(ledger, tegro_identity_current(), &detail);
+	tegro_worker_commit();
+	return allowed;
+}
+
+/* The callback worker's main function; arg is the database. */
+void
+tegro_callback_main(Datum arg)
+{
+	static uint32 wait_event = 0;
+	TegroCaller caller = {tegro_worker_begin, tegro_worker_commit, true};
+	TegroLedger ledger = {0};
+	MemoryContext context;
+	TimestampTz idle_since = GetCurrentTimestamp();
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	tegro_worker_connect(DatumGetObjectId(arg));
+	force("lock_timeout", "0"); /* a callback has a time limit of its own */
+
+	if (!tegro_wake_register(TEGRO_CALLBACK_WORKER) || !may_call_back(&ledger))
+		proc_exit(0);
+	context = AllocSetContextCreate(TopMemoryContext, "tegro callbacks",
+									ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		TimestampTz next_at;
+		TimestampTz now;
+		long ms;
+
+		CHECK_FOR_INTERRUPTS();
+		reload_if_asked();
+		/* whoever turns it on again has a deliverer, which starts another */
+		if (!tegro_delivery)
+			proc_exit(0);
+		report("calling back");
+		MemoryContextSwitchTo(context);
+		MemoryContextReset(context);
+		if (tegro_call_back(&ledger, &caller, &next_at))
+		{
+			idle_since = GetCurrentTimestamp();
+			continue;
+		}
+
+		now = GetCurrentTimestamp();
+		if (next_at != 0)
+		{
+			idle_since = now;
+			ms = Max(TimestampDifferenceMilliseconds(now, next_at), 0);
+			/* one that is due and was not to be had is another's */
+			if (next_at <= now)
+				ms = TAKEN_MS;
+		}
+		else
+		{
+			ms =
+				TimestampDifferenceMilliseconds(now,
+												TimestampTzPlusMilliseconds(idle_since,
+																			tegro_worker_idle *
+																				INT64CONST(
+																					1000)));
+			if (ms <= 0)
+			{
+				/* as tegro_worker_main(): not found any more, then look again */
+				tegro_wake_unregister();
+				if (!any_callback_waits() ||
+					!tegro_wake_register(TEGRO_CALLBACK_WORKER))
+					proc_exit(0);
+				continue;
+			}
+		}
+		report(NULL);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(ms, SWEEP_MS),
+						 tegro_wait_event(&wait_event, "TegroCallback"));
+		ResetLatch(MyLatch);
 	}
 }
 
@@ -304,6 +445,7 @@ tegro_launcher_main(Datum arg)
 {
 	List *databases;
 	ListCell *cell;
+	static uint32 wait_event = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -316,7 +458,8 @@ tegro_launcher_main(Datum arg)
 		BackgroundWorkerHandle *handle;
 		pid_t pid;
 
-		if (!tegro_wake_start_worker(lfirst_oid(cell), true, &handle))
+		if (!tegro_wake_start_worker(lfirst_oid(cell), TEGRO_DELIVERY_WORKER,
+									 true, &handle))
 		{
 			ereport(WARNING,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -332,7 +475,8 @@ tegro_launcher_main(Datum arg)
 				break;
 			(void) WaitLatch(MyLatch,
 							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 20L, PG_WAIT_EXTENSION);
+							 20L,
+							 tegro_wait_event(&wait_event, "TegroLauncher"));
 			ResetLatch(MyLatch);
 			CHECK_FOR_INTERRUPTS();
 		}

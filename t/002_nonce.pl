@@ -232,12 +232,12 @@ my $before = next_nonce();
 set_clock(-3600);
 cmp_ok(abs(clock_error() + 3600), '<', 60, 'then it is set back by an hour');
 my $after = next_nonce();
-cmp_ok($after, '>', $before, 'nonces rise though the clock was set back');
+cmp_ok($after, '>', $before, 'fault 42: nonces rise though the clock was set back');
 cmp_ok($after, '<', $before + 1e6, 'but by no more than they must');
 set_clock(7200);
-cmp_ok(abs(next_nonce() / 1e6 - time - 7200), '<', 60, 'nonces follow a clock that is set forward');
+cmp_ok(abs(next_nonce() / 1e6 - time - 7200), '<', 60, 'fault 42: nonces follow a clock that is set forward');
 set_clock(0);
-cmp_ok(next_nonce() / 1e6, '>', time + 7000, 'and keep rising when it is set right');
+cmp_ok(next_nonce() / 1e6, '>', time + 7000, 'fault 42: and keep rising when it is set right');
 
 {
 	my $run = start_pgbench($node, 'postgres', $take_nonce, '-c', 8, '-t', 300);
@@ -255,8 +255,8 @@ cmp_ok(next_nonce() / 1e6, '>', time + 7000, 'and keep rising when it is set rig
 
 	diag("$count nonces while the clock was set to and fro");
 	is($count, 2400, 'each call takes one');
-	is($different, $count, 'no two are the same');
-	is($falls, 0, 'they rise in each session');
+	is($different, $count, 'fault 42: no two are the same');
+	is($falls, 0, 'fault 42: they rise in each session');
 	cmp_ok($nonces[-1] - $nonces[0], '>', 40 * 3600 * 1e6, 'they span the steps of the clock');
 }
 

@@ -128,7 +128,7 @@ sub endless
 my @unclear = (read => 'TG004', order => 'TG003');
 my @groups = (
 	{
-		name => 'what is no answer, or none to trust',
+		name => 'fault 34: what is no answer, or none to trust',
 		@unclear,
 		cases => [
 			[ 'JSON that is cut', http(200, substr($good, 0, 30)), qr/not usable JSON.*HTTP 200.*The answer begins: \{"type":"suc/ ],
@@ -166,7 +166,7 @@ my @groups = (
 		]
 	},
 	{
-		name => 'too many requests',
+		name => 'fault 35: too many requests',
 		read => 'TG005',
 		order => 'TG005',
 		cases => [
@@ -175,7 +175,7 @@ my @groups = (
 		]
 	},
 	{
-		name => 'lengths and lines that are wrong',
+		name => 'fault 36: lengths and lines that are wrong',
 		@unclear,
 		timeout => '700ms',
 		cases => [
@@ -199,7 +199,7 @@ my @groups = (
 		]
 	},
 	{
-		name => 'answers that are too much',
+		name => 'faults 38, 39: answers that are too much',
 		@unclear,
 		is_bounded => 1,
 		cases => [
@@ -227,7 +227,7 @@ my @groups = (
 		]
 	},
 	{
-		name => 'text that can\'t be',
+		name => 'fault 40: text that can\'t be',
 		@unclear,
 		cases => [
 			[
@@ -484,9 +484,13 @@ sub is_survived
 my @fatal = qw(close_before_read close_after_read execute_then_close reset);
 my %is_executed = (execute_then_close => 1, reset => 1);
 
+# the fault that it is, on a new connection, and on one that was kept alive
+my %fault_new = map { ($_ => $is_executed{$_} ? 26 : 25) } @fatal;
+my %fault_alive = map { ($_ => $is_executed{$_} ? 27 : 25) } @fatal;
+
 foreach my $action (@fatal)
 {
-	subtest "$action, on a new connection" => sub {
+	subtest "fault $fault_new{$action}: $action, on a new connection" => sub {
 		my $session = new_session();
 		my %order = new_order();
 
@@ -510,7 +514,7 @@ foreach my $action (@fatal)
 		$session->close;
 	};
 
-	subtest "$action, on a connection that was kept alive" => sub {
+	subtest "fault $fault_alive{$action}: $action, on a connection that was kept alive" => sub {
 		my $session = new_session();
 		my %order = new_order();
 
@@ -536,7 +540,7 @@ foreach my $action (@fatal)
 		$session->close;
 	};
 
-	subtest "$action, on one of eight connections of a batch" => sub {
+	subtest "fault $fault_alive{$action}: $action, on one of eight connections of a batch" => sub {
 		my $session = new_session('tegro.max_concurrency' => 8);
 		my $size = 24;
 
@@ -599,7 +603,7 @@ subtest 'an answer that nobody asked for is nobody\'s answer' => sub {
 	$session->close;
 };
 
-subtest 'an answer that comes after the timeout is nobody\'s answer' => sub {
+subtest 'fault 28: an answer that comes after the timeout is nobody\'s answer' => sub {
 	my $session = new_session('tegro.timeout' => '300ms');
 	my %order = new_order();
 
@@ -763,7 +767,7 @@ subtest 'what was not sent is repeated, createOrder too' => sub {
 # Answers
 #
 
-subtest 'Retry-After is honoured as far as there is time' => sub {
+subtest 'fault 35: Retry-After is honoured as far as there is time' => sub {
 	my $session = new_session('tegro.timeout' => '5s');
 	my $date = sub { return POSIX::strftime('%a, %d %b %Y %H:%M:%S GMT', gmtime(time + $_[0])); };
 
@@ -846,7 +850,7 @@ subtest 'the hint for a 403 names what a gateway may dislike' => sub {
 	$session->close;
 };
 
-subtest 'an answer of a million keys is a value, where so much is allowed' => sub {
+subtest 'fault 39: an answer of a million keys is a value, where so much is allowed' => sub {
 	my $session = hostile_session('tegro.timeout' => '30s');
 
 	is(ask($session, 'balance', case => 'a million keys')->{sqlstate}, 'TG004', 'by default it is too large');
@@ -858,7 +862,7 @@ subtest 'an answer of a million keys is a value, where so much is allowed' => su
 	$session->close;
 };
 
-subtest 'odd answers are values' => sub {
+subtest 'fault 39: odd answers are values' => sub {
 	my $session = hostile_session();
 
 	foreach my $case (@odd_answers)
@@ -872,7 +876,7 @@ subtest 'odd answers are values' => sub {
 	$session->close;
 };
 
-subtest 'a database in LATIN1 says what it can\'t hold' => sub {
+subtest 'fault 40: a database in LATIN1 says what it can\'t hold' => sub {
 	$node->safe_psql('postgres',
 		"CREATE DATABASE latin1 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
 	$node->safe_psql('latin1', 'CREATE EXTENSION tegro');
@@ -907,7 +911,7 @@ subtest 'a database in LATIN1 says what it can\'t hold' => sub {
 	$session->close;
 };
 
-subtest 'redirects are not followed' => sub {
+subtest 'fault 41: redirects are not followed' => sub {
 	my $session = hostile_session('tegro.read_retries' => 2);
 
 	foreach my $status (301, 302, 303, 307, 308)
@@ -1011,7 +1015,7 @@ sub is_not_sent
 
 foreach my $kind (qw(expired wrong_host self_signed))
 {
-	subtest "a certificate that is $kind is not trusted" => sub {
+	subtest "fault 37: a certificate that is $kind is not trusted" => sub {
 		my $impostor = sandbox(%tls, certificate => $kind);
 
 		is_not_sent($kind, $impostor->api_url, hint => qr/could not prove to be the provider/);
@@ -1020,7 +1024,7 @@ foreach my $kind (qw(expired wrong_host self_signed))
 	};
 }
 
-subtest 'a good certificate of an authority that is not trusted' => sub {
+subtest 'fault 37: a good certificate of an authority that is not trusted' => sub {
 	my $session = new_session('tegro.ca_file' => certificates()->{ca}, 'tegro.read_retries' => 0);
 
 	$sandbox->begin;
@@ -1034,7 +1038,7 @@ subtest 'a good certificate of an authority that is not trusted' => sub {
 	$session->close;
 };
 
-subtest 'a TLS handshake that fails' => sub {
+subtest 'fault 37: a TLS handshake that fails' => sub {
 	my $begin_of_server_hello = pack('H*', '160303007a0200007603');
 	my $handshake_failure = pack('H*', '15030300020228');
 
@@ -1058,7 +1062,7 @@ subtest 'a TLS handshake that fails' => sub {
 	is_not_sent('closed at once', 'https://127.0.0.1:' . $server->port . '/api');
 };
 
-subtest 'no connection' => sub {
+subtest 'fault 37: no connection' => sub {
 	my $listener = TegroTest::listener();
 	my $port = $listener->sockport;
 
@@ -1067,9 +1071,22 @@ subtest 'no connection' => sub {
 	is_not_sent('black-holed', 'https://127.0.0.1:' . black_hole()->port . '/api');
 	is_not_sent('a name that does not exist', 'https://missing.provider.test/api', detail => qr/resolve/i);
 	is_not_sent('a name that is never resolved', 'https://stuck.provider.test/api', detail => qr/during name look-up/);
+	# a resolver with a limited number of threads, each of them stuck
+	my $session = new_session('tegro.connect_timeout' => '100ms', 'tegro.read_retries' => 0);
+	foreach my $turn (1 .. 25)
+	{
+		set($session, 'tegro.api_url' => "https://stuck-$turn.provider.test/api");
+		ask($session, 'balance');
+	}
+	set(
+		$session,
+		'tegro.connect_timeout' => '3s',
+		'tegro.api_url' => 'https://slow-0-unstuck.provider.test:' . $sandbox->port . '/api');
+	is(ask($session, 'balance')->{sqlstate}, '', 'after many names that are never resolved, one that is');
+	$session->close;
 };
 
-subtest 'one of a name\'s two addresses is enough' => sub {
+subtest 'fault 37: one of a name\'s two addresses is enough' => sub {
 	my $port = $sandbox->port;
 	my $session = new_session('tegro.api_url' => "https://dual-1.provider.test:$port/api", 'tegro.connect_timeout' => '2s');
 

@@ -1217,7 +1217,7 @@ SQL
 	ok( wait_until(
 			sub {
 				ask($admin,
-					q{SELECT count(*) FROM pg_stat_activity WHERE query ~ '"2"' AND wait_event = 'Extension'}
+					q{SELECT count(*) FROM pg_stat_activity WHERE query ~ '"2"' AND wait_event_type = 'Extension'}
 				)->{out} ne '0';
 			}),
 		'a call that waits can be looked at');

@@ -8,7 +8,7 @@
 # journal must agree with the ledger: nothing lost, no payout made twice,
 # nothing sent that was not committed (script/check-ledger).
 #
-# The number at the head of a subtest is that of the fault it shows: 23, the
+# "fault N" at the head of a subtest is the fault it shows: 23, the
 # rounds of kill -9; 24, the transactions.  The short version has 8 rounds and
 # 2,000 transactions, the long one (TEGRO_LONG=1) 200 and 10,000.  What is drawn
 # by lot follows from a seed, which is printed; TEGRO_SEED sets it.
@@ -311,7 +311,7 @@ sub strike
 	return $what;
 }
 
-subtest '23: kill -9 at random, under load' => sub {
+subtest 'fault 23: kill -9 at random, under load' => sub {
 	my %struck;
 
 	@clients = map { { session => undef, busy => 0 } } 1 .. CLIENTS;
@@ -370,7 +370,7 @@ subtest '23: kill -9 at random, under load' => sub {
 # 24: transactions
 #
 
-subtest '24: what commits is executed, what rolls back is not' => sub {
+subtest 'fault 24: what commits is executed, what rolls back is not' => sub {
 	my $clients = 4;
 	my (%expected, %rolled_back);
 	my $number = 0;
@@ -439,7 +439,7 @@ subtest '24: what commits is executed, what rolls back is not' => sub {
 		'--committed', $committed_file);
 };
 
-subtest '24: a commit wakes a worker that is about to end' => sub {
+subtest 'fault 24: a commit wakes a worker that is about to end' => sub {
 	my $session = session($node);
 	my $slow = 0;
 

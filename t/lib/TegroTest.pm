@@ -941,7 +941,8 @@ __DATA__
  *		missing...		there is no such name
  *		linklocal...	169.254.0.1
  *		mapped...		::ffff:169.254.0.1
- *		dual...			::1, then 127.0.0.1
+ *		dual...			::1, then 127.0.0.1; or one of them, if only such
+ *						are asked for
  *		anything else	127.0.0.1
  *
  * and "localhost", where the environment has LOCALHOST_IS, an address.
@@ -1014,7 +1015,10 @@ getaddrinfo(const char *name, const char *service,
 		address = "169.254.0.1";
 	if (strncmp(name, "mapped", 6) == 0)
 		address = "::ffff:169.254.0.1";
-	if (strncmp(name, "dual", 4) == 0)
+	if (strncmp(name, "dual", 4) == 0 && hints && hints->ai_family == AF_INET6)
+		address = "::1";
+	else if (strncmp(name, "dual", 4) == 0 &&
+			 !(hints && hints->ai_family == AF_INET))
 	{
 		status = real("::1", service, hints, result);
 		if (status == 0)

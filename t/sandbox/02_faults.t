@@ -202,8 +202,10 @@ for my $scheme (@BOTH)
 	is($result->{status}, 200, '… by default 200');
 	is($result->{body}, '', '… and empty');
 	fault($s, action => 'answer', body => 'ab', headers => { 'Content-Length' => '7' });
-	($result) = meet($s, '-m', '0.5');
-	is(scalar(() = $result->{headers} =~ /^Content-Length/mg), 2, '… Content-Length twice');
+	# not every curl shows a header that it refuses
+	my $head = raw_answer($s, "POST /api/createWithdrawal/ HTTP/1.1\r\nHost: x\r\nUser-Agent: x\r\n"
+		. "Content-Length: 2\r\n\r\n{}");
+	is(scalar(() = $head =~ /^Content-Length: [27]\r$/mg), 2, '… Content-Length twice');
 	fault($s, action => 'answer', body => 'ab', headers => { 'Transfer-Encoding' => 'chunked' });
 	($result) = meet($s);
 	is($result->{body}, 'ab', '… chunked');

@@ -11,7 +11,9 @@ use Digest::SHA qw(hmac_sha256_hex);
 use Exporter qw(import);
 use File::Basename qw(dirname);
 use File::Temp qw(tempdir);
+use IO::Handle;
 use IO::Socket::INET;
+use IPC::Open2;
 use JSON::PP;
 use POSIX qw(WNOHANG);
 use Test::More;
@@ -21,7 +23,7 @@ our @EXPORT = qw(
 	$SHOP $API_KEY $SECRET_KEY $SANDBOX $ROOT $DIR @BOTH
 	start_sandbox stop_sandbox base journal forget_journal
 	call answer_of control curl signed next_nonce slurp spew php run_command
-	receiver raw_socket);
+	receiver raw_socket raw_answer);
 
 our $SHOP = 'D0F98E7D7742609DC508D86BB7500914';
 our $API_KEY = 'sandbox-api-key';
@@ -293,6 +295,33 @@ sub raw_socket
 	my ($port) = $self->{base} =~ /:(\d+)$/;
 	return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port)
 		|| die "connect: $@";
+}
+
+# Sends bytes as they are, and returns what comes within half a second, as it is.
+sub raw_answer
+{
+	my ($self, $request) = @_;
+	my ($address) = $self->{base} =~ m{//(.*)$};
+	my ($out, $in, $pid);
+
+	if ($self->{base} =~ /^https:/)
+	{
+		$pid = open2($out, $in, "exec openssl s_client -quiet -connect $address 2>/dev/null");
+		$in->autoflush;
+	}
+	else
+	{
+		$in = $out = raw_socket($self);
+	}
+	print $in $request;
+	sleep 0.5;
+	sysread $out, my $answer, 10000;
+	if ($pid)
+	{
+		kill 'KILL', $pid;
+		waitpid $pid, 0;
+	}
+	return $answer // '';
 }
 
 1;

@@ -1,4 +1,4 @@
-# 201_links.pl: payment links and notifications, with PHP as the oracle.
+# 211_links.pl: payment links and notifications, with PHP as the oracle.
 #
 # Ten thousand links are made of what a PHP shop would make them of, and PHP
 # says whether it would have signed and written the same.  Ten thousand

@@ -18,7 +18,7 @@ use strict;
 use warnings;
 
 use FindBin;
-use lib "$FindBin::RealBin/../lib";
+use lib "$FindBin::RealBin/lib";
 
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
@@ -158,14 +158,16 @@ sub withdraw
 	  . " 'amount', 10, 'currency', 'RUB', 'account', '4111'))";
 }
 
-# Runs one of the stories below; TEGRO_ONLY, a pattern, chooses among them.
+# Runs one of the stories below, as a subtest; TEGRO_ONLY, a pattern, chooses
+# among them.
 sub story
 {
 	my ($name, $code) = @_;
+	my $begun = time;
 
 	return if defined $ENV{TEGRO_ONLY} && $name !~ /$ENV{TEGRO_ONLY}/;
-	note($name);
-	$code->(sandbox());
+	subtest $name => sub { $code->(sandbox()); };
+	note(sprintf('%s took %.1f s', $name, time - $begun));
 	return;
 }
 
@@ -174,7 +176,7 @@ sub story
 # A standby; and it takes over, having missed what the primary did last
 #
 
-story('a standby takes over', sub {
+story('faults 9, 10, 16: a standby, which takes over', sub {
 	my ($sandbox) = @_;
 	my $old = primary('old', $sandbox);
 	my $new = copy_of($old, 'new', streaming => 1, conf => 'tegro.delivery = on');
@@ -278,7 +280,7 @@ END
 # The same, of a ledger from which nothing was ever delivered
 #
 
-story('an unused ledger', sub {
+story('fault 9: an unused ledger', sub {
 	my ($sandbox) = @_;
 	my $old = primary('first', $sandbox, unused => 1);
 
@@ -289,8 +291,13 @@ story('an unused ledger', sub {
 	set($old, 'tegro.delivery', q{'on'});
 	wait_for_row($old, $_, 'done') foreach qw(O W);
 	$new->promote;
-	ok($new->poll_query_until('postgres',
-			q{SELECT count(*) = 2 FROM tegro_outbox WHERE state = 'done' AND message ~ 'found by look-up'}),
+	ok(wait_until(
+			sub {
+				sleep 0.1;
+				return $new->safe_psql('postgres',
+					q{SELECT count(*) FROM tegro_outbox WHERE state = 'done' AND message ~ 'found by look-up'}) == 2;
+			},
+			30),
 		'what was waiting when the first delivery was lost with the old primary is looked up, too');
 	is(executed($sandbox, $_), 1, "$_ was executed once") foreach qw(O W);
 	kill_server($old);
@@ -302,7 +309,7 @@ story('an unused ledger', sub {
 # Both alive: an old primary that nobody stopped, beside the new one
 #
 
-story('a zombie', sub {
+story('fault 9: a zombie', sub {
 	my ($sandbox) = @_;
 	my $old = primary('zombie', $sandbox);
 	my $new = copy_of($old, 'successor', streaming => 1, conf => 'tegro.delivery = on');
@@ -333,7 +340,7 @@ story('a zombie', sub {
 # Both alive, and a synchronous standby was configured
 #
 
-story('a synchronous standby', sub {
+story('fault 11: a synchronous standby', sub {
 	my ($sandbox) = @_;
 	my $old = primary('fenced', $sandbox);
 	my $new = copy_of($old, 'elected', streaming => 1,
@@ -408,7 +415,7 @@ story('a synchronous standby', sub {
 # A restore to a point in time before the send
 #
 
-story('a restore', sub {
+story('fault 12: a restore', sub {
 	my ($sandbox) = @_;
 	my $lost = primary('before', $sandbox, archiving => 1);
 	my $restored = PostgreSQL::Test::Cluster->new('restored');
@@ -445,6 +452,10 @@ story('a restore', sub {
 	is(wait_for_row($restored, 'W-waiting', 'review')->{state}, 'review',
 		'so is one that was to be sent later');
 	is(executed($sandbox, 'W-waiting'), 0, 'which is not sent');
+	is($restored->safe_psql('postgres', q{SELECT count(tegro_resolve(id, 'resend', 'not there, says their support'))
+		FROM tegro_outbox WHERE state = 'review' AND method = 'createWithdrawal'}), 2, 'a person can decide on all at once');
+	is(wait_for_row($restored, $_, 'done')->{state}, 'done', "$_ is sent then") foreach qw(W-refused W-waiting);
+	is(executed($sandbox, $_), 1, "$_ was executed once") foreach qw(W-refused W-waiting);
 	enqueue($restored, 'createWithdrawal', 'W-new');
 	is(wait_for_row($restored, 'W-new', 'done')->{state}, 'done', 'what is enqueued from then on is sent');
 	$restored->stop;
@@ -455,7 +466,7 @@ story('a restore', sub {
 # A base backup that is started by itself
 #
 
-story('a base backup', sub {
+story('fault 13: a base backup', sub {
 	my ($sandbox) = @_;
 	my $source = primary('source', $sandbox);
 
@@ -504,7 +515,7 @@ story('a base backup', sub {
 # Template copies and dumps
 #
 
-story('templates and dumps', sub {
+story('faults 14, 15: templates and dumps', sub {
 	my ($sandbox) = @_;
 	my $node = primary('databases', $sandbox);
 	my $other = PostgreSQL::Test::Cluster->new('elsewhere');

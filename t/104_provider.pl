@@ -14,7 +14,7 @@ use strict;
 use warnings;
 
 use FindBin;
-use lib "$FindBin::RealBin/../lib";
+use lib "$FindBin::RealBin/lib";
 
 use IPC::Run;
 use JSON::PP;
@@ -25,7 +25,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use TegroTest;
-use TegroLedger;
+use TegroLedger qw(ledger_cluster enqueue executions LONG);
 
 my $node = ledger_cluster(
 	'provider', sandbox(),
@@ -64,7 +64,8 @@ sub write_credentials
 	return;
 }
 
-# Runs one of the stories below; TEGRO_ONLY, a pattern, chooses among them.
+# Runs one of the stories below, as a subtest in a database of its own;
+# TEGRO_ONLY, a pattern, chooses among them.
 my ($database, $sandbox, $session);
 
 sub story
@@ -83,7 +84,7 @@ sub story
 	$session->query('CREATE EXTENSION tegro');
 	$session->close;
 	$session = session($node, database => $database);
-	$code->();
+	subtest($options{faults} ? "$options{faults}: $name" : $name, $code);
 	$session->close;
 	$node->safe_psql('postgres', qq{DROP DATABASE "$database" WITH (FORCE)});
 	$sandbox->stop;
@@ -211,7 +212,7 @@ sub agree
 	$sandbox->control('POST', 'flush');
 	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => $database);
 	my $ok = IPC::Run::run(
-		[ "$FindBin::RealBin/../../script/check-ledger", '--journal', $sandbox->{journal},
+		[ "$FindBin::RealBin/../script/check-ledger", '--journal', $sandbox->{journal},
 			'--sandbox', $options{shops} ? '' : $sandbox->url ],
 		'<', \undef, '>', \$out, '2>', \$err);
 	ok($ok, "ledger and provider agree on $database") or diag("$out$err");
@@ -234,41 +235,42 @@ sub due_in { return get($_[0], 'extract(epoch FROM next_at - clock_timestamp())'
 
 my $success = '{"type":"success","desc":"","data":{"id":1,"url":"https://tegro.money/pay/x"}}';
 my $page = "<html>\n<head><title>502 Bad Gateway</title></head>\n</html>\n";
+# each with the fault that it is
 my @lost = (
-	[ 'closed before it is read', 'close_before_read' ],
-	[ 'read, then closed', 'close_after_read' ]);
+	[ 25, 'closed before it is read', 'close_before_read' ],
+	[ 25, 'read, then closed', 'close_after_read' ]);
 my @executed = (
-	[ 'executed, then closed', 'execute_then_close' ],
-	[ 'executed, then reset', 'reset' ],
-	[ 'an answer that is cut', 'cut', bytes => 20 ],
-	[ 'an answer that is cut to nothing', 'cut', bytes => 0 ],
-	[ 'a Content-Length that is too long', 'length', length => 1000 ],
-	[ 'a Content-Length that is too short', 'length', length => 10 ],
-	[ 'a byte at a time', 'drip', ms => 200 ]);
+	[ 26, 'executed, then closed', 'execute_then_close' ],
+	[ 26, 'executed, then reset', 'reset' ],
+	[ 34, 'an answer that is cut', 'cut', bytes => 20 ],
+	[ 34, 'an answer that is cut to nothing', 'cut', bytes => 0 ],
+	[ 36, 'a Content-Length that is too long', 'length', length => 1000 ],
+	[ 36, 'a Content-Length that is too short', 'length', length => 10 ],
+	[ 38, 'a byte at a time', 'drip', ms => 200 ]);
 my @useless = (
-	[ 'an empty answer', status => 200, body => '' ],
-	[ 'cut JSON', status => 200, body => substr($success, 0, 40) ],
-	[ 'a 502 with HTML', status => 502, body => $page ],
-	[ 'a 200 with HTML', status => 200, body => $page ],
-	[ 'a 500 that says success', status => 500, body => $success ],
-	[ 'a 500 that says error', status => 500, body => '{"type":"error","desc":"Nothing was done"}' ],
-	[ 'a 204', status => 204, body => '' ],
-	[ 'a redirect', status => 307, headers => { Location => 'http://127.0.0.1:9/api/' }, body => $success ],
-	[ 'a 302', status => 302, headers => { Location => 'https://example.org/' }, body => '' ],
-	[ 'a success without data', status => 200, body => '{"type":"success","desc":""}' ],
-	[ 'a success with data null', status => 200, body => '{"type":"success","desc":"","data":null}' ],
-	[ 'no type', status => 200, body => '{"data":{"id":1}}' ],
-	[ 'type true', status => 200, body => '{"type":true,"data":{"id":1}}' ],
-	[ 'an array', status => 200, body => "[$success]" ],
-	[ 'a string', status => 200, body => '"success"' ],
-	[ 'two answers', status => 200, body => "$success$success" ],
-	[ 'a NUL escaped', status => 200, body => '{"type":"success","data":{"id":1,"note":"\u0000"}}' ],
-	[ 'a NUL', status => 200, body_base64 => encode_base64("{\"type\":\"success\",\0\"data\":{}}", '') ],
-	[ 'half a surrogate pair', status => 200, body => '{"type":"success","data":{"note":"\ud800"}}' ],
-	[ 'bytes that are not UTF-8', status => 200, body_base64 => encode_base64("{\"type\":\"success\",\"data\":{\"n\":\"\xff\xfe\"}}", '') ],
-	[ 'a number that is too large', status => 200, body => '{"type":"success","data":{"id":1e400000}}' ],
-	[ 'brackets 100,000 deep', status => 200, body => '{"type":"success","data":' . '[' x 100_000 . ']' x 100_000 . '}' ],
-	[ 'a string of 1 GB', status => 200, body => 'x' x 65536, repeat => 16384 ]);
+	[ 34, 'an empty answer', status => 200, body => '' ],
+	[ 34, 'cut JSON', status => 200, body => substr($success, 0, 40) ],
+	[ 34, 'a 502 with HTML', status => 502, body => $page ],
+	[ 34, 'a 200 with HTML', status => 200, body => $page ],
+	[ 34, 'a 500 that says success', status => 500, body => $success ],
+	[ 34, 'a 500 that says error', status => 500, body => '{"type":"error","desc":"Nothing was done"}' ],
+	[ 34, 'a 204', status => 204, body => '' ],
+	[ 41, 'a redirect', status => 307, headers => { Location => 'http://127.0.0.1:9/api/' }, body => $success ],
+	[ 41, 'a 302', status => 302, headers => { Location => 'https://example.org/' }, body => '' ],
+	[ 34, 'a success without data', status => 200, body => '{"type":"success","desc":""}' ],
+	[ 34, 'a success with data null', status => 200, body => '{"type":"success","desc":"","data":null}' ],
+	[ 34, 'no type', status => 200, body => '{"data":{"id":1}}' ],
+	[ 34, 'type true', status => 200, body => '{"type":true,"data":{"id":1}}' ],
+	[ 34, 'an array', status => 200, body => "[$success]" ],
+	[ 34, 'a string', status => 200, body => '"success"' ],
+	[ 34, 'two answers', status => 200, body => "$success$success" ],
+	[ 40, 'a NUL escaped', status => 200, body => '{"type":"success","data":{"id":1,"note":"\u0000"}}' ],
+	[ 40, 'a NUL', status => 200, body_base64 => encode_base64("{\"type\":\"success\",\0\"data\":{}}", '') ],
+	[ 40, 'half a surrogate pair', status => 200, body => '{"type":"success","data":{"note":"\ud800"}}' ],
+	[ 40, 'bytes that are not UTF-8', status => 200, body_base64 => encode_base64("{\"type\":\"success\",\"data\":{\"n\":\"\xff\xfe\"}}", '') ],
+	[ 39, 'a number that is too large', status => 200, body => '{"type":"success","data":{"id":1e400000}}' ],
+	[ 39, 'brackets 100,000 deep', status => 200, body => '{"type":"success","data":' . '[' x 100_000 . ']' x 100_000 . '}' ],
+	[ 38, 'a string of 1 GB', status => 200, body => 'x' x 65536, repeat => 16384 ]);
 
 story(
 	'answers',
@@ -279,20 +281,21 @@ story(
 		ask('O-first');
 		wait_state('O-first', 'done');
 		my $hwm = vm_hwm_kb(worker());
-		foreach my $case (@lost, map({ [ $_->[0], 'answer', @$_[ 1 .. $#$_ ] ] } @useless))
+		foreach my $case (@lost, map({ [ @$_[ 0, 1 ], 'answer', @$_[ 2 .. $#$_ ] ] } @useless))
 		{
-			my ($name, $action, %fault) = @$case;
+			my ($fault, $name, $action, %fault) = @$case;
 
 			foreach my $kind ('O', 'W')
 			{
 				my $reference = "$kind-lost-" . ++$number;
 				meet($reference, $action, %fault);
-				push @cases, [ "$name, and not executed", $reference, $kind eq 'O' ? ('done', 1) : ('review', 0) ];
+				push @cases, [ $fault, "$name, and not executed", $reference, $kind eq 'O' ? ('done', 1) : ('review', 0) ];
 			}
 		}
-		foreach my $case (@executed, map({ [ $_->[0], 'answer', @$_[ 1 .. $#$_ ], executed => JSON::PP::true ] } @useless))
+		foreach my $case (@executed,
+			map({ [ @$_[ 0, 1 ], 'answer', @$_[ 2 .. $#$_ ], executed => JSON::PP::true ] } @useless))
 		{
-			my ($name, $action, %fault) = @$case;
+			my ($fault, $name, $action, %fault) = @$case;
 
 			foreach my $kind ('O', 'W')
 			{
@@ -302,26 +305,26 @@ story(
 				ask($before);
 				wait_state($before, 'done');
 				meet($reference, $action, %fault);
-				push @cases, [ "$name, but executed", $reference, 'done', 1 ];
+				push @cases, [ $fault, "$name, but executed", $reference, 'done', 1 ];
 			}
 		}
-		settled($_->[1] =~ /^O/ ? "order, $_->[0]" : "payout, $_->[0]", @$_[ 1 .. 3 ]) foreach @cases;
+		settled("fault $_->[0]: " . ($_->[2] =~ /^O/ ? 'order' : 'payout') . ", $_->[1]", @$_[ 2 .. 4 ]) foreach @cases;
 
 		# 27
 		my %kept_alive;
 		$kept_alive{ $_->{fault} }++
 		  foreach grep { $_->{fault} && $_->{request} > 1 } $sandbox->journal;
 		is(join(' ', grep { !$kept_alive{$_} } qw(execute_then_close reset cut)), '',
-			'connections that broke had been kept alive');
+			'fault 27: connections that broke had been kept alive');
 		my %sent;
 		$sent{ $_->{nonce} }++ foreach grep { !$_->{deferred} } $sandbox->journal;
-		is(join(' ', grep { $sent{$_} > 1 } keys %sent), '', 'no request was sent twice over');
+		is(join(' ', grep { $sent{$_} > 1 } keys %sent), '', 'fault 27: no request was sent twice over');
 
-		my ($html) = grep { $_->[0] eq 'a 502 with HTML, but executed' } @cases;
-		is(get($html->[1], q{(SELECT encode(raw_answer, 'escape') FROM tegro_attempt WHERE outbox_id = id)}), $page,
+		my ($html) = grep { $_->[1] eq 'a 502 with HTML, but executed' } @cases;
+		is(get($html->[2], q{(SELECT encode(raw_answer, 'escape') FROM tegro_attempt WHERE outbox_id = id)}), $page,
 			'what came in place of an answer is kept');
 		is($session->query('SELECT max(length(raw_answer)) FROM tegro_attempt')->{out}, 8192, 'up to 8 kB of it');
-		cmp_ok(vm_hwm_kb(worker()) - $hwm, '<', 64 * 1024, 'the worker did not grow by more than 64 MB');
+		cmp_ok(vm_hwm_kb(worker()) - $hwm, '<', 64 * 1024, 'fault 38: the worker did not grow by more than 64 MB');
 		agree();
 	});
 
@@ -339,15 +342,15 @@ story(
 		ask($_) foreach qw(W-slow O-slow);
 		# the same, and a look-up does not find it before the answer is there
 		wait_state($_, 'done') foreach qw(W-slow O-slow);
-		settled('a payout answered after tegro.timeout', 'W-slow', 'done', 1);
-		settled('an order answered after tegro.timeout', 'O-slow', 'done', 1);
+		settled('fault 28: a payout answered after tegro.timeout', 'W-slow', 'done', 1);
+		settled('fault 28: an order answered after tegro.timeout', 'O-slow', 'done', 1);
 		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_attempt WHERE outcome = 'answered' AND http_status = 200}),
-			'the late answers are kept');
+			'fault 28: the late answers are kept');
 		$sandbox->fault('createOrder', 'hide', ms => 3000);
 		$sandbox->fault('createOrder', 'execute_then_hold', ms => 1800);
 		ask('O-late');
-		is(wait_state('O-late', 'unknown'), 'unknown', 'one that is not found meanwhile is unknown');
-		settled('a late answer', 'O-late', 'done', 1);
+		is(wait_state('O-late', 'unknown'), 'unknown', 'fault 28: one that is not found meanwhile is unknown');
+		settled('fault 28: a late answer', 'O-late', 'done', 1);
 		like(get('O-late', q{answer #>> '{data,url}'}), qr/^https/, 'and brings the link');
 		is(get('O-late', 'attempts'), 1, 'it was sent once');
 
@@ -363,13 +366,13 @@ story(
 		meet('W-hidden', 'execute_then_close');
 		$sandbox->fault('createOrder', 'hide', ms => 4000);
 		meet('O-hidden', 'execute_then_close');
-		is(wait_state('W-later', 'review'), 'review', 'a payout that is not found over the settle time waits for a person');
-		is(executed('W-later'), 0, 'before it is executed');
-		settled('a payout that is executed after that', 'W-later', 'done', 1);
-		settled('a payout that look-ups do not show at first', 'W-hidden', 'done', 1);
-		settled('an order that look-ups do not show at first', 'O-hidden', 'done', 1);
-		settled('an order that is executed later', 'O-later', 'done', 1);
-		is(scalar(sends_of($_)), 1, "$_ was sent once") foreach qw(W-later W-hidden O-hidden O-later);
+		is(wait_state('W-later', 'review'), 'review', 'fault 29: a payout that is not found over the settle time waits for a person');
+		is(executed('W-later'), 0, 'fault 29: before it is executed');
+		settled('fault 29: a payout that is executed after that', 'W-later', 'done', 1);
+		settled('fault 30: a payout that look-ups do not show at first', 'W-hidden', 'done', 1);
+		settled('fault 30: an order that look-ups do not show at first', 'O-hidden', 'done', 1);
+		settled('fault 29: an order that is executed later', 'O-later', 'done', 1);
+		is(scalar(sends_of($_)), 1, "faults 29, 30: $_ was sent once") foreach qw(W-later W-hidden O-hidden O-later);
 
 		# the late answer comes when a person has it
 		$session->query(q{UPDATE tegro_outbox SET next_at = now() + interval '1 hour' WHERE next_at IS NOT NULL});
@@ -446,7 +449,7 @@ story(
 		}
 		becomes_true(q{SELECT message ~ 'look-up failed' FROM tegro_outbox WHERE reference = 'W-absent'});
 		is(get('W-absent', q{state || ' ' || absent}), 'unknown 0',
-			'no look-up that fails counts as "not found"');
+			'fault 31: no look-up that fails counts as "not found"');
 		settled('a payout that is not found once look-ups work', 'W-absent', 'review', 0);
 		$session->query(q{UPDATE tegro_outbox SET next_at = NULL});
 
@@ -457,19 +460,19 @@ story(
 		$sandbox->fault('order', 'answer', times => -1, status => 503, body => $page);
 		meet($_, 'execute_then_close') foreach qw(W-stuck O-stuck);
 		sleep 4.5;
-		is(state_of($_), 'unknown', "$_ stays unknown while look-ups fail, past the settle time")
+		is(state_of($_), 'unknown', "fault 31: $_ stays unknown while look-ups fail, past the settle time")
 		  foreach qw(W-stuck O-stuck);
-		cmp_ok(scalar(look_ups_of('W-stuck')), '<=', 5, 'the look-ups become fewer');
+		cmp_ok(scalar(look_ups_of('W-stuck')), '<=', 5, 'fault 31: the look-ups become fewer');
 		cmp_ok(get('W-stuck', 'failures'), '>=', 2, 'as they fail');
 		# as if it had failed for an hour
 		$session->query(q{UPDATE tegro_outbox SET failures = 40, next_at = now() WHERE reference = 'W-stuck'});
 		query($node, 'CALL tegro_deliver()', database => $database);
 		ok(becomes_true(q{SELECT failures = 41 FROM tegro_outbox WHERE reference = 'W-stuck'}), 'after an hour of that');
-		cmp_ok(due_in('W-stuck'), '>', 400, 'they are minutes apart');
-		cmp_ok(due_in('W-stuck'), '<', 13 * 60, 'and not more than about ten');
+		cmp_ok(due_in('W-stuck'), '>', 400, 'fault 31: they are minutes apart');
+		cmp_ok(due_in('W-stuck'), '<', 13 * 60, 'fault 31: and not more than about ten');
 		$sandbox->clear_faults;
 		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE state = 'unknown'});
-		settled('what was stuck', $_, 'done', 1) foreach qw(W-stuck O-stuck);
+		settled('fault 31: what was stuck', $_, 'done', 1) foreach qw(W-stuck O-stuck);
 
 		# 32
 		my %other = (
@@ -488,14 +491,23 @@ story(
 
 			$sandbox->fault('withdrawal', 'answer', status => 200, body => $json->encode({ type => 'success', desc => '', data => $data }));
 			meet($reference, 'execute_then_close');
-			is(wait_state($reference, 'review|done'), $state, "a look-up that finds $name: $state");
+			is(wait_state($reference, 'review|done'), $state, "fault 32: a look-up that finds $name: $state");
 			# not to be looked up again: the next answer is for the next
 			$session->query("UPDATE tegro_outbox SET next_at = NULL WHERE reference = '$reference'");
 			like(get($reference, 'message'), qr/different: .* was asked for, .* is there/, 'and says what differs')
 			  if $state eq 'review';
 		}
+		# a number that is another but for its letters' case
+		$sandbox->fault('withdrawal', 'answer', status => 200,
+			body => $json->encode({ type => 'success', desc => '', data => { payment_id => 'w-OTHER-8', amount => 10 } }));
+		meet('W-other-8', 'execute_then_close');
+		is(wait_state('W-other-8', 'review|done'), 'review', 'fault 32: a look-up that finds another number: review');
+		$session->query(q{UPDATE tegro_outbox SET next_at = NULL WHERE reference = 'W-other-8'});
 		$session->query(q{SELECT tegro_resolve(id, 'done', 'checked') FROM tegro_outbox WHERE state = 'review'
 			AND reference LIKE 'W-other%'});
+		# one that the body writes otherwise
+		meet('O-/7', 'execute_then_close');
+		settled('an order whose number has a slash', 'O-/7', 'done', 1);
 		agree();
 	});
 
@@ -516,6 +528,7 @@ story(
 		like(get('W-hidden', 'message'), qr/found by look-up/, 'and settled by a look-up');
 		is(get('W-hidden', 'callback_state'), '', 'without a callback');
 	},
+	faults => 'fault 33',
 	arguments => [ '--deduplicate' ]);
 
 
@@ -534,7 +547,7 @@ story(
 				defined $retry_after ? (headers => { 'Retry-After' => "$retry_after" }) : ());
 			ask($reference, %more);
 			ok(becomes_true("SELECT state = 'ready' AND sqlstate = 'TG005' FROM tegro_outbox WHERE reference = '$reference'"),
-				'429 leaves it ready');
+				'fault 35: 429 leaves it ready');
 			return due_in($reference);
 		};
 
@@ -546,15 +559,15 @@ story(
 		{
 			$due{$shop} = $limited->("O-$shop", $shops{$shop}, shop_id => $shop);
 		}
-		cmp_ok($due{seconds}, '>', 0.5, 'Retry-After in seconds is honoured');
+		cmp_ok($due{seconds}, '>', 0.5, 'fault 35: Retry-After in seconds is honoured');
 		cmp_ok($due{seconds}, '<', 4, 'and not for longer');
-		cmp_ok($due{date}, '>', 1, 'a date is honoured');
-		cmp_ok($due{huge}, '>', 3000, 'a huge time is honoured');
-		cmp_ok($due{huge}, '<', 3700, 'for an hour');
-		cmp_ok($due{$_}, '<', 3, "\"$_\" does not hold it up") foreach qw(garbage negative none);
+		cmp_ok($due{date}, '>', 1, 'fault 35: a date is honoured');
+		cmp_ok($due{huge}, '>', 3000, 'fault 35: a huge time is honoured');
+		cmp_ok($due{huge}, '<', 3700, 'fault 35: for an hour');
+		cmp_ok($due{$_}, '<', 3, "fault 35: \"$_\" does not hold it up") foreach qw(garbage negative none);
 		ask('O-beside', shop_id => 'seconds');
 		is(state_of('O-beside'), 'ready', 'the shop waits with its other requests, too');
-		settled('429 and then an order', "O-$_", 'done', 1) foreach qw(seconds date garbage negative none);
+		settled('fault 35: 429 and then an order', "O-$_", 'done', 1) foreach qw(seconds date garbage negative none);
 		settled('an order beside', 'O-beside', 'done', 1);
 		is(state_of('O-huge'), 'ready', 'one still waits');
 
@@ -583,7 +596,7 @@ story(
 		$sandbox->clear_faults;
 		$sandbox->fault('createOrder', 'answer', times => -1, status => 429, headers => { 'Retry-After' => '1' }, body => '');
 		ask('O-limited', shop_id => 'limited');
-		settled('429 for ever', 'O-limited', 'failed', 0);
+		settled('fault 35: 429 for ever', 'O-limited', 'failed', 0);
 		is(get('O-limited', q{attempts || ' ' || sqlstate}), '3 TG005', 'is given up, too');
 		$sandbox->clear_faults;
 		set('tegro.max_attempts', q{'20'});
@@ -604,14 +617,15 @@ story(
 		settled('a payout', 'W-before', 'done', 1);
 		$sandbox->fault('createWithdrawal', 'answer', status => 403, body => '<html>error code: 1010</html>');
 		ask('W-403');
-		is(wait_state('W-403', 'unknown'), 'unknown', 'a gateway\'s 403 leaves it unknown');
+		is(wait_state('W-403', 'unknown'), 'unknown', 'fault 34: a gateway\'s 403 leaves it unknown');
 		ask($_) foreach qw(W-paused O-paused);
 		sleep 1.5;
-		is(scalar(sends_of($_)), 0, "$_ is not sent: the shop pauses") foreach qw(W-paused O-paused);
+		is(scalar(sends_of($_)), 0, "fault 34: $_ is not sent: the shop pauses") foreach qw(W-paused O-paused);
+		is(scalar(look_ups_of('W-403')), 0, 'fault 34: nor is what is unknown looked up');
 		like(slurp_file($node->logfile), qr/tegro delivery pauses for shop/, 'the log says so');
 		$node->reload;
-		settled('after a reload, a payout', 'W-paused', 'done', 1);
-		settled('after a reload, an order', 'O-paused', 'done', 1);
+		settled('fault 34: after a reload, a payout', 'W-paused', 'done', 1);
+		settled('fault 34: after a reload, an order', 'O-paused', 'done', 1);
 		settled('after a reload, what the gateway stopped', 'W-403', 'review', 0);
 	},
 	arguments => [ map { ('--shop', "$_:" . API_KEY . ':x') } qw(seconds date garbage negative huge none limited contradiction) ]);
@@ -673,6 +687,7 @@ story(
 		set('tegro.worker_idle', q{'1min'});
 		agree(shops => 1);
 	},
+	faults => 'fault 43',
 	arguments => [ map { ('--shop', $_) } (map { "good-$_:key-$_:x" } 1 .. 3), 'bad:key-bad:x' ]);
 
 
@@ -827,7 +842,8 @@ story(
 			'amount', 1, 'currency', 'RUB', 'account', '1')) FROM generate_series(1, 20) n});
 		ok(becomes_true(q{SELECT count(*) = 20 FROM tegro_outbox WHERE reference ~ '^W-\d+$' AND state = 'done'}, 10),
 			'while a person holds a row that is on its way, the others are delivered');
-		diag(sprintf('they took %.1f s', time - $from));
+		cmp_ok(time - $from, '<', 2, 'before long');
+		is(state_of('W-held'), 'sending', 'the one that is held is left as it is');
 		$person->query('COMMIT');
 		settled('then the one that was held', 'W-held', 'done', 1);
 		settled('the others', "W-$_", 'done', 1) foreach 1, 20;
@@ -904,7 +920,9 @@ story(
 			'O-long' => [ q{RAISE EXCEPTION '%', repeat('long ', 1000000);}, qr/long long/ ],
 			'O-reference' => [ qq{INSERT INTO $role.line VALUES (1, 2);}, qr/foreign key|security-restricted/ ],
 			'O-deferred' => [ qq{SET CONSTRAINTS ALL DEFERRED; INSERT INTO $role.line VALUES (1, 3);},
-				qr/foreign key|security-restricted/ ]);
+				qr/foreign key|security-restricted/ ],
+			'O-order' => [ qq{INSERT INTO $role.line VALUES (1, 4); INSERT INTO $role.head VALUES (4);},
+				qr/foreign key/ ]);
 
 		create_role($role);
 		create_role('tegro_test_other');
@@ -943,8 +961,9 @@ END
 			END});
 		ask_back($role, 'O-lock', 'BEGIN PERFORM pg_advisory_lock(4711); END');
 		ask_back($role, 'O-drops-itself', "BEGIN $note; DROP FUNCTION $role.o_drops_itself; END");
-		ask_back($role, 'O-satisfies', "BEGIN INSERT INTO $role.line VALUES (1, 1);
-			INSERT INTO $role.head VALUES (1); DELETE FROM $role.line; END");
+		# a deferred constraint is immediate here, and no obstacle
+		ask_back($role, 'O-satisfies', "BEGIN INSERT INTO $role.head VALUES (1);
+			INSERT INTO $role.line VALUES (1, 1); DELETE FROM $role.line; END");
 		ask_back($role, 'O-asks', q{BEGIN
 			PERFORM public.tegro_enqueue('createOrder', '{"order_id": "O-asked", "amount": 1, "currency": "RUB"}'); END});
 		ask_back($role, 'O-calls', "BEGIN answer := public.tegro_balance(); $note; END");
@@ -998,9 +1017,9 @@ END
 		is(worker(), $worker, 'by the same worker');
 
 		# given up
-		$session->query(q{UPDATE tegro_outbox SET failures = 19, next_at = now() WHERE reference = 'O-raise'});
+		$session->query(q{UPDATE tegro_outbox SET failures = 19, callback_at = now() WHERE reference = 'O-raise'});
 		ask('O-wake');
-		ok(becomes_true(q{SELECT callback_state = 'failed' AND next_at IS NULL FROM tegro_outbox WHERE reference = 'O-raise'}),
+		ok(becomes_true(q{SELECT callback_state = 'failed' AND callback_at IS NULL FROM tegro_outbox WHERE reference = 'O-raise'}),
 			'a callback that failed twenty times is given up');
 
 		# slow ones
@@ -1010,11 +1029,11 @@ END
 		my $from = time;
 		ask('O-behind');
 		settled('an order behind a callback that hangs', 'O-behind', 'done', 1);
-		# it may be that it is called back once more before that
-		cmp_ok(time - $from, '<', 14, 'waits for its time limit');
-		like(get('O-slow', 'callback_message'), qr/timeout|cancel/, 'which is what the callback fails with');
+		cmp_ok(time - $from, '<', 3, 'does not wait for it');
+		ok(becomes_true(q{SELECT callback_message ~ 'timeout' FROM tegro_outbox WHERE reference = 'O-slow'}),
+			'which fails when its time is over');
 		$session->query("DROP FUNCTION $role.o_slow");
-		$session->query(q{UPDATE tegro_outbox SET next_at = NULL WHERE reference LIKE 'O-%' AND state = 'done'});
+		$session->query(q{UPDATE tegro_outbox SET callback_at = NULL WHERE reference LIKE 'O-%'});
 		agree();
 	});
 $node->safe_psql('postgres', "DROP ROLE IF EXISTS $_") foreach qw(tegro_test_shop tegro_test_other);
@@ -1058,23 +1077,19 @@ END
 			my $from = time;
 			ask('W-behind');
 			is(wait_state('W-behind', 'done', 15), 'done', "$harm{$harm}[0] does not hold up others");
-			cmp_ok(time - $from, '<', 10, 'for longer than the time limit');
+			cmp_ok(time - $from, '<', 3, 'for any time');
 			is(worker(), $worker, 'and does not end the worker');
-			ok(becomes_true(q{SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = 'O-harm'}, 5),
+			ok(becomes_true(q{SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = 'O-harm'}, 20),
 				'its error is on record');
+			ok(becomes_true(q{SELECT failures >= 2 FROM tegro_outbox WHERE reference = 'O-harm'}, 20),
+				'and its calls are counted');
 			# what a shutdown would do
-			$from = time;
 			my $ended = $session->query(q{SELECT bool_and(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
-				WHERE backend_type = 'tegro delivery worker' AND datname = current_database()})->{out};
-			is($ended, 't', 'the worker ends when it is told to');
-			if ($ended ne 't')
-			{
-				# without crashing the server: let it fail
-				$session->query("DROP FUNCTION IF EXISTS $role.o_harm");
-				$node->stop('immediate', fail_ok => 1);
-				$node->start;
-				$session = session($node, database => $database);
-			}
+				WHERE backend_type ~ '^tegro (delivery|callback) worker$' AND datname = current_database()})->{out};
+			is($ended, 't', 'the workers end when they are told to');
+			ask_back($role, 'O-after', 'BEGIN END');
+			ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'O-after'}, 20),
+				'and then others are called back');
 			$session->query("DROP OWNED BY $role CASCADE; DROP ROLE $role");
 		});
 }
@@ -1112,6 +1127,7 @@ story(
 		settled('a refusal that the database can not hold', 'O-refused', 'done', 1);
 		agree();
 	},
+	faults => 'fault 40',
 	like => q{TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'});
 
 
@@ -1122,30 +1138,43 @@ story(
 story(
 	'snapshot',
 	sub {
-		my $rows = 5000;
+		my $rows = LONG ? 100_000 : 10_000;
+		my $minutes = LONG ? 30 : 0;
+		my $turn = 0;
+		# requests a second, from the commit to the last outcome
 		my $deliver = sub {
-			my ($name) = @_;
-			my $from = time;
+			my ($how) = @_;
+			my $name = 'O-' . ++$turn;
 
 			$session->query(qq{SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id',
-				'O-$name-' || n, 'amount', 1, 'currency', 'RUB'))) FROM generate_series(1, $rows) n});
-			ok(becomes_true(qq{SELECT count(*) = $rows FROM tegro_outbox WHERE reference LIKE 'O-$name-%' AND state = 'done'}, 120),
-				"a backlog of $rows is delivered, $name");
-			my @times = sort { $a <=> $b } map { $_->{time} }
-			  grep { ($_->{params}{order_id} // '') =~ /^O-$name-/ } $sandbox->journal(executed => 1);
-			is(scalar(@times), $rows, 'each once');
-			return ($rows - 1) / ($times[-1] - $times[0]);
+				'$name-' || n, 'amount', 1, 'currency', 'RUB'))) FROM generate_series(1, $rows) n});
+			my $from = time;
+			ok(becomes_true(q{SELECT NOT EXISTS (SELECT FROM tegro_outbox WHERE next_at IS NOT NULL)}, 120),
+				"a backlog of $rows is delivered, $how");
+			my $rate = $rows / (time - $from);
+			my %times;
+			$times{ $_->{params}{order_id} }++
+			  foreach grep { ($_->{params}{order_id} // '') =~ /^$name-/ } $sandbox->journal(executed => 1);
+			is(join(' ', scalar(keys %times), scalar(grep { $_ != 1 } values %times)), "$rows 0", 'each once');
+			return $rate;
 		};
 
+		$deliver->('to warm up');
 		my $without = $deliver->('without a snapshot');
 		my $reader = session($node, database => $database);
+		my $from = time;
 		$reader->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM tegro_outbox');
-		my $with = $deliver->('with a snapshot held');
+		my $with;
+		do
+		{
+			$with = $deliver->('with a snapshot held');
+		} while (time - $from < 60 * $minutes);
 		$reader->close;
 		diag(sprintf('%.0f requests/s without a snapshot, %.0f with one that is held: %.0f %%',
 				$without, $with, 100 * $with / $without));
-		cmp_ok($with / $without, '>', 0.4, 'a snapshot that is held does not halve the rate');
-	});
+		cmp_ok($with / $without, '>', 0.7, 'a snapshot that is held costs less than a third of the rate');
+	},
+	faults => 'fault 44');
 
 $node->stop;
 
@@ -1239,7 +1268,8 @@ story(
 		is(executed('W-settle'), 1, 'is executed once, though it was not to be seen at first');
 		is(scalar(sends_of('W-settle')), 1, 'and sent once');
 		set_clock(0);
-	});
+	},
+	faults => 'fault 42');
 $node->stop if $node->name eq 'clock';
 
 done_testing();
