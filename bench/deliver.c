@@ -4,7 +4,7 @@
  *		How fast the worker empties the outbox, against libcurl's multi
  *		interface.
  *
- * Use:	deliver ROUNDS		of 4,000 requests each
+ * Use:	deliver ROUNDS		of 20,000 requests each
  *
  * A backlog is enqueued while delivery is off.  Then the floor sends as many
  * orders; then delivery is turned on.  The worker's time is from its first
@@ -25,7 +25,7 @@
 #include "process.h"
 #include "rounds.h"
 
-#define REQUESTS 4000
+#define REQUESTS 20000
 
 /* What was measured with so many in flight. */
 struct measure

@@ -73,8 +73,13 @@
 /* How often the whole index is swept while a backlog is worked off. */
 #define FULL_SWEEP_MS (10 * 1000)
 
-/* How long answers are gathered for one commit, at most, microseconds. */
-#define GATHER_US 1000
+/*
+ * How long answers are gathered for one commit: at most, and while none comes.
+ * Places that are free meanwhile are missed by those that wait; a commit takes
+ * a millisecond itself, or a fraction of one.
+ */
+#define GATHER_US		5000
+#define GATHER_PAUSE_MS 1
 
 /* The pause after a round that failed. */
 #define STUMBLE_MS 100
@@ -115,6 +120,7 @@ typedef struct Loop
 	int64 next_us;		   /* when the next is due; -1: unknown */
 	TimestampTz after;	   /* where the last claim ended */
 	int64 gather_until_us; /* how long answers are gathered before a commit */
+	bool gathered;		   /* none has come for long enough */
 	bool backlog;		   /* the last claim was full */
 	int64 swept_us;
 	int64 inbox_us; /* when notifications were asked for last */
@@ -963,11 +969,14 @@ run_loop(Loop *loop)
 		 * for a few.
 		 */
 		if (loop->nruled == 0)
+		{
 			loop->gather_until_us = tegro_clock_us() + GATHER_US;
-		else if (loop->backlog && loop->nopen > 0 &&
+			loop->gathered = false;
+		}
+		else if (loop->backlog && loop->nopen > 0 && !loop->gathered &&
 				 tegro_clock_us() < loop->gather_until_us)
 		{
-			(void) tegro_transport_wait(1);
+			loop->gathered = !tegro_transport_wait(GATHER_PAUSE_MS);
 			continue;
 		}
 		list_free(paused_shops(loop));
