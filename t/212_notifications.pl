@@ -4,8 +4,8 @@
 # notifies, a relay in this test passes the form to tegro_notify() as a role
 # that may do nothing else, the worker asks the provider, and the shop's
 # function marks the row as paid.  Then the same with replays, forgeries, tests,
-# notifications in any order, look-ups that lag or fail, processes that are
-# killed at each point, and copies of the database.
+# notifications in any order, look-ups that lag or fail, slow callbacks, rows that
+# are held, processes that are killed at each point, and copies of the database.
 #
 # What must hold throughout: a row is marked once for an order that was paid,
 # and never for one that was not.
@@ -528,6 +528,93 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	ask($node, 'DROP OWNED BY web; GRANT EXECUTE ON FUNCTION tegro_notify(text), tegro_notify(jsonb),
 		tegro_notify(text, text, text, text, text, text, text, text, text) TO web');
 	is(bring(form(order_id => 'G1'))->{out}, 'f', 'it was recorded');
+}
+
+#
+# Side by side: callbacks that are slow or deadly, rows that are held, a backlog
+#
+
+{
+	my $register = sub {
+		my ($function) = @_;
+
+		is(query($node, "SELECT tegro_on_payment('shop.$function(bigint,text,text,jsonb)')", user => 'shopkeeper')->{err},
+			'', "\"$function\" is registered");
+	};
+
+	# a slow one holds up no look-up
+	ask($node, q{SET ROLE shopkeeper; CREATE FUNCTION shop.slow(id bigint, state text, reference text, answer jsonb) RETURNS void
+		LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); PERFORM shop.paid(id, state, reference, answer); END $$; RESET ROLE});
+	order($_, 100) foreach 'L1', 'L2';
+	pay($_, notify_url => 'http://127.0.0.1:1/') foreach 'L1', 'L2';
+	$register->('slow');
+	bring(form(order_id => 'L1'));
+	ok(wait_until(sub { my ($row) = notifications('L1'); $row->{confirmed} }), 'one with a slow callback');
+	$register->('paid');
+	bring(form(order_id => 'L2'));
+	ok(wait_until(sub { my ($row) = notifications('L2'); $row->{confirmed} }), 'another is looked up');
+	my ($row) = notifications('L1');
+	is($row->{callback_state}, 'waiting', 'meanwhile');
+	settled($_) foreach 'L1', 'L2';
+	is(shop_row($_), 'paid 1', "$_ is credited") foreach 'L1', 'L2';
+
+	# one that does not return was counted before it was called
+	ask($node, q{SET ROLE shopkeeper; CREATE SEQUENCE shop.calls;
+		CREATE FUNCTION shop.deadly(id bigint, state text, reference text, answer jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+		PERFORM nextval('shop.calls'); PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(3); END $$; RESET ROLE;
+		GRANT pg_signal_backend TO shopkeeper; ALTER FUNCTION shop.deadly SECURITY DEFINER; ALTER FUNCTION shop.deadly OWNER TO postgres});
+	order('L3', 100);
+	pay('L3', notify_url => 'http://127.0.0.1:1/');
+	$register->('deadly');
+	bring(form(order_id => 'L3'));
+	$register->('paid');
+	ok(wait_until(sub { ask($node, 'SELECT last_value FROM shop.calls WHERE is_called')->{out} eq '2' }, 20),
+		'a callback that ends its process is called again');
+	($row) = notifications('L3');
+	is("$row->{state} $row->{confirmed} $row->{callback_state} $row->{callback_message}",
+		'confirmed 1 waiting it was called and did not return', 'and on record as one that did not return');
+	cmp_ok($row->{failures}, '>=', 2, 'each call counts');
+	ask($node, q{UPDATE tegro_notification SET callback = 'shop.paid(bigint,text,text,jsonb)' WHERE order_id = 'L3'});
+	query($node, q{SELECT tegro_retry_notification(id) FROM tegro_notification WHERE order_id = 'L3'}, user => 'shopkeeper');
+	settled('L3');
+	is(shop_row('L3'), 'paid 1', 'one that returns is called once');
+
+	# a row that somebody holds while its order is looked up
+	order($_, 100) foreach 'L4', 'L5';
+	pay($_, notify_url => 'http://127.0.0.1:1/') foreach 'L4', 'L5';
+	$sandbox->fault('order', 'execute_then_hold', ms => 600);
+	bring(form(order_id => 'L4'));
+	ok(wait_until(sub { look_ups('L4') >= 1 }), 'an order is looked up');
+	my $holder = session($node);
+	$holder->query(q{BEGIN; SELECT FROM tegro_notification WHERE order_id = 'L4' FOR UPDATE});
+	sleep 1;
+	bring(form(order_id => 'L5'));
+	is(settled('L5', 5)->{callback_state}, 'done', 'a row that is held holds up no other');
+	($row) = notifications('L4');
+	is($row->{state}, 'waiting', 'and waits itself');
+	$holder->query('COMMIT');
+	$holder->close;
+	$row = settled('L4');
+	is("$row->{state} $row->{confirmed} " . shop_row('L4'), 'confirmed 1 paid 1', 'until it is let go');
+	is(look_ups('L4'), 1, 'what was seen of it meanwhile was kept');
+
+	# a backlog of requests leaves notifications a place
+	order('L6', 100);
+	pay('L6', notify_url => 'http://127.0.0.1:1/');
+	my $session = session($node);
+	$session->query('BEGIN');
+	$session->query(q{SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id', 'M' || n, 'amount', 1, 'currency', 'RUB')))
+		FROM generate_series(1, 3000) n});
+	$session->query(sprintf(q{SELECT tegro_notify('%s')}, form(order_id => 'L6')));
+	$session->query('COMMIT');
+	$session->close;
+	ok(wait_for_end($node, 60), 'three thousand requests, and then a notification');
+	settled('L6');
+	cmp_ok(
+		ask($node, q{SELECT count(*) FROM tegro_outbox, tegro_notification n WHERE n.order_id = 'L6'
+			AND reference LIKE 'M%' AND finished_at > n.confirmed_at})->{out},
+		'>=', 1000, 'which need not wait for most of them');
+	is(shop_row('L6'), 'paid 1', 'and is credited');
 }
 
 #
