@@ -665,6 +665,26 @@ foreach my $how ('kill9', 'immediate')
 }
 
 {
+	# a callback from before a restart, of which nobody was told, while a request
+	# waits for later
+	order('I1', 100);
+	pay('I1', notify_url => 'http://127.0.0.1:1/');
+	is(query($node, q{SELECT tegro_on_payment('shop.answered(bigint,text,text,jsonb)')}, user => 'shopkeeper')->{err},
+		'', 'a callback that may run twice');
+	bring(form(order_id => 'I1'));
+	is(settled('I1')->{callback_state}, 'done', 'is called');
+	is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')}, user => 'shopkeeper')->{err}, '', 'the old one');
+	my $later = ask($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "I2", "amount": 1, "currency": "RUB"}',
+		deliver_after => now() + interval '1 hour')})->{out};
+	ask($node, q{UPDATE tegro_notification SET callback_state = 'waiting', callback_at = now() + interval '1 second' WHERE order_id = 'I1'});
+	crash_server($node, 'kill9');
+	start_again($node);
+	ok(wait_until(sub { my ($row) = notifications('I1'); $row->{callback_state} eq 'done' }, 20),
+		'is called after a restart, whatever else waits');
+	ask($node, "SELECT tegro_cancel($later)");
+}
+
+{
 	# a commit that was acknowledged is there, whatever the database says
 	order('J1', 100);
 	pay('J1', notify_url => 'http://127.0.0.1:1/');
