@@ -17,7 +17,7 @@ PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
 OBJS = tegro.o \
 	src/worker.o src/calls.o src/fdw.o src/option.o src/reader.o src/list.o \
 	src/notification.o src/link.o src/requests.o src/trigger.o src/payout.o \
-	src/argument.o src/delivery.o src/callback.o src/inbox.o src/outbox.o src/ruling.o src/ledger.o src/wake.o \
+	src/argument.o src/delivery.o src/callback.o src/inbox.o src/outbox.o src/ledger.o src/ruling.o src/wake.o \
 	src/identity.o src/api.o src/answer.o src/transport.o src/error.o \
 	src/settings.o src/nonce.o src/body.o src/query.o src/signature.o
 
