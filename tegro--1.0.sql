@@ -413,3 +413,181 @@ CREATE FOREIGN DATA WRAPPER tegro_fdw
 REVOKE ALL ON FOREIGN DATA WRAPPER tegro_fdw FROM PUBLIC;
 COMMENT ON FOREIGN DATA WRAPPER tegro_fdw IS
 'the provider''s lists as tables: shops, balances, orders, withdrawals, modules; servers have the option shop_id, tables the option list';
+
+--
+-- Notifications: that orders were paid, says the provider by an HTTP request
+-- to the shop.  Nothing is credited on that word: see src/inbox.c.
+--
+-- Rows are written as those of the outbox are, and for the same reason there
+-- are no CHECK constraints.
+--
+
+CREATE TABLE @extschema@.tegro_notification (
+	id				pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	shop_id			pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+	order_id		pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+	status			pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+	test			pg_catalog.bool NOT NULL,
+	confirmed		pg_catalog.bool NOT NULL DEFAULT false,
+	state			pg_catalog.text NOT NULL,
+	amount			pg_catalog.numeric NOT NULL,
+	currency		pg_catalog.text NOT NULL,
+	payment_id		pg_catalog.text,
+	fields			pg_catalog.jsonb NOT NULL,
+	request			pg_catalog.int8,
+	role			pg_catalog.regrole NOT NULL,
+	received_at		pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	waiting_since	pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	looked_up_at	pg_catalog.timestamptz,
+	confirmed_at	pg_catalog.timestamptz,
+	next_at			pg_catalog.timestamptz,
+	lease			pg_catalog.int8 NOT NULL DEFAULT 0,
+	lease_until		pg_catalog.timestamptz,
+	failures		pg_catalog.int4 NOT NULL DEFAULT 0,
+	identity		pg_catalog.text NOT NULL,
+	answer			pg_catalog.jsonb,
+	sqlstate		pg_catalog.text,
+	message			pg_catalog.text,
+	callback		pg_catalog.text,
+	callback_state	pg_catalog.text,
+	callback_message pg_catalog.text,
+	callback_at		pg_catalog.timestamptz,
+	-- a test must not stand in the way of the payment with the same number
+	UNIQUE (shop_id, order_id, status, test)
+)
+WITH (fillfactor = 50);
+REVOKE ALL ON TABLE @extschema@.tegro_notification FROM PUBLIC;
+COMMENT ON TABLE @extschema@.tegro_notification IS
+'notifications whose signature was right, one for each shop, order and status, and what the provider said when it was asked';
+COMMENT ON COLUMN @extschema@.tegro_notification.id IS 'number of the notification';
+COMMENT ON COLUMN @extschema@.tegro_notification.shop_id IS 'public key of the shop';
+COMMENT ON COLUMN @extschema@.tegro_notification.order_id IS 'the shop''s own number of the order';
+COMMENT ON COLUMN @extschema@.tegro_notification.status IS 'as it came; 1, paid, where it came without';
+COMMENT ON COLUMN @extschema@.tegro_notification.test IS 'it says that it is a test; nothing was paid';
+COMMENT ON COLUMN @extschema@.tegro_notification.confirmed IS 'the provider, asked by us, says that the order is paid, with this amount; true for ever once it is true';
+COMMENT ON COLUMN @extschema@.tegro_notification.state IS 'waiting (the order is looked up), confirmed, review (paid, but something differs; a person decides), unpaid (says the provider), test, noted (not of a payment)';
+COMMENT ON COLUMN @extschema@.tegro_notification.amount IS 'amount that it tells';
+COMMENT ON COLUMN @extschema@.tegro_notification.currency IS 'currency that it tells';
+COMMENT ON COLUMN @extschema@.tegro_notification.payment_id IS 'the provider''s number of the order, where it tells one';
+COMMENT ON COLUMN @extschema@.tegro_notification.fields IS 'all its fields but the signature, as texts';
+COMMENT ON COLUMN @extschema@.tegro_notification.request IS 'the order''s request in tegro_outbox, where it is one';
+COMMENT ON COLUMN @extschema@.tegro_notification.role IS 'role that registered the callback, else the one that brought it; its keys are used, and it runs the callback';
+COMMENT ON COLUMN @extschema@.tegro_notification.received_at IS 'when it came; of one that came to nothing and came again, when it came last';
+COMMENT ON COLUMN @extschema@.tegro_notification.waiting_since IS 'since when the order is looked up';
+COMMENT ON COLUMN @extschema@.tegro_notification.looked_up_at IS 'when the provider last told of the order';
+COMMENT ON COLUMN @extschema@.tegro_notification.confirmed_at IS 'when it was confirmed';
+COMMENT ON COLUMN @extschema@.tegro_notification.next_at IS 'when the order is looked up next; null when it is not';
+COMMENT ON COLUMN @extschema@.tegro_notification.lease IS 'how often a deliverer has taken it; results count only under the lease that they were got under';
+COMMENT ON COLUMN @extschema@.tegro_notification.lease_until IS 'until when the deliverer has it to itself';
+COMMENT ON COLUMN @extschema@.tegro_notification.failures IS 'look-ups or calls in a row that came to nothing; the wait between them grows with it';
+COMMENT ON COLUMN @extschema@.tegro_notification.identity IS 'system/database/timeline/inode of the server where it was recorded';
+COMMENT ON COLUMN @extschema@.tegro_notification.answer IS 'the look-up''s answer that settled it';
+COMMENT ON COLUMN @extschema@.tegro_notification.sqlstate IS 'error of the last look-up';
+COMMENT ON COLUMN @extschema@.tegro_notification.message IS 'what happened last, in words';
+COMMENT ON COLUMN @extschema@.tegro_notification.callback IS 'function that is called once it is confirmed';
+COMMENT ON COLUMN @extschema@.tegro_notification.callback_state IS 'waiting, done or failed; null before it is confirmed';
+COMMENT ON COLUMN @extschema@.tegro_notification.callback_message IS 'the callback''s last error';
+COMMENT ON COLUMN @extschema@.tegro_notification.callback_at IS 'when the callback is due; null before it is confirmed, and when it was called';
+
+CREATE INDEX tegro_notification_due ON @extschema@.tegro_notification (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX tegro_notification_callback_due ON @extschema@.tegro_notification (callback_at) WHERE callback_at IS NOT NULL;
+
+CREATE TABLE @extschema@.tegro_payment_callback (
+	shop_id			pg_catalog.text COLLATE pg_catalog."C" PRIMARY KEY,
+	callback		pg_catalog.text NOT NULL,
+	role			pg_catalog.regrole NOT NULL,
+	registered_at	pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+REVOKE ALL ON TABLE @extschema@.tegro_payment_callback FROM PUBLIC;
+COMMENT ON TABLE @extschema@.tegro_payment_callback IS
+'what is called when an order of a shop is paid, set by tegro_on_payment';
+COMMENT ON COLUMN @extschema@.tegro_payment_callback.shop_id IS 'public key of the shop';
+COMMENT ON COLUMN @extschema@.tegro_payment_callback.callback IS 'the function, with schema and arguments';
+COMMENT ON COLUMN @extschema@.tegro_payment_callback.role IS 'role that registered it, and runs it';
+COMMENT ON COLUMN @extschema@.tegro_payment_callback.registered_at IS 'when';
+
+ALTER TABLE @extschema@.tegro_notification ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.tegro_payment_callback ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tegro_notification_own ON @extschema@.tegro_notification FOR SELECT
+	USING (pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER'));
+CREATE POLICY tegro_payment_callback_own ON @extschema@.tegro_payment_callback FOR SELECT
+	USING (pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER'));
+COMMENT ON POLICY tegro_notification_own ON @extschema@.tegro_notification IS
+'a role sees those that are taken for it, or for a role that it belongs to';
+COMMENT ON POLICY tegro_payment_callback_own ON @extschema@.tegro_payment_callback IS
+'a role sees what it, or a role that it belongs to, has registered';
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_notification', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_notification_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_payment_callback', '');
+
+CREATE FUNCTION @extschema@.tegro_payment_url(params pg_catalog.jsonb)
+RETURNS pg_catalog.text
+AS 'MODULE_PATHNAME', 'tegro_payment_url'
+LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION @extschema@.tegro_payment_url(pg_catalog.jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_payment_url(pg_catalog.jsonb) IS
+'a signed link to pay at, made without a request; params need amount, currency and order_id, the shop''s own number; test, payment_system, lang, success_url, fail_url, notify_url, fields and receipt are optional';
+
+CREATE FUNCTION @extschema@.tegro_verify_notification(pg_catalog.text)
+RETURNS pg_catalog.bool
+AS 'MODULE_PATHNAME', 'tegro_verify_notification_text'
+LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION @extschema@.tegro_verify_notification(pg_catalog.text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_verify_notification(pg_catalog.text) IS
+'is this form, as it came, signed as a notification? That is no proof of a payment: tegro_notify asks for one';
+
+CREATE FUNCTION @extschema@.tegro_verify_notification(pg_catalog.jsonb)
+RETURNS pg_catalog.bool
+AS 'MODULE_PATHNAME', 'tegro_verify_notification_jsonb'
+LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
+REVOKE ALL ON FUNCTION @extschema@.tegro_verify_notification(pg_catalog.jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_verify_notification(pg_catalog.jsonb) IS
+'the same for its fields as a JSON object';
+
+CREATE FUNCTION @extschema@.tegro_notify(pg_catalog.text)
+RETURNS pg_catalog.bool
+AS 'MODULE_PATHNAME', 'tegro_notify_text'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_notify(pg_catalog.text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_notify(pg_catalog.text) IS
+'takes a notification, the form as it came: verifies it and puts it on record, once; after commit the provider is asked whether the order is paid; false if it was on record already, an error (28000) if it is not signed';
+
+CREATE FUNCTION @extschema@.tegro_notify(pg_catalog.jsonb)
+RETURNS pg_catalog.bool
+AS 'MODULE_PATHNAME', 'tegro_notify_jsonb'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_notify(pg_catalog.jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_notify(pg_catalog.jsonb) IS
+'the same for its fields as a JSON object';
+
+CREATE FUNCTION @extschema@.tegro_notify(
+	shop_id pg_catalog.text, amount pg_catalog.text, order_id pg_catalog.text,
+	payment_system pg_catalog.text, currency pg_catalog.text, sign pg_catalog.text,
+	test pg_catalog.text DEFAULT NULL, status pg_catalog.text DEFAULT NULL, payment_id pg_catalog.text DEFAULT NULL)
+RETURNS pg_catalog.bool
+AS 'MODULE_PATHNAME', 'tegro_notify_fields'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_notify(
+	pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text,
+	pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_notify(
+	pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text,
+	pg_catalog.text, pg_catalog.text, pg_catalog.text, pg_catalog.text) IS
+'the same for its fields as arguments, as PostgREST passes a form; null is a field that was not there';
+
+CREATE FUNCTION @extschema@.tegro_on_payment(callback pg_catalog.regprocedure, shop_id pg_catalog.text DEFAULT NULL)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_on_payment'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_on_payment(pg_catalog.regprocedure, pg_catalog.text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_on_payment(pg_catalog.regprocedure, pg_catalog.text) IS
+'has a function (id bigint, state text, reference text, answer jsonb) called, as the current role, for each order of a shop whose payment is confirmed; null calls nobody';
+
+CREATE FUNCTION @extschema@.tegro_retry_notification(id pg_catalog.int8)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_retry_notification'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_retry_notification(pg_catalog.int8) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_retry_notification(pg_catalog.int8) IS
+'asks the provider again for the order of a notification that is in review or unpaid; calls a callback that failed again';

@@ -13,6 +13,8 @@
  *		option			options of foreign servers and tables; import
  *		reader			reads a list row by row, pages ahead
  *		list			which lists there are, and what their rows hold
+ *		notification	SQL functions that check and take notifications
+ *		link			payment links
  *		requests		SQL functions of the outbox
  *		trigger			triggers that enqueue a request for each row
  *		report			the report: what there is, as a page to be read
@@ -21,6 +23,7 @@
  *		argument		arguments of SQL functions
  *		delivery		the loop: claim, send, settle
  *		callback		calls functions back
+ *		inbox			the notifications on record, and how they change
  *		outbox			the ledger: its rows, and how they change
  *		ledger			the statements on its tables
  *		ruling			what becomes of a request, by what was seen of it
@@ -33,7 +36,8 @@
  *		settings		whose shop, which key
  *		nonce			numbers that no two requests share
  *		body			JSON as PHP writes it
- *		signature		HMAC, on OpenSSL
+ *		query			form encoding, as PHP reads and writes it
+ *		signature		HMAC, MD5, on OpenSSL
  *		compat.h		what differs between PostgreSQL versions
  *		killpoint.h		places at which a test can have a process die
  *

@@ -26,6 +26,8 @@ static const char help[] =
 	"                         createWithdrawal, withdrawals, withdrawal, rates,\n"
 	"                         modules\n"
 	"\n"
+	"GET    /pay/?...&sign=   opens a payment link, which makes its order\n"
+	"\n"
 	"POST   /_sandbox/fault   queue a fault: {\"method\":\"createOrder\",\"skip\":0,\n"
 	"                         \"times\":1,\"action\":\"execute_then_close\"}\n"
 	"GET    /_sandbox/fault   the faults that are queued\n"

@@ -37,6 +37,7 @@
 #include "gateway.h"
 #include "journal.h"
 #include "ledger.h"
+#include "page.h"
 #include "provider.h"
 #include "state.h"
 #include "timer.h"
@@ -72,6 +73,7 @@ struct request
 {
 	enum stage stage;
 	bool is_control;
+	bool is_page;
 	bool is_too_long;
 	bool is_waiting;  /* it is counted among those that wait */
 	bool is_detached; /* the strings below are its own */
@@ -432,6 +434,48 @@ serve_control(struct MHD_Connection *connection, struct request *request,
 					   result.allow, &result.body);
 }
 
+/* The fields of a link's query, as they come. */
+struct page_query
+{
+	struct page_field fields[PAGE_FIELDS_MAX];
+	size_t count;
+};
+
+static enum MHD_Result
+add_page_field(void *argument, enum MHD_ValueKind kind, const char *name,
+			   size_t name_length, const char *value, size_t length)
+{
+	struct page_query *query = argument;
+
+	(void) kind;
+	(void) name_length;
+	if (query->count == PAGE_FIELDS_MAX)
+		return MHD_NO;
+	query->fields[query->count++] =
+		(struct page_field){name, value != NULL ? value : "", length};
+	return MHD_YES;
+}
+
+/* Opens a payment link, for a customer: no CDN, no journal. */
+static enum MHD_Result
+serve_page(struct MHD_Connection *connection, const char *verb)
+{
+	struct page_query *query = must_allocate(sizeof(struct page_query));
+	struct text page = {0};
+	int status = 405;
+
+	query->count = 0;
+	if (strcmp(verb, MHD_HTTP_METHOD_GET) == 0)
+	{
+		MHD_get_connection_values_n(connection, MHD_GET_ARGUMENT_KIND,
+									add_page_field, query);
+		status = page_open(query->fields, query->count, &page);
+	}
+	free(query);
+	return answer_send(connection, status, "text/html; charset=utf-8",
+					   status == 405 ? "GET" : NULL, &page);
+}
+
 /* Does what a request asks, now that it is received. */
 static enum MHD_Result
 serve(struct MHD_Connection *connection, struct request *request,
@@ -441,6 +485,8 @@ serve(struct MHD_Connection *connection, struct request *request,
 
 	if (request->is_control)
 		return serve_control(connection, request, verb);
+	if (request->is_page)
+		return serve_page(connection, verb);
 	if (settings.check_user_agent && gateway_refuses(request->user_agent))
 		return refuse(connection, request, 403, "error 1010", gateway_page);
 	if (method_in_path(request->path, &length) == NULL)
@@ -496,8 +542,9 @@ begin(struct MHD_Connection *connection, const char *path, const char *verb)
 								.path = strdup(path),
 								.connection = peer->number,
 								.number = ++peer->requests,
-								.is_control = control_is_path(path)};
-	if (request->is_control)
+								.is_control = control_is_path(path),
+								.is_page = page_is_path(path)};
+	if (request->is_control || request->is_page)
 		return request;
 	request->authorization =
 		(char *) MHD_lookup_connection_value(connection, MHD_HEADER_KIND,

@@ -212,12 +212,11 @@ read_entry(const struct call *call, struct entry *entry)
 }
 
 static bool
-create_order(struct call *call, struct text *data)
+add_order(struct call *call, uint32_t *record)
 {
 	struct entry entry;
 	struct param order_id, email, notify_url;
 	const json_t *test = json_object_get(call->params, "test");
-	uint32_t record;
 
 	if (!read_entry(call, &entry) || !read_text(call, "order_id", &order_id))
 		return false;
@@ -226,9 +225,19 @@ create_order(struct call *call, struct text *data)
 	read_optional_string(call->params, "notify_url", &notify_url);
 	entry.is_test = !is_empty(test) &&
 		!(json_is_integer(test) && json_integer_value(test) == 0);
-	record = ledger_add(BOOK_ORDERS, entry, order_id.string, order_id.length,
-						email.string, email.length, notify_url.string,
-						notify_url.length);
+	*record = ledger_add(BOOK_ORDERS, entry, order_id.string, order_id.length,
+						 email.string, email.length, notify_url.string,
+						 notify_url.length);
+	return true;
+}
+
+static bool
+create_order(struct call *call, struct text *data)
+{
+	uint32_t record;
+
+	if (!add_order(call, &record))
+		return false;
 	text_string(data, "{\"id\":");
 	text_integer(data, ledger_id(BOOK_ORDERS, record));
 	text_string(data, ",\"url\":");
@@ -476,6 +485,24 @@ check_and_execute(enum method method, const json_t *params, const char *body,
 	success = execute(method, &call, &outcome->answer);
 	ledger_unlock();
 	return success;
+}
+
+int64_t
+provider_order(size_t shop_number, const json_t *params,
+			   struct outcome *outcome)
+{
+	struct call call = {.params = (json_t *) params,
+						.shop = ledger_shop(shop_number),
+						.shop_number = shop_number,
+						.outcome = outcome};
+	uint32_t record;
+	int64_t id = -1;
+
+	ledger_lock();
+	if (add_order(&call, &record))
+		id = ledger_id(BOOK_ORDERS, record);
+	ledger_unlock();
+	return id;
 }
 
 void

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "ledger.h"
 #include "text.h"
 
@@ -71,6 +73,13 @@ void provider_configure(const struct provider_options *options);
  */
 void provider_execute(enum method method, const char *body, size_t length,
 					  const char *authorization, struct outcome *outcome);
+
+/*
+ * Makes the order of a payment link, of the shop of that number. Returns the
+ * provider's number of it, or -1 with the reason in the outcome.
+ */
+int64_t provider_order(size_t shop_number, const json_t *params,
+					   struct outcome *outcome);
 
 /* Fills in the nonce of a request that is not executed, if it carries one. */
 void provider_read_nonce(const char *body, size_t length,

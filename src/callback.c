@@ -5,7 +5,8 @@
  *
  * A callback is called after the outcome was committed, in a transaction of
  * its own: whatever it does, the outcome stands.  That it was called is
- * committed together with what it did.
+ * committed together with what it did.  So it is with payments, which the
+ * provider notifies and confirms (inbox.c).
  *
  * It is a user's code, and may be slow, or mean harm.  So a process of its own
  * calls back (worker.c), and deliveries go on beside it; only CALL
@@ -44,6 +45,8 @@
 
 #include "src/callback.h"
 #include "src/error.h"
+#include "src/inbox.h"
+#include "src/killpoint.h"
 #include "src/ruling.h"
 
 /* A callback may take this long. */
@@ -158,6 +161,49 @@ call_function(void *arg)
 	SetUserIdAndSecContext(user, security_context);
 }
 
+/*
+ * Takes a callback that is due, of a request or of a notification, as
+ * tegro_outbox_take_callback() does.  They take turns, so that many of the one
+ * don't hold up the others.
+ */
+static TegroItem *
+take(const TegroLedger *ledger, TimestampTz *next_at)
+{
+	static bool notifications_turn = false;
+	TegroItem *item;
+	TimestampTz other_at;
+
+	notifications_turn = !notifications_turn;
+	item = notifications_turn ? tegro_inbox_take_callback(ledger, next_at)
+							  : tegro_outbox_take_callback(ledger, next_at);
+	if (item)
+		return item;
+	item = notifications_turn ? tegro_outbox_take_callback(ledger, &other_at)
+							  : tegro_inbox_take_callback(ledger, &other_at);
+	if (other_at != 0 && (*next_at == 0 || other_at < *next_at))
+		*next_at = other_at;
+	return item;
+}
+
+/* Has this process the callback that was taken for as long as it calls it? */
+static bool
+hold(const TegroLedger *ledger, const TegroItem *item)
+{
+	return item->is_notification ? tegro_inbox_hold_callback(ledger, item)
+								 : tegro_outbox_hold_callback(ledger, item);
+}
+
+/* Writes how it went: see tegro_outbox_called_back(). */
+static void
+called_back(const TegroLedger *ledger, const TegroItem *item,
+			const char *message, int64 delay_ms)
+{
+	if (item->is_notification)
+		tegro_inbox_called_back(ledger, item, message, delay_ms);
+	else
+		tegro_outbox_called_back(ledger, item, message, delay_ms);
+}
+
 /* Calls a callback that was taken, and writes how it went. */
 static void
 call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
@@ -167,7 +213,7 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	bool cancelled;
 
 	caller->begin();
-	if (!tegro_outbox_hold_callback(ledger, item))
+	if (!hold(ledger, item))
 	{
 		caller->commit();
 		return;
@@ -175,8 +221,7 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	if (item->failures > MAX_CALLS)
 	{
 		/* the last time it took the process with it */
-		tegro_outbox_called_back(ledger, item,
-								 "it was called and did not return", -1);
+		called_back(ledger, item, "it was called and did not return", -1);
 		caller->commit();
 		return;
 	}
@@ -188,18 +233,22 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 		lift_limit();
 	cancelled = error && !caller->own_session &&
 		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	tegro_outbox_called_back(ledger, item, error ? error->message : NULL,
-							 error == NULL || item->failures >= MAX_CALLS
-								 ? -1
-								 : tegro_rule_backoff_ms(item->failures));
+	called_back(ledger, item, error ? error->message : NULL,
+				error == NULL || item->failures >= MAX_CALLS
+					? -1
+					: tegro_rule_backoff_ms(item->failures));
+	tegro_kill_point("before callback commit");
 	caller->commit();
 	if (caller->own_session)
 		clear_session();
 	if (error)
 	{
 		ereport(LOG,
-				(errmsg("callback %s failed for request " INT64_FORMAT " of the tegro outbox: %s",
-						item->callback, item->id, error->message)));
+				item->is_notification
+					? errmsg("callback %s failed for notification " INT64_FORMAT " of tegro: %s",
+							 item->callback, item->id, error->message)
+					: errmsg("callback %s failed for request " INT64_FORMAT " of the tegro outbox: %s",
+							 item->callback, item->id, error->message));
 		if (cancelled)
 			ReThrowError(error);
 	}
@@ -216,7 +265,7 @@ tegro_call_back(const TegroLedger *ledger, const TegroCaller *caller,
 
 	caller->begin();
 	MemoryContextSwitchTo(context);
-	item = tegro_outbox_take_callback(ledger, next_at);
+	item = take(ledger, next_at);
 	caller->commit();
 	MemoryContextSwitchTo(context);
 	if (item)

@@ -27,8 +27,8 @@ typedef struct TegroCaller
 } TegroCaller;
 
 /*
- * Calls the callback that is due first.  Returns false if none is due, and
- * when the next one is; 0: none waits.  To be called outside a transaction;
+ * Calls a callback that is due.  Returns false if none is, and when the next
+ * one is; 0: none waits.  To be called outside a transaction;
  * leaves the current memory context as it was.
  */
 extern bool tegro_call_back(const TegroLedger *ledger,

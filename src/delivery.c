@@ -11,6 +11,9 @@
  *		send what was claimed
  *		wait for answers, or for something to become due
  *
+ * Notifications (inbox.c) wait for a look-up among the requests, and are claimed
+ * and settled in the same transactions.
+ *
  * Callbacks are called by a process of their own; in the foreground, here.
  *
  * So a slow answer holds up nobody, many rows share a commit, and while a
@@ -46,6 +49,7 @@
 #include "src/compat.h"
 #include "src/delivery.h"
 #include "src/identity.h"
+#include "src/inbox.h"
 #include "src/killpoint.h"
 #include "src/ruling.h"
 #include "src/settings.h"
@@ -59,6 +63,12 @@
 
 /* How often prepared transactions are asked for, while there are some. */
 #define PREPARED_MS 1000
+
+/*
+ * How often it is the notifications' turn while a backlog of requests is worked
+ * off.
+ */
+#define INBOX_MS 50
 
 /* How often the whole index is swept while a backlog is worked off. */
 #define FULL_SWEEP_MS (10 * 1000)
@@ -113,6 +123,7 @@ typedef struct Loop
 	bool gathered;		   /* none has come for long enough */
 	bool backlog;		   /* the last claim was full */
 	int64 swept_us;
+	int64 inbox_us; /* when notifications were asked for last */
 	int64 idle_since_us;
 	double tokens; /* of tegro.rate_limit */
 	int64 tokens_us;
@@ -291,6 +302,7 @@ rule_item(TegroItem *item, int64 now_us)
 		item->in_flight = false;
 		(void) tegro_api_judge(item->call);
 		item->ruling = item->task == TEGRO_SEND ? tegro_rule_sent(item)
+			: item->is_notification				? tegro_rule_notified(item)
 												: tegro_rule_looked_up(item);
 	}
 	else
@@ -368,30 +380,46 @@ static bool
 is_finished(const TegroRuling *ruling)
 {
 	return strcmp(ruling->state, TEGRO_DONE) == 0 ||
-		strcmp(ruling->state, TEGRO_FAILED) == 0;
+		strcmp(ruling->state, TEGRO_FAILED) == 0 ||
+		strcmp(ruling->state, TEGRO_CONFIRMED) == 0;
 }
 
+/* Settles requests and notifications that were ruled on. */
 static void
 settle_items(Loop *loop, List *items)
 {
+	List *requests = NIL;
+	List *notifications = NIL;
 	ListCell *cell;
 
-	tegro_outbox_settle(&loop->ledger, items);
-	if (!loop->deliverer->stay)
-		return;
 	foreach(cell, items)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (item->callback && is_finished(item->ruling))
+		if (item->is_notification)
+			notifications = lappend(notifications, item);
+		else
+			requests = lappend(requests, item);
+		/* in the foreground, the loop calls back */
+		if (loop->deliverer->stay && item->callback &&
+			is_finished(item->ruling))
 			tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	}
+	tegro_outbox_settle(&loop->ledger, requests);
+	tegro_inbox_settle(&loop->ledger, notifications);
+	list_free(requests);
+	list_free(notifications);
 }
 
 static void
 settle_item(Loop *loop, void *arg)
 {
-	tegro_outbox_hold(&loop->ledger, arg);
+	TegroItem *item = arg;
+
+	if (item->is_notification)
+		tegro_inbox_hold(&loop->ledger, item);
+	else
+		tegro_outbox_hold(&loop->ledger, item);
 	settle_items(loop, list_make1(arg));
 }
 
@@ -417,7 +445,9 @@ settle_alone(Loop *loop, TegroItem *item)
 		/* what can always be written: that it is in doubt */
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = tegro_rule_overdue(item);
+		item->ruling = item->is_notification
+			? tegro_rule_postponed(item, NULL, NULL)
+			: tegro_rule_overdue(item);
 		item->ruling->message =
 			psprintf("its outcome could not be written: %s", error->message);
 		MemoryContextSwitchTo(old);
@@ -500,45 +530,90 @@ let_go(Loop *loop, int places)
 /* What settle_and_claim() does, as one piece. */
 typedef struct Round
 {
-	List *ruled;	  /* to settle */
-	int places;		  /* to fill */
-	List *claimed;	  /* out */
-	TegroClaim claim; /* out */
+	List *ruled;		   /* to settle */
+	int places;			   /* to fill */
+	List *claimed;		   /* out */
+	TegroClaim claim;	   /* out */
+	TegroInboxClaim inbox; /* out */
 } Round;
 
+/* Claims at most "places" requests. */
+static List *
+claim_requests(Loop *loop, TegroClaim *claim, int places)
+{
+	int64 now = tegro_clock_us();
+	List *claimed;
+
+	claim->max = places;
+	claim->fast = loop->backlog &&
+		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
+	claimed = tegro_outbox_claim(&loop->ledger, claim);
+	if (claim->fast && !claim->full)
+	{
+		/* the end of the backlog, or so it seems: look everywhere */
+		claim->fast = false;
+		claim->max = places - list_length(claimed);
+		claim->full = claim->max <= 0;
+		if (claim->max > 0)
+			claimed = list_concat(claimed,
+								  tegro_outbox_claim(&loop->ledger, claim));
+	}
+	if (!claim->fast)
+		loop->swept_us = now;
+	return claimed;
+}
+
+/* Claims at most "places" notifications. */
+static List *
+claim_notifications(Loop *loop, Round *round, int places)
+{
+	loop->inbox_us = tegro_clock_us();
+	return tegro_inbox_claim(&loop->ledger, places, round->claim.paused_shops,
+							 &round->inbox);
+}
+
+/*
+ * Requests fill the places first.  When no more of them wait, the claim has
+ * told whether a notification does, and so these cost nothing where there are
+ * none.  A backlog of requests fills all places, and so it is now and then the
+ * notifications' turn, for some of them.
+ */
 static void
 do_round(Loop *loop, void *arg)
 {
 	Round *round = arg;
 	TegroClaim *claim = &round->claim;
+	int places = round->places;
+	List *claimed = NIL;
 	MemoryContext old;
-	int64 now = tegro_clock_us();
 
 	settle_items(loop, round->ruled);
-	if (round->places <= 0)
+	if (places <= 0)
 		return;
 
-	claim->max = round->places;
 	claim->after = loop->after;
-	claim->fast = loop->backlog &&
-		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
 	claim->paused_shops = paused_shops(loop);
 	claim->identity = loop->identity;
+	claim->full = true; /* who knows, until requests are asked for */
 	old = MemoryContextSwitchTo(loop->context);
-	round->claimed = tegro_outbox_claim(&loop->ledger, claim);
-	if (claim->fast && !claim->full)
+	if (loop->backlog &&
+		tegro_clock_us() - loop->inbox_us >= INBOX_MS * INT64CONST(1000))
+		claimed = claim_notifications(loop, round, Max(places / 4, 1));
+	if (list_length(claimed) < places)
+		claimed = list_concat(claimed,
+							  claim_requests(loop, claim,
+											 places - list_length(claimed)));
+	if (!claim->full)
 	{
-		/* the end of the backlog, or so it seems: look everywhere */
-		claim->fast = false;
-		claim->max = round->places - list_length(round->claimed);
-		claim->full = claim->max <= 0;
-		if (claim->max > 0)
-			round->claimed = list_concat(round->claimed,
-										 tegro_outbox_claim(&loop->ledger,
-															claim));
+		round->inbox.next_at = claim->inbox_at;
+		if (claim->inbox_at != 0 && claim->inbox_at <= GetCurrentTimestamp())
+			claimed =
+				list_concat(claimed,
+							claim_notifications(loop, round,
+												places -
+													list_length(claimed)));
 	}
-	if (!claim->fast)
-		loop->swept_us = now;
+	round->claimed = claimed;
 	MemoryContextSwitchTo(old);
 }
 
@@ -590,14 +665,18 @@ settle_and_claim(Loop *loop, int places)
 	else if (places > 0)
 	{
 		TegroClaim *claim = &round.claim;
+		TimestampTz next_at = claim->next_at;
 
+		if (round.inbox.next_at != 0 &&
+			(next_at == 0 || round.inbox.next_at < next_at))
+			next_at = round.inbox.next_at;
 		loop->after = claim->after;
 		loop->backlog = claim->full;
-		loop->look = claim->full;
-		loop->next_us = claim->full ? tegro_clock_us()
-			: claim->next_at == 0	? -1
-									: tegro_clock_us() +
-				Max(claim->next_at - GetCurrentTimestamp(), 0);
+		loop->look = claim->full || round.inbox.full;
+		loop->next_us = loop->look ? tegro_clock_us()
+			: next_at == 0
+			? -1
+			: tegro_clock_us() + Max(next_at - GetCurrentTimestamp(), 0);
 	}
 	foreach(cell, round.ruled)
 		settled(loop, lfirst(cell));
@@ -794,6 +873,7 @@ static TegroDeliveryEnd
 check(Loop *loop)
 {
 	bool allowed;
+	bool callbacks;
 	char *detail = NULL;
 
 	if (!tegro_delivery || RecoveryInProgress())
@@ -814,7 +894,12 @@ check(Loop *loop)
 				 errmsg("delivery of the tegro outbox is held"),
 				 errdetail("%s This database may be a copy, and a copy must not pay.", detail),
 				 errhint("If this database is to deliver the requests instead of the other, call tegro_arm.")));
+	callbacks = allowed && loop->deliverer->stay &&
+		tegro_outbox_callbacks_wait(&loop->ledger);
 	commit(loop);
+	/* from before a restart */
+	if (callbacks)
+		tegro_wake_missing(TEGRO_CALLBACK_WORKER);
 	return allowed ? TEGRO_NOTHING_DUE : TEGRO_DELIVERY_HELD;
 }
 
@@ -838,7 +923,7 @@ idle_for_long(Loop *loop)
 	commit(loop);
 	if (callbacks)
 	{
-		/* from before a restart, or there was no slot for it */
+		/* there was no slot for it */
 		tegro_wake_missing(TEGRO_CALLBACK_WORKER);
 		loop->idle_since_us = tegro_clock_us();
 	}

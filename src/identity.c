@@ -33,6 +33,7 @@
 
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "utils/memutils.h"
 
 #include "src/identity.h"
 
@@ -59,6 +60,18 @@ tegro_identity_current(void)
 					(unsigned long long) GetSystemIdentifier(), MyDatabaseId,
 					(unsigned int) GetWALInsertionTimeLine(),
 					(unsigned long long) st.st_ino);
+}
+
+const char *
+tegro_identity_own(void)
+{
+	static char *identity = NULL;
+
+	/* in recovery the insert that follows says what is wrong */
+	if (identity == NULL && !RecoveryInProgress())
+		identity = MemoryContextStrdup(TopMemoryContext,
+									   tegro_identity_current());
+	return identity ? identity : "";
 }
 
 static bool

@@ -24,6 +24,12 @@ typedef enum TegroKinship
 extern char *tegro_identity_current(void);
 
 /*
+ * The same, remembered: it can't change while a process lives.  Empty in
+ * recovery, where nothing can be written that would carry it.
+ */
+extern const char *tegro_identity_own(void);
+
+/*
  * How this database is related to the one that had the identity "then".
  * Text that is no identity is a stranger's.
  */

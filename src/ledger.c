@@ -3,8 +3,9 @@
  * ledger.c
  *		The statements on the ledger's tables, and as whom they run.
  *
- * All SQL that touches tegro_outbox, tegro_attempt and tegro_identity is
- * here; outbox.c says when which is run.  Each is planned once a session.
+ * All SQL that touches tegro_outbox, tegro_attempt, tegro_identity,
+ * tegro_notification and tegro_payment_callback is here; outbox.c and inbox.c
+ * say when which is run.  Each is planned once a session.
  *
  * Rights.  Callers have none on the tables.  The statements run as the
  * extension's owner, with a search_path of pg_catalog alone, so that no
@@ -22,6 +23,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -45,6 +47,10 @@
 	"id, shop_id, method, reference, params, state, lease, attempts, failures," \
 	" absent, unknown_since, enqueued_by::oid, identity, answer, callback,"     \
 	" message, next_at"
+
+#define NOTIFICATION_COLUMNS                                               \
+	"n.id, n.shop_id, n.order_id, n.fields, n.state, n.lease, n.failures," \
+	" n.waiting_since, n.role::oid, n.answer, n.callback, n.message"
 
 /* Columns of a relation "given", up to one without a name. */
 struct GivenColumn
@@ -119,7 +125,7 @@ static const struct
 {
 	const char *text;
 	int nargs;
-	Oid args[10];
+	Oid args[14];
 	const struct GivenColumn *given; /* of the relation "given" */
 } statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_INSERT] =
@@ -146,7 +152,9 @@ static const struct
 		/* what is taken is due again when its lease ends */
 	{"SELECT least((SELECT min(lease_until) FROM %1$s.tegro_outbox"
 	 " WHERE next_at <= $1 AND lease_until > $1),"
-	 " (SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1))",
+	 " (SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1)),"
+	 /* so that who delivers need not ask for notifications where none waits */
+	 " (SELECT next_at FROM %1$s.tegro_notification WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1)",
 	 1,
 	 {TIMESTAMPTZOID}},
 	[TEGRO_STMT_MARK_SENDING] =
@@ -232,7 +240,8 @@ static const struct
 		 2,
 		 {TEXTOID, TEXTOID}},
 	[TEGRO_STMT_FOREIGN] =
-		{"SELECT DISTINCT identity FROM %1$s.tegro_outbox WHERE identity <> $1",
+		{"SELECT identity FROM %1$s.tegro_outbox WHERE identity <> $1"
+		 " UNION SELECT identity FROM %1$s.tegro_notification WHERE identity <> $1",
 		 1,
 		 {TEXTOID}},
 	/*
@@ -255,7 +264,12 @@ static const struct
 		 2,
 		 {INT8OID, OIDOID}},
 	[TEGRO_STMT_WAITING] =
-		{"SELECT 1 FROM %1$s.tegro_outbox WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1",
+		{"SELECT 1 WHERE EXISTS (SELECT FROM %1$s.tegro_outbox WHERE next_at IS NOT NULL)"
+		 " OR EXISTS (SELECT FROM %1$s.tegro_notification WHERE next_at IS NOT NULL)",
+		 0},
+	[TEGRO_STMT_CALLBACKS_WAIT] =
+		{"SELECT 1 WHERE EXISTS (SELECT FROM %1$s.tegro_outbox WHERE callback_at IS NOT NULL)"
+		 " OR EXISTS (SELECT FROM %1$s.tegro_notification WHERE callback_at IS NOT NULL)",
 		 0},
 	/*
 	 * A person's; $2 is who, $3 what is noted.  None makes a request this
@@ -320,6 +334,138 @@ static const struct
 		 " WHERE identity <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
 		 2,
 		 {TEXTOID, TEXTOID}},
+
+	/*
+	 * Notifications: see inbox.c.
+	 */
+	[TEGRO_STMT_GET_TARGET] =
+		{"SELECT callback, role::oid FROM %1$s.tegro_payment_callback WHERE shop_id = $1",
+		 1,
+		 {TEXTOID}},
+	/* nobody takes a shop's payments away from another */
+	[TEGRO_STMT_SET_TARGET] =
+		{"INSERT INTO %1$s.tegro_payment_callback AS c (shop_id, callback, role) VALUES ($1, $2, $3)"
+		 " ON CONFLICT (shop_id) DO UPDATE SET callback = $2, role = $3, registered_at = clock_timestamp()"
+		 " WHERE pg_has_role($3::oid, c.role::oid, 'MEMBER')",
+		 3,
+		 {TEXTOID, TEXTOID, REGROLEOID}},
+	[TEGRO_STMT_DROP_TARGET] =
+		{"DELETE FROM %1$s.tegro_payment_callback WHERE shop_id = $1 AND pg_has_role($2, role::oid, 'MEMBER')",
+		 2,
+		 {TEXTOID, OIDOID}},
+	[TEGRO_STMT_ORDERED] =
+		{"SELECT id, params FROM %1$s.tegro_outbox"
+		 " WHERE shop_id = $1 AND method = 'createOrder' AND reference = $2",
+		 2,
+		 {TEXTOID, TEXTOID}},
+	[TEGRO_STMT_RECORD] =
+		{"INSERT INTO %1$s.tegro_notification (shop_id, order_id, status, test, amount, currency, payment_id,"
+		 " fields, role, callback, request, state, message, next_at, identity)"
+		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
+		 " CASE WHEN $12 = 'waiting' THEN clock_timestamp() END, $14)"
+		 " ON CONFLICT (shop_id, order_id, status, test) DO NOTHING",
+		 14,
+		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, NUMERICOID, TEXTOID, TEXTOID,
+		  JSONBOID, REGROLEOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}},
+
+	/*
+	 * One that came to nothing is looked up again where it comes again, at
+	 * most once in a minute: the order may have been paid since.
+	 */
+	[TEGRO_STMT_RECORD_AGAIN] =
+		{"UPDATE %1$s.tegro_notification SET amount = $5, currency = $6, payment_id = $7, fields = $8,"
+		 " role = $9, callback = $10, request = $11, state = $12, message = $13, failures = 0,"
+		 " received_at = clock_timestamp(), waiting_since = clock_timestamp(), next_at = clock_timestamp(),"
+		 " identity = $14"
+		 " WHERE shop_id = $1 AND order_id = $2 AND status = $3 AND test = $4 AND $12 = 'waiting'"
+		 " AND state IN ('unpaid', 'review') AND NOT confirmed AND next_at IS NULL"
+		 " AND coalesce(looked_up_at, received_at) < clock_timestamp() - interval '1 minute'",
+		 14,
+		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, NUMERICOID, TEXTOID, TEXTOID,
+		  JSONBOID, REGROLEOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}},
+	[TEGRO_STMT_NOTIFICATIONS_DUE] =
+		{"SELECT " NOTIFICATION_COLUMNS ", n.payment_id,"
+		 " (SELECT o.params FROM %1$s.tegro_outbox o"
+		 "   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id),"
+		 " (SELECT o.answer #>> '{data,id}' FROM %1$s.tegro_outbox o"
+		 "   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id)"
+		 " FROM %1$s.tegro_notification n"
+		 " WHERE n.next_at <= $1 AND n.shop_id <> ALL ($2)"
+		 " AND (n.lease_until IS NULL OR n.lease_until <= $1)"
+		 " ORDER BY n.next_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED",
+		 3,
+		 {TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
+	[TEGRO_STMT_NEXT_NOTIFICATION_AT] =
+		{"SELECT least((SELECT min(lease_until) FROM %1$s.tegro_notification"
+		 " WHERE next_at <= $1 AND lease_until > $1),"
+		 " (SELECT next_at FROM %1$s.tegro_notification WHERE next_at > $1 ORDER BY next_at LIMIT 1))",
+		 1,
+		 {TIMESTAMPTZOID}},
+	[TEGRO_STMT_TAKE_NOTIFICATION] =
+		{"UPDATE %1$s.tegro_notification SET lease = lease + 1, lease_until = $2 WHERE id = $1",
+		 2,
+		 {INT8OID, TIMESTAMPTZOID}},
+	/*
+	 * "confirmed" never goes back, whatever else is written here; its callback
+	 * is due at once.
+	 */
+	[TEGRO_STMT_SETTLE_NOTIFICATION] =
+		{"UPDATE %1$s.tegro_notification SET state = $3,"
+		 " confirmed = confirmed OR $3 = 'confirmed',"
+		 " confirmed_at = CASE WHEN $3 = 'confirmed' THEN coalesce(confirmed_at, clock_timestamp()) ELSE confirmed_at END,"
+		 " callback_state = CASE WHEN $3 = 'confirmed' AND callback IS NOT NULL THEN 'waiting' END,"
+		 " callback_at = CASE WHEN $3 = 'confirmed' AND callback IS NOT NULL THEN clock_timestamp() END,"
+		 " next_at = $4,"
+		 " answer = coalesce($5, answer), sqlstate = $6, message = $7, failures = $8,"
+		 " looked_up_at = CASE WHEN $9 THEN clock_timestamp() ELSE looked_up_at END, lease_until = NULL"
+		 " WHERE id = $1 AND lease = $2 AND state = 'waiting'",
+		 9,
+		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, JSONBOID, TEXTOID,
+		  TEXTOID, INT4OID, BOOLOID}},
+	[TEGRO_STMT_HOLD_NOTIFICATION] =
+		{"SELECT 1 FROM %1$s.tegro_notification WHERE id = $1 FOR UPDATE NOWAIT",
+		 1,
+		 {INT8OID}},
+	[TEGRO_STMT_DUE_NOTIFICATION_CALLBACK] =
+		{"SELECT " NOTIFICATION_COLUMNS
+		 " FROM %1$s.tegro_notification n WHERE n.callback_at <= $1"
+		 " ORDER BY n.callback_at LIMIT 1 FOR UPDATE SKIP LOCKED",
+		 1,
+		 {TIMESTAMPTZOID}},
+	[TEGRO_STMT_NEXT_NOTIFICATION_CALLBACK_AT] =
+		{"SELECT callback_at FROM %1$s.tegro_notification WHERE callback_at IS NOT NULL"
+		 " ORDER BY callback_at LIMIT 1",
+		 0},
+	[TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK] =
+		{"UPDATE %1$s.tegro_notification SET lease = lease + 1, failures = failures + 1,"
+		 " callback_at = $2, callback_message ="
+		 " CASE WHEN failures > 0 THEN coalesce(callback_message, 'it was called and did not return') END"
+		 " WHERE id = $1",
+		 2,
+		 {INT8OID, TIMESTAMPTZOID}},
+	[TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK] =
+		{"SELECT 1 FROM %1$s.tegro_notification"
+		 " WHERE id = $1 AND lease = $2 AND confirmed AND callback_at IS NOT NULL FOR UPDATE SKIP LOCKED",
+		 2,
+		 {INT8OID, INT8OID}},
+	[TEGRO_STMT_CALLED_BACK_NOTIFICATION] =
+		{"UPDATE %1$s.tegro_notification SET"
+		 " callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
+		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures END,"
+		 " callback_at = $4"
+		 " WHERE id = $1 AND lease = $2 AND callback_state = 'waiting'",
+		 4,
+		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
+	[TEGRO_STMT_RETRY_NOTIFICATION] =
+		{"UPDATE %1$s.tegro_notification SET failures = 0, waiting_since = clock_timestamp(),"
+		 " state = CASE WHEN state IN ('review', 'unpaid') THEN 'waiting' ELSE state END,"
+		 " callback_state = CASE WHEN callback_state = 'failed' THEN 'waiting' ELSE callback_state END,"
+		 " next_at = CASE WHEN confirmed THEN NULL ELSE clock_timestamp() END,"
+		 " callback_at = CASE WHEN confirmed THEN clock_timestamp() END"
+		 " WHERE id = $1 AND pg_has_role($2, role::oid, 'MEMBER')"
+		 " AND (state IN ('waiting', 'review', 'unpaid') OR callback_state IN ('waiting', 'failed'))",
+		 2,
+		 {INT8OID, OIDOID}},
 };
 
 struct TegroLedgerRows
@@ -538,6 +684,15 @@ tegro_ledger_of_function(Oid function)
 	ReleaseSysCache(tuple);
 	known_function = function;
 	return known;
+}
+
+void
+tegro_ledger_commit_durably(void)
+{
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
+		(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+								 false);
 }
 
 bool

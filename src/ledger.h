@@ -83,11 +83,29 @@ typedef enum TegroStatement
 	TEGRO_STMT_FORGET,
 	TEGRO_STMT_OUTCOME,
 	TEGRO_STMT_WAITING,
+	TEGRO_STMT_CALLBACKS_WAIT,
 	TEGRO_STMT_CANCEL,
 	TEGRO_STMT_RETRY,
 	TEGRO_STMT_RESOLVE,
 	TEGRO_STMT_ARM_ORDERS,
 	TEGRO_STMT_ARM_PAYOUTS,
+	TEGRO_STMT_GET_TARGET,
+	TEGRO_STMT_SET_TARGET,
+	TEGRO_STMT_DROP_TARGET,
+	TEGRO_STMT_ORDERED,
+	TEGRO_STMT_RECORD,
+	TEGRO_STMT_RECORD_AGAIN,
+	TEGRO_STMT_NOTIFICATIONS_DUE,
+	TEGRO_STMT_NEXT_NOTIFICATION_AT,
+	TEGRO_STMT_TAKE_NOTIFICATION,
+	TEGRO_STMT_SETTLE_NOTIFICATION,
+	TEGRO_STMT_HOLD_NOTIFICATION,
+	TEGRO_STMT_DUE_NOTIFICATION_CALLBACK,
+	TEGRO_STMT_NEXT_NOTIFICATION_CALLBACK_AT,
+	TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK,
+	TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK,
+	TEGRO_STMT_CALLED_BACK_NOTIFICATION,
+	TEGRO_STMT_RETRY_NOTIFICATION,
 	TEGRO_N_STATEMENTS
 } TegroStatement;
 
@@ -149,6 +167,12 @@ extern void tegro_ledger_add(TegroLedgerRows *rows, Datum *values,
 extern uint64 tegro_ledger_run_rows(const TegroLedger *ledger,
 									TegroStatement which,
 									TegroLedgerRows *rows);
+
+/*
+ * For what is acknowledged to others once it is committed: under
+ * synchronous_commit = off it could be, and be lost.
+ */
+extern void tegro_ledger_commit_durably(void);
 
 /* Column "n", from 1, of row "row", from 0, of those just found. */
 extern Datum tegro_ledger_column(int row, int n, bool *isnull);

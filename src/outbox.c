@@ -70,19 +70,6 @@ null_if(bool is_null)
 	return is_null ? 'n' : ' ';
 }
 
-/* This server's identity; it can't change while this process lives. */
-static const char *
-own_identity(void)
-{
-	static char *identity = NULL;
-
-	/* in recovery the insert that follows says what is wrong */
-	if (identity == NULL && !RecoveryInProgress())
-		identity = MemoryContextStrdup(TopMemoryContext,
-									   tegro_identity_current());
-	return identity ? identity : "";
-}
-
 /* The number of the next request. */
 static int64
 next_id(const TegroLedger *ledger)
@@ -151,7 +138,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 	SET(ENQUEUED_BY, ObjectIdGetDatum(role));
 	SET(ENQUEUED_AT,
 		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()));
-	SET(IDENTITY, CStringGetTextDatum(own_identity()));
+	SET(IDENTITY, CStringGetTextDatum(tegro_identity_own()));
 	if (callback)
 	{
 		SET(CALLBACK, CStringGetTextDatum(callback));
@@ -270,13 +257,11 @@ look_up_params(const TegroItem *item)
 }
 
 /*
- * Builds and signs the request that an item is claimed for.  Returns NULL, or
- * a ruling where it can't be: a key is missing, say.  That must not hold up
- * the others, so what was thrown is caught; nothing but memory is left behind
- * by what runs here.
+ * What is thrown here must not hold up the others, so it is caught; nothing
+ * but memory is left behind by what runs.
  */
-static TegroRuling *
-build_request(TegroItem *item)
+TegroRuling *
+tegro_outbox_build_request(TegroItem *item)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TegroRuling *volatile ruling = NULL;
@@ -293,7 +278,9 @@ build_request(TegroItem *item)
 				: "withdrawal";
 
 			item->call = tegro_api_prepare_for_shop(method,
-													look_up_params(item),
+													item->look_up
+														? item->look_up
+														: look_up_params(item),
 													item->shop_id, item->role);
 		}
 		item->request = tegro_api_build(item->call);
@@ -406,7 +393,7 @@ prepare_item(TegroItem *item, const char *identity, const char *own)
 	if (strcmp(item->state, TEGRO_READY) == 0)
 	{
 		item->task = TEGRO_SEND;
-		return build_request(item);
+		return tegro_outbox_build_request(item);
 	}
 	if (strcmp(item->state, TEGRO_SENDING) == 0)
 		return tegro_rule_orphaned(item);
@@ -414,7 +401,7 @@ prepare_item(TegroItem *item, const char *identity, const char *own)
 		strcmp(item->state, TEGRO_IN_REVIEW) == 0)
 	{
 		item->task = TEGRO_LOOK_UP;
-		return build_request(item);
+		return tegro_outbox_build_request(item);
 	}
 
 	return tegro_rule_settled(item);
@@ -507,7 +494,7 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
 
 	/* what was settled just now may be due, so ask from this claim's time on */
-	claim->next_at = 0;
+	claim->next_at = claim->inbox_at = 0;
 	if (!claim->full)
 	{
 		values[0] = TimestampTzGetDatum(now);
@@ -516,6 +503,10 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 			tegro_ledger_column(0, 1, &isnull));
 		if (isnull)
 			claim->next_at = 0;
+		claim->inbox_at = DatumGetTimestampTz(
+			tegro_ledger_column(0, 2, &isnull));
+		if (isnull)
+			claim->inbox_at = 0;
 	}
 
 	tegro_ledger_leave(&scope);
@@ -596,7 +587,7 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 		values[9] = Int32GetDatum(ruling->absent);
 		values[10] = TimestampTzGetDatum(ruling->unknown_since);
 		nulls[10] = ruling->unknown_since == 0;
-		values[11] = text_datum(ruling->renew_identity ? own_identity()
+		values[11] = text_datum(ruling->renew_identity ? tegro_identity_own()
 													   : NULL);
 		nulls[11] = !ruling->renew_identity;
 		values[12] = Int32GetDatum(ruling->not_sent ? 1 : 0);
@@ -767,7 +758,7 @@ tegro_outbox_callbacks_wait(const TegroLedger *ledger)
 	bool found;
 
 	tegro_ledger_enter(ledger, &scope);
-	found = tegro_ledger_run(ledger, TEGRO_STMT_NEXT_CALLBACK_AT, NULL, NULL) >
+	found = tegro_ledger_run(ledger, TEGRO_STMT_CALLBACKS_WAIT, NULL, NULL) >
 		0;
 	tegro_ledger_leave(&scope);
 	return found;
@@ -996,19 +987,6 @@ tegro_outbox_waiting(const TegroLedger *ledger)
 	return found;
 }
 
-/*
- * A person acts on what was decided here: under synchronous_commit = off it
- * could be acknowledged, and lost.
- */
-static void
-force_durable_commit(void)
-{
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
-								 false);
-}
-
 bool
 tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 					TegroDecision decision, const char *note)
@@ -1020,12 +998,12 @@ tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
 	values[0] = Int64GetDatum(id);
 	values[1] = ObjectIdGetDatum(caller);
 	values[2] = CStringGetTextDatum(note);
-	values[3] = CStringGetTextDatum(own_identity());
+	values[3] = CStringGetTextDatum(tegro_identity_own());
 
 	/* whichever has it now */
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
-	force_durable_commit();
+	tegro_ledger_commit_durably();
 	tegro_ledger_enter(ledger, &scope);
 	switch (decision)
 	{
@@ -1059,10 +1037,10 @@ tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders,
 	TegroLedgerScope scope;
 	Datum values[2];
 
-	values[0] = CStringGetTextDatum(own_identity());
+	values[0] = CStringGetTextDatum(tegro_identity_own());
 	values[1] = CStringGetTextDatum(note);
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
-	force_durable_commit();
+	tegro_ledger_commit_durably();
 	tegro_ledger_enter(ledger, &scope);
 	tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);
 	values[1] = CStringGetTextDatum(

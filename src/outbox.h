@@ -52,6 +52,15 @@ typedef struct TegroItem
 	char *callback;			   /* NULL: none */
 	char *message;			   /* NULL: none */
 
+	/*
+	 * Of a notification, which inbox.c claims and settles: "params" are its
+	 * fields, "unknown_since" is since when its order is looked up.
+	 */
+	bool is_notification;
+	Jsonb *ordered; /* parameters of its order in the outbox; NULL: none */
+	Jsonb *look_up; /* parameters of the look-up; NULL: by "reference" */
+	bool by_number; /* it is by the provider's number */
+
 	TegroCall *call;	  /* to send or to look up; else NULL */
 	TegroRequest request; /* built, its nonce on record */
 	int64 claimed_us;	  /* tegro_clock_us() before the claim */
@@ -116,6 +125,8 @@ typedef struct TegroClaim
 	char *identity;		 /* this server's */
 	bool full;			 /* out: there may be more */
 	TimestampTz next_at; /* out: when the next is due; 0: none is */
+	/* out, unless full: when a notification is due, if not taken; 0: none is */
+	TimestampTz inbox_at;
 } TegroClaim;
 
 /*
@@ -123,6 +134,13 @@ typedef struct TegroClaim
  * the current one.  Must be committed, durably, before any is acted on.
  */
 extern List *tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim);
+
+/*
+ * Builds and signs the request that an item is claimed for, in the current
+ * memory context.  Returns NULL, or a ruling where it can't be: a key is
+ * missing, say.
+ */
+extern struct TegroRuling *tegro_outbox_build_request(TegroItem *item);
 
 /*
  * Claims one request, which was enqueued in the current transaction, to be
@@ -171,7 +189,7 @@ extern void tegro_outbox_called_back(const TegroLedger *ledger,
 									 const TegroItem *item,
 									 const char *message, int64 delay_ms);
 
-/* Is there a callback to be called, now or later? */
+/* Is there a callback to be called, now or later, also of a notification? */
 extern bool tegro_outbox_callbacks_wait(const TegroLedger *ledger);
 
 /*
@@ -202,7 +220,10 @@ extern bool tegro_outbox_outcome(const TegroLedger *ledger, int64 id,
 								 Oid caller, Jsonb **answer,
 								 TegroOutcome *outcome, const char **state);
 
-/* Is there anything left to send or to look up, now or later? */
+/*
+ * Is there anything left to send or to look up, now or later, also of the
+ * notifications?
+ */
 extern bool tegro_outbox_waiting(const TegroLedger *ledger);
 
 /* What a person can decide about a request. */

@@ -189,15 +189,12 @@ count_text(int64 count)
 	return grouped.data;
 }
 
-/* May the caller read this table of the extension's?  Is it there at all? */
+/* May the caller read this table of the extension's? */
 static bool
-may_read(const Report *report, const char *table, bool *exists)
+may_read(const Report *report, const char *table)
 {
-	Oid relation = get_relname_relid(table, report->namespace);
-
-	*exists = OidIsValid(relation);
-	return *exists &&
-		pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+	return pg_class_aclcheck(get_relname_relid(table, report->namespace),
+							 GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 }
 
 /*
@@ -258,7 +255,6 @@ find_range(Report *report)
 {
 	TimestampTz oldest = report->until;
 	TimestampTz least = report->until - USECS_PER_SEC;
-	bool exists;
 
 	report->first =
 		find_first(report,
@@ -274,7 +270,7 @@ find_range(Report *report)
 		report->since = report->until - USECS_PER_DAY;
 	report->since = Min(report->since, least);
 
-	if (may_read(report, "tegro_notification", &exists))
+	if (may_read(report, "tegro_notification"))
 	{
 		int64 first = report->first;
 
@@ -724,13 +720,11 @@ put_notifications(Report *report)
 	StringInfo page = &report->page;
 	int64 first = report->first;
 	uint64 found;
-	bool exists;
 
-	if (!may_read(report, "tegro_notification", &exists))
+	if (!may_read(report, "tegro_notification"))
 	{
-		if (exists)
-			appendStringInfoString(page,
-								   "<section><h2>Notifications</h2><p class=\"soft\">This role may not read tegro_notification.</p></section>\n");
+		appendStringInfoString(page,
+							   "<section><h2>Notifications</h2><p class=\"soft\">This role may not read tegro_notification.</p></section>\n");
 		return;
 	}
 	report->first = report->first_notification;

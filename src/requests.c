@@ -117,12 +117,8 @@ tegro_requests_require_payer(const TegroLedger *ledger)
 				 errhint("Payouts, by whatever function, need EXECUTE on tegro_create_withdrawal(jsonb).")));
 }
 
-/*
- * The name of a callback as it is kept: with schema and arguments.  Throws if
- * it can't be called by the current role with what callbacks are called with.
- */
-static char *
-callback_name(Oid function)
+char *
+tegro_requests_callback_name(Oid function)
 {
 	static const Oid expected[4] = {INT8OID, TEXTOID, TEXTOID, JSONBOID};
 	Oid *types;
@@ -150,7 +146,9 @@ tegro_enqueue(PG_FUNCTION_ARGS)
 	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 	char *method = tegro_get_text(fcinfo, 0, "method");
 	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
-	char *callback = PG_ARGISNULL(2) ? NULL : callback_name(PG_GETARG_OID(2));
+	char *callback = PG_ARGISNULL(2)
+		? NULL
+		: tegro_requests_callback_name(PG_GETARG_OID(2));
 	TimestampTz deliver_after = PG_ARGISNULL(3) ? 0 : PG_GETARG_TIMESTAMPTZ(3);
 
 	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)

@@ -22,4 +22,10 @@ extern Jsonb *tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params);
  */
 extern void tegro_requests_require_payer(const TegroLedger *ledger);
 
+/*
+ * The name of a callback as it is kept: with schema and arguments.  Throws if
+ * it can't be called by the current role with what callbacks are called with.
+ */
+extern char *tegro_requests_callback_name(Oid function);
+
 #endif /* TEGRO_REQUESTS_H */

@@ -30,6 +30,10 @@
  * say so.  The provider doesn't document its words, so the patterns are
  * settings, and what matches none of them leaves the request where it is.
  *
+ * And of notifications, by which money is credited: the provider must say of
+ * the very order that it is paid, with the same amount, before anything is;
+ * see tegro_rule_notified().
+ *
  * How long a request is in doubt is measured by the clock that people set, for
  * it must outlast the process.  A deliverer that sees it set counts anew from
  * there (tegro_rule_watch_clock): so no step makes the settle time shorter.
@@ -47,6 +51,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
+#include "src/inbox.h"
 #include "src/ruling.h"
 #include "src/settings.h"
 
@@ -69,6 +74,12 @@
 
 /* A payout in review is looked up as long as this, in case it shows up. */
 #define REVIEW_LOOK_UP_MS (24 * INT64CONST(3600000))
+
+/*
+ * How long the provider may say of a notified order that it isn't paid, before
+ * that is believed.  A waiting order can still be paid after a day.
+ */
+#define UNPAID_MS (3 * 24 * INT64CONST(3600000))
 
 /* Bytes of a useless answer that are kept with the attempt. */
 #define MAX_RAW_ANSWER 8192
@@ -445,10 +456,13 @@ field_number(const JsonbValue *value)
 							ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 }
 
-/* How two values of a field differ, in words; NULL if they agree. */
+/*
+ * How two values of a field differ, in words; NULL if they agree.  was: how the
+ * first was asked for.
+ */
 static char *
 compare(const char *name, const JsonbValue *asked, const JsonbValue *found,
-		bool as_numbers)
+		bool as_numbers, const char *was)
 {
 	char *asked_text = field_text(asked);
 	char *found_text = field_text(found);
@@ -463,17 +477,13 @@ compare(const char *name, const JsonbValue *asked, const JsonbValue *found,
 		same = DatumGetBool(
 			DirectFunctionCall2(numeric_eq, NumericGetDatum(asked_number),
 								NumericGetDatum(found_number)));
-	return same ? NULL
-				: psprintf("%s %s was asked for, %s is there", name,
-						   asked_text, found_text);
+	return same
+		? NULL
+		: psprintf("%s %s %s, %s is there", name, asked_text, was, found_text);
 }
 
-/*
- * The first field in which what was found differs from what was asked, in
- * words; NULL if they agree wherever both have the field.
- */
-static char *
-difference(const TegroItem *item, Jsonb *found)
+char *
+tegro_rule_difference(Jsonb *asked, Jsonb *found, const char *was)
 {
 	static const char *const fields[] = {"amount", "currency", "account"};
 	JsonbValue asked_value;
@@ -482,24 +492,39 @@ difference(const TegroItem *item, Jsonb *found)
 
 	for (int i = 0; i < lengthof(fields); i++)
 	{
-		if (get_field(item->params, fields[i], &asked_value) &&
+		if (get_field(asked, fields[i], &asked_value) &&
 			get_field(found, fields[i], &found_value))
 		{
-			differs = compare(fields[i], &asked_value, &found_value, i == 0);
+			differs = compare(fields[i], &asked_value, &found_value, i == 0,
+							  was);
 			if (differs)
 				return differs;
 		}
 	}
+	return NULL;
+}
+
+/*
+ * How what was found differs from what an item asked for, in words; NULL if
+ * they agree wherever both have a field.
+ */
+static char *
+difference(const TegroItem *item, Jsonb *found)
+{
+	static const char *const was = "was asked for";
+	char *differs = tegro_rule_difference(item->params, found, was);
+	JsonbValue asked_value;
+	JsonbValue found_value;
 
 	/* one who looks up by likeness, "a1" for "A1", finds another's */
-	if (get_field(found, "payment_id", &found_value))
+	if (differs == NULL && get_field(found, "payment_id", &found_value))
 	{
 		asked_value.type = jbvString;
 		asked_value.val.string.val = item->reference;
 		asked_value.val.string.len = (int) strlen(item->reference);
-		return compare("payment_id", &asked_value, &found_value, true);
+		differs = compare("payment_id", &asked_value, &found_value, true, was);
 	}
-	return NULL;
+	return differs;
 }
 
 /* "data" of an envelope, as a document of its own; NULL if it is no object. */
@@ -658,6 +683,148 @@ tegro_rule_looked_up(const TegroItem *item)
 		return rule_absent(item);
 
 	/* it failed: that says nothing about the request */
+	ruling = tegro_rule_postponed(item, NULL, NULL);
+	put_outcome(ruling, call);
+	ruling->message = psprintf("the look-up failed: %s", ruling->message);
+	if (call->outcome.result == TEGRO_RATE_LIMITED)
+	{
+		ruling->pause_ms =
+			Min(Max(exchange->retry_after_s, 1), MAX_PAUSE_MS / 1000) * 1000;
+		ruling->delay_ms = Max(ruling->delay_ms, ruling->pause_ms);
+	}
+	if (call->outcome.unauthorized)
+		ruling->pause_until_reload = true;
+	return ruling;
+}
+
+
+/*
+ * Notifications.
+ */
+
+/* Is a field there, and neither 0 nor false nor empty? */
+static bool
+is_set(Jsonb *object, const char *name)
+{
+	JsonbValue value;
+	char *string;
+
+	if (!get_field(object, name, &value))
+		return false;
+	if (value.type == jbvBool)
+		return value.val.boolean;
+	string = field_text(&value);
+	return string == NULL || (*string != '\0' && strcmp(string, "0") != 0);
+}
+
+/* A field's text, for showing and comparing; NULL if it has none. */
+static char *
+get_text(Jsonb *object, const char *name)
+{
+	JsonbValue value;
+
+	return get_field(object, name, &value) ? field_text(&value) : NULL;
+}
+
+/* The provider does not say that it is paid; it may yet. */
+static TegroRuling *
+rule_unpaid(const TegroItem *item, const char *why)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+
+	ruling->outcome = "looked up";
+	ruling->failures++;
+	if (doubt_ms(item) >= UNPAID_MS)
+	{
+		finish(ruling, TEGRO_UNPAID);
+		ruling->message = psprintf("%s; it is looked up no more", why);
+		return ruling;
+	}
+	/* quick at first, for the look-up may lag; then ever less often */
+	ruling->delay_ms = Max(tegro_rule_backoff_ms(ruling->failures),
+						   doubt_ms(item) / 8);
+	ruling->message = psprintf("%s; it is looked up again", why);
+	return ruling;
+}
+
+/* The order was found. */
+static TegroRuling *
+rule_order(const TegroItem *item)
+{
+	TegroRuling *ruling;
+	Jsonb *found = get_data(item->call->envelope);
+	JsonbValue amount;
+	char *said;
+	char *differs;
+
+	if (found == NULL)
+		return tegro_rule_postponed(item,
+									sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
+									"the look-up's answer has no object in \"data\"");
+
+	/* what was found by the provider's number must be the shop's, too */
+	said = get_text(found, "payment_id");
+	if (said ? strcmp(said, item->reference) != 0 : item->by_number)
+		return rule_unpaid(item, "the look-up found another order");
+	said = get_text(found, "status");
+	if (said == NULL || strcmp(said, TEGRO_STATUS_PAID) != 0)
+		return rule_unpaid(item,
+						   psprintf("the provider says status %s, not paid",
+									said ? tegro_error_excerpt(said,
+															   strlen(said),
+															   20, NULL)
+										 : "unknown"));
+
+	ruling = begin_ruling(item, item->state);
+	finish(ruling, TEGRO_CONFIRMED);
+	ruling->outcome = "looked up";
+	ruling->answer = item->call->envelope;
+	if (is_set(found, "test_order"))
+	{
+		finish(ruling, TEGRO_A_TEST);
+		ruling->message = "the order was a test: nothing was paid";
+		return ruling;
+	}
+
+	/*
+	 * The answer has an amount that can be compared, or nothing is certain.  A
+	 * currency it may have by the provider's number alone, which is not
+	 * documented; then the signed one counts, which agrees with the order's.
+	 */
+	if (!get_field(found, "amount", &amount) || field_number(&amount) == NULL)
+		differs = "the look-up tells no amount";
+	else
+		differs = tegro_rule_difference(item->params, found, "was notified");
+	if (differs == NULL && item->ordered)
+	{
+		differs = tegro_rule_difference(item->ordered, found, "was ordered");
+		if (differs == NULL)
+			differs = tegro_rule_difference(item->ordered, item->params,
+											"was ordered");
+	}
+	if (differs)
+	{
+		finish(ruling, TEGRO_IN_REVIEW);
+		ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
+		ruling->message = psprintf("paid, but different: %s", differs);
+	}
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_notified(const TegroItem *item)
+{
+	const TegroCall *call = item->call;
+	const TegroExchange *exchange = tegro_api_exchange(call);
+	TegroRuling *ruling;
+
+	if (call->outcome.result == TEGRO_ANSWERED)
+		return rule_order(item);
+	if (call->outcome.result == TEGRO_REFUSED && !call->outcome.unauthorized &&
+		matches(call->outcome.desc, tegro_not_found, "tegro.not_found"))
+		return rule_unpaid(item, "the provider does not know the order");
+
+	/* it failed: that says nothing about the order, however often */
 	ruling = tegro_rule_postponed(item, NULL, NULL);
 	put_outcome(ruling, call);
 	ruling->message = psprintf("the look-up failed: %s", ruling->message);

@@ -27,6 +27,21 @@ extern TegroRuling *tegro_rule_unsent(const TegroItem *item, const char *why);
 /* It was looked up, and the look-up's call has been judged. */
 extern TegroRuling *tegro_rule_looked_up(const TegroItem *item);
 
+/*
+ * A notification's order was looked up, and the look-up's call has been
+ * judged.  The states are those of inbox.h.
+ */
+extern TegroRuling *tegro_rule_notified(const TegroItem *item);
+
+/*
+ * The first of amount, currency and account in which what was found differs
+ * from what was asked, in words; NULL if they agree wherever both have the
+ * field.  Amounts are compared as numbers.  was: how it was asked, in words:
+ * "was asked for".
+ */
+extern char *tegro_rule_difference(Jsonb *asked, Jsonb *found,
+								   const char *was);
+
 /* It can't be sent or looked up for now: an error of settings or keys. */
 extern TegroRuling *tegro_rule_postponed(const TegroItem *item,
 										 const char *sqlstate,

@@ -724,6 +724,51 @@ tegro_settings_credentials(const char *shop, Oid role)
 }
 
 /*
+ * Whether this session's user could have set a setting to what it is.  A role
+ * can set for itself, by ALTER ROLE, what it can set in its sessions.
+ */
+static bool
+is_administrators(const char *name)
+{
+	return tegro_setting_source(name) <= PGC_S_DATABASE ||
+		superuser_arg(GetSessionUserId());
+}
+
+const char *
+tegro_settings_secret_key(const char *shop, Oid role, bool trusted)
+{
+	if (secret_key && *secret_key &&
+		(!trusted || is_administrators("tegro.secret_key")))
+		return secret_key;
+
+	if (credentials_file && *credentials_file)
+	{
+		read_file();
+		for (int i = 0; i < file_nlines; i++)
+		{
+			const Credential *line = &file_lines[i];
+
+			if ((strcmp(line->fields[0], "*") == 0 ||
+				 strcmp(line->fields[0], shop) == 0) &&
+				role_fits(line->fields[1], role))
+			{
+				if (*line->fields[3] != '\0')
+					return line->fields[3];
+				break;
+			}
+		}
+	}
+
+	ereport(ERROR,
+			(errcode(TEGRO_ERRCODE_MISCONFIGURED),
+			 errmsg("no secret key for shop \"%s\"",
+					tegro_error_excerpt(shop, strlen(shop), 64, NULL)),
+			 errdetail("The secret key, which is not the API key, signs payment links and notifications."),
+			 errhint("Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration.")));
+	pg_unreachable();
+}
+
+/*
  * The settings that go with a call when another process makes it.  Their
  * values are valid: they were checked when they were set here.
  */

@@ -71,6 +71,20 @@ extern TegroCredentials tegro_settings_credentials(const char *shop_id,
 												   Oid role);
 
 /*
+ * The key that signs a shop's links and notifications, for "role": the
+ * session's own tegro.secret_key, or else the secret key in the first line of
+ * the credentials file that fits both.
+ *
+ * trusted: the session's own counts only where an administrator has set it.
+ * Who may bring notifications, and no more, would else bring the key to them.
+ *
+ * Throws TG006 if there is none.  The result is never empty, and good until
+ * the next reload or SET.
+ */
+extern const char *tegro_settings_secret_key(const char *shop_id, Oid role,
+											 bool trusted);
+
+/*
  * Takes one line of a credentials file apart, in place.
  *
  * line: the line without its line break, NUL-terminated; escapes are resolved

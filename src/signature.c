@@ -6,6 +6,12 @@
  * A request carries the HMAC-SHA256 of its body under the shop's API key.
  * The key itself never travels.
  *
+ * Payment links and notifications carry the MD5 of their fields with the
+ * secret key behind them.  That is the provider's choice and weak by design:
+ * two texts of one MD5 can be made, and with anything behind them they still
+ * have one.  So nobody who can have the provider sign what he likes is kept
+ * out by it, and nothing is credited on its word alone (see ruling.c).
+ *
  * This is the only file that includes <openssl/...>.  It knows nothing of
  * PostgreSQL, so that it can be tested and fuzzed without a server.
  *
@@ -18,6 +24,7 @@
 #include "src/signature.h"
 
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 
@@ -52,11 +59,24 @@ tegro_signature_forget(void)
 	hmac = NULL;
 }
 
+/* Writes bytes as lower-case hex, and a NUL behind. */
+static void
+write_hex(const unsigned char *bytes, size_t len, char *hex)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (size_t i = 0; i < len; i++)
+	{
+		hex[2 * i] = digits[bytes[i] >> 4];
+		hex[2 * i + 1] = digits[bytes[i] & 0x0f];
+	}
+	hex[2 * len] = '\0';
+}
+
 bool
 tegro_signature_request(const char *key, size_t key_len, const char *message,
 						size_t message_len, char hex[TEGRO_SIGNATURE_LEN + 1])
 {
-	static const char digits[] = "0123456789abcdef";
 	const unsigned char *key_bytes = (const unsigned char *) key;
 	unsigned char mac[EVP_MAX_MD_SIZE];
 	size_t mac_len = 0;
@@ -73,11 +93,34 @@ tegro_signature_request(const char *key, size_t key_len, const char *message,
 		return false;
 	}
 
-	for (size_t i = 0; i < mac_len; i++)
-	{
-		hex[2 * i] = digits[mac[i] >> 4];
-		hex[2 * i + 1] = digits[mac[i] & 0x0f];
-	}
-	hex[TEGRO_SIGNATURE_LEN] = '\0';
+	write_hex(mac, mac_len, hex);
 	return true;
+}
+
+bool
+tegro_signature_form(const char *key, size_t key_len, const char *text,
+					 size_t text_len, char hex[TEGRO_MD5_LEN + 1])
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	unsigned int digest_len = 0;
+	EVP_MD_CTX *context = EVP_MD_CTX_new();
+	bool done = context != NULL &&
+		EVP_DigestInit_ex(context, EVP_md5(), NULL) == 1 &&
+		EVP_DigestUpdate(context, text, text_len) == 1 &&
+		EVP_DigestUpdate(context, key, key_len) == 1 &&
+		EVP_DigestFinal_ex(context, digest, &digest_len) == 1 &&
+		digest_len * 2 == TEGRO_MD5_LEN;
+
+	/* it has seen the key, and is wiped as it goes */
+	EVP_MD_CTX_free(context);
+	hex[0] = '\0';
+	if (done)
+		write_hex(digest, digest_len, hex);
+	return done;
+}
+
+bool
+tegro_signature_equal(const char *a, const char *b, size_t len)
+{
+	return CRYPTO_memcmp(a, b, len) == 0;
 }

@@ -14,6 +14,9 @@
 /* HMAC-SHA256 is 32 bytes, two lower-case hex digits each. */
 #define TEGRO_SIGNATURE_LEN 64
 
+/* MD5 is 16 bytes. */
+#define TEGRO_MD5_LEN 32
+
 /*
  * Signs a request body: HMAC-SHA256 of "message" under "key", written as
  * lower-case hex and NUL-terminated.
@@ -32,5 +35,25 @@ extern bool tegro_signature_request(const char *key, size_t key_len,
 
 /* Forgets the last key, leaving nothing of it in memory.  Never throws. */
 extern void tegro_signature_forget(void);
+
+/*
+ * Signs the form-encoded text of a payment link or of a notification: MD5 of
+ * "text" and "key" one behind the other, written as lower-case hex and
+ * NUL-terminated.
+ *
+ * key, key_len: the shop's secret key.
+ *
+ * Returns false if the cryptographic library refused, as one that is confined
+ * to FIPS does with MD5; "hex" is empty then.
+ */
+extern bool tegro_signature_form(const char *key, size_t key_len,
+								 const char *text, size_t text_len,
+								 char hex[TEGRO_MD5_LEN + 1]);
+
+/*
+ * Are two strings of bytes the same?  Takes as long for the first difference
+ * as for the last, so that nobody can guess a signature byte by byte.
+ */
+extern bool tegro_signature_equal(const char *a, const char *b, size_t len);
 
 #endif /* TEGRO_SIGNATURE_H */

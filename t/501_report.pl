@@ -271,12 +271,20 @@ SELECT left(text, 1000), 'createWithdrawal', left(text, 1000), jsonb_build_objec
 INSERT INTO tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at, ended_at, outcome, message)
 SELECT id, 1, 1, '', now() - interval '1 h', now(), left(message, 1000), message FROM tegro_outbox WHERE state = 'review';
 });
+# a notification, too, may say what its sender likes
+$node->safe_psql('postgres', q{
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, identity, message)
+SELECT left(text, 1000), left(text, 1000), '1', false, 'review', 1, text, '{}', 'postgres', 'x', text FROM attack});
 $node->safe_psql('postgres', 'CREATE DATABASE "<b>&amp;"');
 $page = $report->('');
 $seen = look($page);
 check($seen, 'attacked');
 like($seen->{text}, qr/Request \d+: payout \Q$_\E/, "attacked: shown as it is: $_")
   foreach '<script>parent.attacked = 1</script>', '"><img src=x onerror=parent.attacked=1>', '<!--', '&lt;b&gt;&#60;i&#62;&amp;';
+like($seen->{text}, qr/review\s+[\d: -]+\s+17\b/, 'attacked: notifications are counted');
+like($seen->{text}, qr/Notification \d+: order \Q$_\E/, "attacked: a notification, as it is: $_")
+  foreach '<script>parent.attacked = 1</script>', '"><img src=x onerror=parent.attacked=1>', '<!--';
+like($seen->{text}, qr/SELECT tegro_retry_notification\(\d+\);/, 'attacked: with what to do');
 like($seen->{text}, qr/a\\u202eb\\u0001\\u0085\\u200b\\ufeff/, 'attacked: what is not seen is shown');
 is($node->safe_psql('<b>&amp;', 'CREATE EXTENSION tegro; SELECT tegro_report() ~ \'Database &#x3c;b&#x3e;&#x26;amp;,\''),
 	't', 'the database has such a name');

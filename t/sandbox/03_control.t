@@ -229,6 +229,38 @@ control($s, 'POST', 'pay', { order_id => 755555, tamper => JSON::PP::true });
 ok(!$right, '… tampered');
 is($fields->{amount}, '101.00', '… in the amount');
 
+# The page that a payment link opens; PHP makes the links.
+my $link = '$signed = json_decode($argv[1], true); ksort($signed); $query = http_build_query($signed); '
+	. 'echo $query . "&" . http_build_query(json_decode($argv[2], true) + ["sign" => md5($query . $argv[3])]);';
+my %link = (shop_id => $SHOP, amount => '12.50', currency => 'RUB', order_id => 'Link ~1 & ä', test => 1);
+my $query = php($link, $json->encode(\%link), $json->encode({ lang => 'ru', notify_url => $url,
+	fields => { email => 'user@site.ru' } }), $SECRET_KEY);
+my $opened = curl(base($s) . "/pay/?$query");
+is($opened->{status}, 200, 'a payment link opens');
+my ($opened_as) = $opened->{body} =~ m{<b id="order">(\d+)</b>};
+my $made = answer_of($s, 'order', { order_id => $opened_as + 0 })->{data};
+is_deeply([ @$made{qw(payment_id amount currency email test_order status)} ],
+	[ 'Link ~1 & ä', '12.50000000', 'RUB', 'user@site.ru', 1, 0 ], '… and its order is there');
+like(curl(base($s) . "/pay/?$query")->{body}, qr/<b id="order">@{[ $opened_as + 1 ]}</, '… once more: another');
+spew($received, '');
+control($s, 'POST', 'pay', { order_id => $opened_as + 0 });
+like(slurp($received), qr/amount=12\.50&/, '… paid, its address is notified');
+for (
+	[ 'another amount', 403, $query =~ s/12\.50/1.00/r ],
+	[ 'another key', 403, php($link, $json->encode(\%link), '{}', 'x') ],
+	[ 'no test', 403, $query =~ s/&test=1//r ],
+	[ 'two amounts', 403, "$query&amount=1" ],
+	[ 'no signature', 403, $query =~ s/&sign=.*//r ],
+	[ 'a signature in capitals', 403, $query =~ s/(?<=sign=)(.*)/\U$1/r ],
+	[ 'another shop', 404, $query =~ s/$SHOP/X/r ],
+	[ 'nothing', 404, '' ],
+	[ 'a currency that is none', 400, php($link, $json->encode({ %link, currency => 'X' }), '{}', $SECRET_KEY) ])
+{
+	is(curl(base($s) . "/pay/?$_->[2]")->{status}, $_->[1], "… $_->[0]");
+}
+is(curl('-d', 'x', base($s) . "/pay/?$query")->{status}, 405, '… by POST');
+is(control($s, 'GET', 'state?summary=1')->{data}{counts}{orders}, 3, '… none of which made an order');
+
 # A test order; an address of its own.
 my ($own_url, $own) = receiver(403);
 spew($received, '');

@@ -1,0 +1,34 @@
+/*
+ * page.h
+ *		The page that a payment link opens.
+ */
+#ifndef PAGE_H
+#define PAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "text.h"
+
+/* A field of the link's query, decoded. */
+struct page_field
+{
+	const char *name; /* terminated */
+	const char *value;
+	size_t length;
+};
+
+/* More fields than a link with a long receipt has. */
+#define PAGE_FIELDS_MAX 1000
+
+/* Says whether a path is the page's. */
+bool page_is_path(const char *path);
+
+/*
+ * Checks the link's signature, makes its order, and appends the page, or one
+ * that says what is wrong. Returns the HTTP status.
+ */
+int page_open(const struct page_field *fields, size_t count,
+			  struct text *page);
+
+#endif

@@ -1,0 +1,268 @@
+-- Notifications: verified, recorded once, confirmed by the provider.
+\! curl -sS -o /dev/null -X POST "$TEGRO_SANDBOX_URL/_sandbox/reset"
+\getenv url TEGRO_SANDBOX_URL
+\getenv key TEGRO_API_KEY
+\getenv shop TEGRO_SHOP_ID
+\getenv secret TEGRO_SECRET_KEY
+SELECT :'url' || '/api' AS api_url \gset
+SELECT current_database() AS database \gset
+ALTER DATABASE :"database" SET tegro.api_url = :'api_url';
+ALTER DATABASE :"database" SET tegro.api_key = :'key';
+
+CREATE OR REPLACE FUNCTION becomes_true(query text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+	yes boolean;
+BEGIN
+	FOR i IN 1..200 LOOP
+		EXECUTE query INTO yes;
+		IF yes THEN RETURN true; END IF;
+		PERFORM pg_sleep(0.05);
+	END LOOP;
+	RETURN false;
+END $$;
+
+-- The shop and the secret key stand for $shop and $secret below.
+SELECT set_config('regress.shop', :'shop', false) = '' AS set, set_config('regress.secret', :'secret', false) = '' AS set;
+CREATE FUNCTION signed(form text) RETURNS text LANGUAGE sql AS $$
+	SELECT f || '&sign=' || md5(f || current_setting('regress.secret'))
+	  FROM replace(form, '$shop', current_setting('regress.shop')) AS f
+$$;
+CREATE FUNCTION signed_json(fields jsonb, form text) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT fields || jsonb_build_object('shop_id', current_setting('regress.shop'),
+		'sign', md5(replace(form, '$shop', current_setting('regress.shop')) || current_setting('regress.secret')))
+$$;
+
+--
+-- What is signed, and what is not.  Each form below is signed over its own
+-- text, so what is refused is refused for what it is.
+--
+SELECT ok, form FROM (VALUES
+	('amount=100.00&currency=RUB&order_id=123&payment_system=10&shop_id=$shop'),
+	('amount=100.00&currency=RUB&order_id=123&payment_id=755555&payment_system=10&shop_id=$shop&status=1'),
+	('amount=100.00&currency=RUB&order_id=123&payment_system=10&shop_id=$shop&test=1'),
+	-- fields that nobody knows are signed, too
+	('amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop&zip=%D0%A7%D0%B0%D0%B9+%2F%2B%7E'),
+	('amount=1&currency=RUB&fields%5Bemail%5D=a%40b&fields%5Ba%5D=1&order_id=1&payment_system=1&shop_id=$shop'),
+	('A=&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	-- a payment link's fields are signed with the same key, and are no notification
+	('amount=100&currency=RUB&order_id=123&shop_id=$shop'),
+	('amount=100&currency=RUB&order_id=123&shop_id=$shop&test=1'),
+	('amount=100&currency=RUB&order_id=123&payment_system=&shop_id=$shop'),
+	-- one name twice; a value and an array
+	('amount=100&amount=100&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a=1&a%5Bb%5D=2&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a%5Bb%5D=2&a%5Bb%5D=3&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('amount=1&currency=RUB&order_id=1&order_id%5B0%5D=2&payment_system=1&shop_id=$shop'),
+	-- names that PHP would rename, number, or order by rules of its own
+	('a%5B%5D=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a%5B=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a%5B+b%5D=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a%5Bb%5Dc=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a+b=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('10=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('1e1=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('%D0%A7=1&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	-- no text
+	('a=%00&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a=%FF&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a=%ED%A0%80&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a=%C0%80&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a=%4&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	('a=%zz&amount=1&currency=RUB&order_id=1&payment_system=1&shop_id=$shop'),
+	-- not what ksort() makes
+	('currency=RUB&amount=1&order_id=1&payment_system=1&shop_id=$shop')
+) AS f(form), LATERAL (SELECT tegro_verify_notification(signed(form))) AS v(ok);
+
+-- the order in which fields come is nobody's business, nor how they are escaped
+SELECT signed('amount=100.00&currency=RUB&order_id=a+b&payment_system=10&shop_id=$shop') AS body \gset
+SELECT tegro_verify_notification(string_agg(pair, '&' ORDER BY pair DESC)) AS backward,
+       tegro_verify_notification(replace(:'body', 'a+b', '%61%20b')) AS escaped,
+       tegro_verify_notification(replace(:'body', '&', '&&')) AS empty_pairs
+  FROM string_to_table(:'body', '&') AS pair;
+
+-- anything else is
+SELECT signed('amount=100.00&currency=RUB&order_id=7&payment_system=16&shop_id=$shop') AS body \gset
+SELECT right(:'body', 32) AS sign \gset
+SELECT name, tegro_verify_notification(body) AS ok FROM (VALUES
+	('as it is', :'body'),
+	('amount', replace(:'body', '100.00', '1.00')),
+	('amount as a number', replace(:'body', '100.00', '100')),
+	('two fields in one value', replace(:'body', 'order_id=7&payment_system=16', 'order_id=7%26payment_system%3D16')),
+	('and again', replace(:'body', 'order_id=7&payment_system=16', 'order_id=7%26payment_system%3D16&payment_system=16')),
+	('a field more', :'body' || '&status=1'),
+	('a field less', replace(:'body', '&order_id=7', '')),
+	('sign twice', :'body' || '&sign=' || :'sign'),
+	('two signs', 'sign=' || repeat('0', 32) || '&' || :'body'),
+	('sign in an array', replace(:'body', '&sign=', '&sign[0]=')),
+	('sign in capitals', replace(:'body', :'sign', upper(:'sign'))),
+	('sign cut', left(:'body', -1)),
+	('sign longer', :'body' || '0'),
+	('sign empty', replace(:'body', :'sign', '')),
+	('sign missing', replace(:'body', '&sign=' || :'sign', '')),
+	('zeros', replace(:'body', :'sign', repeat('0', 32))),
+	('a line break behind', :'body' || E'\n'),
+	('a shop that is no text', replace(:'body', 'shop_id=', 'shop_id=%D0%A7')),
+	('nothing', ''), ('a name', 'x'), ('noise', '&=&==&&%&'),
+	('as JSON', '{"amount": "100.00"}'),
+	('not escaped', replace(:'body', 'order_id=7', 'order_id=é')),
+	('too many fields', (SELECT string_agg('f' || i || '=1', '&') FROM generate_series(1, 101) i)),
+	('too long', 'a=' || repeat('x', 70000))
+) AS f(name, body);
+
+-- a secret key of another
+SET tegro.secret_key = 'another';
+SELECT tegro_verify_notification(:'body');
+SET tegro.secret_key = '';
+SELECT tegro_verify_notification(replace(:'body', 'shop_id=', 'shop_id=X')) IS NULL;
+RESET tegro.secret_key;
+SELECT tegro_verify_notification(NULL::text);
+SELECT tegro_verify_notification(NULL::jsonb);
+
+-- JSON: values as PHP writes them
+SELECT tegro_verify_notification(signed_json(fields, form)) AS ok, fields FROM (VALUES
+	('{"amount": "100.00", "currency": "RUB", "order_id": "7", "payment_system": "10"}'::jsonb, 'amount=100.00&currency=RUB&order_id=7&payment_system=10&shop_id=$shop'),
+	('{"amount": 100.00, "currency": "RUB", "order_id": 7, "payment_system": 10}', 'amount=100&currency=RUB&order_id=7&payment_system=10&shop_id=$shop'),
+	('{"amount": 100.50, "currency": "RUB", "order_id": 7, "payment_system": 10, "test": true, "x": false, "y": null}', 'amount=100.5&currency=RUB&order_id=7&payment_system=10&shop_id=$shop&test=1&x=0'),
+	('{"amount": 0.123456789012345, "currency": "RUB", "order_id": "7", "payment_system": "10"}', 'amount=0.123456789012345&currency=RUB&order_id=7&payment_system=10&shop_id=$shop'),
+	('{"amount": ["1"], "currency": "RUB", "order_id": "7", "payment_system": "10"}', 'amount%5B0%5D=1&currency=RUB&order_id=7&payment_system=10&shop_id=$shop'),
+	('{"a": {"b": "1"}, "amount": "1", "currency": "RUB", "order_id": "7", "payment_system": "10"}', 'a%5Bb%5D=1&amount=1&currency=RUB&order_id=7&payment_system=10&shop_id=$shop'),
+	('{"a[b]": "1", "amount": "1", "currency": "RUB", "order_id": "7", "payment_system": "10"}', 'a%5Bb%5D=1&amount=1&currency=RUB&order_id=7&payment_system=10&shop_id=$shop')
+) AS f(fields, form);
+SELECT tegro_verify_notification(j) FROM (VALUES ('[]'::jsonb), ('"sign"'), ('{}'), ('{"sign": []}')) AS f(j);
+
+--
+-- Taken: recorded once, confirmed by the provider, told once.
+--
+CREATE SCHEMA shop;
+CREATE TABLE shop.orders (number text PRIMARY KEY, total numeric(12, 2), paid boolean DEFAULT false, calls int DEFAULT 0);
+CREATE FUNCTION shop.order_paid(id bigint, state text, reference text, answer jsonb) RETURNS void
+LANGUAGE sql AS $$
+	UPDATE shop.orders SET paid = state = 'confirmed' AND total = (answer #>> '{data,amount}')::numeric, calls = calls + 1
+	 WHERE number = reference
+$$;
+SELECT tegro_on_payment('shop.order_paid(bigint,text,text,jsonb)');
+SELECT shop_id = :'shop' AS shop, callback, role = current_user::regrole AS mine FROM tegro_payment_callback;
+SELECT tegro_on_payment('now()'::regprocedure);
+
+INSERT INTO shop.orders VALUES ('N1', 100), ('N2', 100), ('N3', 100), ('N4', 100), ('N5', 100), ('N6', 100);
+CREATE FUNCTION pay(payment_id text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('COPY (SELECT %L) TO PROGRAM %L', jsonb_build_object('payment_id', payment_id),
+		'curl -sS -o /dev/null -d @- ' || quote_literal(current_setting('regress.url') || '/_sandbox/pay'));
+END $$;
+SELECT set_config('regress.url', :'url', false) = '' AS set;
+SELECT tegro_enqueue('createOrder', '{"order_id": "N1", "amount": 100, "currency": "RUB"}') AS id \gset
+SELECT tegro_wait(:id) ->> 'type' AS type;
+
+SELECT signed('amount=100.00&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop&status=1') AS body \gset
+-- before it is paid: a forgery by who has the key, or the look-up lags
+SELECT tegro_notify(:'body');
+SELECT becomes_true('SELECT failures > 0 FROM tegro_notification');
+SELECT state, confirmed, message, next_at > received_at AS again, amount, currency, request = :id AS known FROM tegro_notification;
+SELECT paid, calls FROM shop.orders WHERE number = 'N1';
+-- it came once
+SELECT tegro_notify(:'body'), tegro_notify(:'body');
+SELECT tegro_notify('amount=100.00');
+SELECT tegro_notify(signed('amount=x&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop'));
+SELECT pay('N1');
+SELECT becomes_true('SELECT callback_state = ''done'' FROM tegro_notification');
+SELECT state, confirmed, confirmed_at >= looked_up_at AS "when", next_at, callback, callback_message, answer #>> '{data,status}' AS status FROM tegro_notification;
+SELECT paid, calls FROM shop.orders WHERE number = 'N1';
+-- it is settled for ever
+SELECT tegro_notify(:'body');
+SELECT tegro_retry_notification(id) FROM tegro_notification;
+SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop&status=2'));
+SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop&status=3'));
+-- no status is that of a payment: the same
+SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop'));
+SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop&test=1'));
+SELECT status, test, state, confirmed, message, next_at FROM tegro_notification ORDER BY id;
+SELECT paid, calls FROM shop.orders WHERE number = 'N1';
+
+-- fields by name, as PostgREST brings a form; a link's order, which nobody enqueued
+SELECT tegro_create_order('{"order_id": "N2", "amount": 100, "currency": "RUB"}') ->> 'type' AS type;
+SELECT pay('N2');
+SELECT split_part(signed('amount=100.00&currency=RUB&order_id=N2&payment_system=10&shop_id=$shop'), '&sign=', 2) AS sign \gset
+SELECT tegro_notify(shop_id => :'shop', amount => '100.00', order_id => 'N2', payment_system => '10', currency => 'RUB', sign => :'sign');
+SELECT tegro_notify(shop_id => :'shop', amount => '100.00', order_id => 'N2', payment_system => '10', currency => 'RUB', sign => :'sign', test => '');
+SELECT becomes_true('SELECT callback_state = ''done'' FROM tegro_notification WHERE order_id = ''N2''');
+SELECT state, confirmed, request FROM tegro_notification WHERE order_id = 'N2';
+SELECT paid, calls FROM shop.orders WHERE number = 'N2';
+
+-- another amount or currency than was ordered: never looked up
+SELECT tegro_enqueue('createOrder', '{"order_id": "N3", "amount": 100, "currency": "RUB"}') AS id \gset
+SELECT tegro_wait(:id) ->> 'type' AS type;
+SELECT pay('N3');
+SELECT tegro_notify(signed('amount=1.00&currency=RUB&order_id=N3&payment_system=10&shop_id=$shop'));
+SELECT state, confirmed, message, next_at FROM tegro_notification WHERE order_id = 'N3';
+SELECT tegro_retry_notification(id) FROM tegro_notification WHERE order_id = 'N3';
+SELECT becomes_true('SELECT looked_up_at IS NOT NULL FROM tegro_notification WHERE order_id = ''N3''');
+SELECT state, confirmed, message, next_at FROM tegro_notification WHERE order_id = 'N3';
+SELECT tegro_enqueue('createOrder', '{"order_id": "N4", "amount": 100, "currency": "RUB"}') AS id \gset
+SELECT tegro_wait(:id) ->> 'type' AS type;
+SELECT pay('N4');
+SELECT tegro_notify(signed('amount=100.00&currency=UAH&order_id=N4&payment_system=10&shop_id=$shop'));
+SELECT state, confirmed, message, next_at FROM tegro_notification WHERE order_id = 'N4';
+
+-- another amount than the provider knows, of an order that we don't
+SELECT tegro_create_order('{"order_id": "N5", "amount": 1, "currency": "RUB"}') ->> 'type' AS type;
+SELECT pay('N5');
+SELECT tegro_notify(signed_json('{"amount": "100.00", "currency": "RUB", "order_id": "N5", "payment_system": "10"}',
+	'amount=100.00&currency=RUB&order_id=N5&payment_system=10&shop_id=$shop'));
+SELECT becomes_true('SELECT state <> ''waiting'' FROM tegro_notification WHERE order_id = ''N5''');
+SELECT state, confirmed, message FROM tegro_notification WHERE order_id = 'N5';
+
+-- an order that the provider calls a test
+SELECT tegro_create_order('{"order_id": "N6", "amount": 100, "currency": "RUB", "test": 1}') ->> 'type' AS type;
+SELECT pay('N6');
+SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N6&payment_system=10&shop_id=$shop'));
+SELECT becomes_true('SELECT state <> ''waiting'' FROM tegro_notification WHERE order_id = ''N6''');
+SELECT state, confirmed, message FROM tegro_notification WHERE order_id = 'N6';
+SELECT number, paid, calls FROM shop.orders ORDER BY number;
+
+-- taken with the transaction that brings it
+BEGIN;
+SELECT tegro_notify(signed('amount=1&currency=RUB&order_id=N7&payment_system=10&shop_id=$shop'));
+ROLLBACK;
+SELECT count(*) FROM tegro_notification WHERE order_id = 'N7';
+
+--
+-- Who may
+--
+CREATE ROLE regress_tegro_anonymous;
+CREATE ROLE regress_tegro_other;
+GRANT EXECUTE ON FUNCTION tegro_notify(text), tegro_notify(jsonb),
+	tegro_notify(text, text, text, text, text, text, text, text, text) TO regress_tegro_anonymous;
+SET ROLE regress_tegro_anonymous;
+SELECT tegro_notify(:'body');
+SELECT tegro_verify_notification(:'body');
+SELECT * FROM tegro_notification;
+SELECT * FROM tegro_payment_callback;
+SELECT tegro_on_payment(NULL);
+SELECT tegro_retry_notification(1);
+SHOW tegro.secret_key;
+RESET ROLE;
+GRANT SELECT ON tegro_notification, tegro_payment_callback TO regress_tegro_other;
+GRANT EXECUTE ON FUNCTION tegro_on_payment(regprocedure, text), tegro_retry_notification(bigint) TO regress_tegro_other;
+GRANT USAGE ON SCHEMA shop TO regress_tegro_other;
+SET ROLE regress_tegro_other;
+SELECT count(*) FROM tegro_notification;
+SELECT count(*) FROM tegro_payment_callback;
+INSERT INTO tegro_notification (shop_id) VALUES ('');
+UPDATE tegro_notification SET confirmed = true;
+-- a shop's payments can't be taken away
+SELECT tegro_on_payment('shop.order_paid(bigint,text,text,jsonb)');
+SELECT tegro_on_payment(NULL);
+SELECT tegro_retry_notification(1);
+RESET ROLE;
+SELECT tegro_on_payment(NULL);
+SELECT count(*) FROM tegro_payment_callback;
+
+-- nothing is left to do
+SELECT state, count(*) FROM tegro_notification GROUP BY state ORDER BY state COLLATE "C";
+SELECT count(*) FROM tegro_notification WHERE next_at IS NOT NULL;
+DROP SCHEMA shop CASCADE;
+DROP FUNCTION signed, signed_json, pay;
+DROP OWNED BY regress_tegro_anonymous, regress_tegro_other;
+DROP ROLE regress_tegro_anonymous, regress_tegro_other;
