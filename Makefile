@@ -19,7 +19,7 @@ OBJS = tegro.o \
 	src/notification.o src/link.o src/requests.o src/trigger.o src/payout.o \
 	src/argument.o src/delivery.o src/callback.o src/inbox.o src/outbox.o src/ledger.o src/ruling.o src/wake.o \
 	src/identity.o src/api.o src/answer.o src/transport.o src/error.o \
-	src/settings.o src/nonce.o src/body.o src/query.o src/signature.o
+	src/settings.o src/credentials.o src/nonce.o src/body.o src/query.o src/signature.o
 
 REGRESS = install calls errors rights batch trigger outbox payout fdw link notification
 ISOLATION = enqueue claim cancel retry resolve

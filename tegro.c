@@ -32,6 +32,7 @@
  *		transport		exchanges over https, on libcurl
  *		error			outcome -> SQLSTATE, message, detail, hint
  *		settings		whose shop, which key
+ *		credentials		lines of a credentials file
  *		nonce			numbers that no two requests share
  *		body			JSON as PHP writes it
  *		query			form encoding, as PHP reads and writes it
