@@ -27,6 +27,7 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -115,6 +116,10 @@ tegro_fuzz(PG_FUNCTION_ARGS)
 	fence += ROOM;
 	if (mprotect(fence, sysconf(_SC_PAGESIZE), PROT_NONE) != 0)
 		elog(ERROR, "no fence");
+
+	/* single-user mode has none, and would let recursion run into the end */
+	(void) set_stack_base();
+
 	context = AllocSetContextCreate(TopMemoryContext, "fuzz",
 									ALLOCSET_DEFAULT_SIZES);
 	exit(LLVMFuzzerRunDriver(&argc, &argv, run_one));

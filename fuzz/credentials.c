@@ -78,6 +78,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		{
 			MUST(fields[i] >= bytes + before);
 			MUST(fields[i] + strlen(fields[i]) <= bytes + size);
+			MUST(strchr(fields[i], '\n') == NULL);
 		}
 		MUST(*line.api_key != '\0');
 		check_line(&line);
