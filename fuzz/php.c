@@ -49,7 +49,7 @@ choose(Generator *g, unsigned of)
 static void
 put(Generator *g, const char *text, size_t len)
 {
-	if (g->len + len > g->room)
+	if (g->out == NULL || g->len + len > g->room)
 	{
 		g->room = 2 * (g->len + len);
 		g->out = realloc(g->out, g->room);
