@@ -114,7 +114,7 @@ COMMENT ON FUNCTION @extschema@.tegro_modules() IS
 CREATE FUNCTION @extschema@.tegro_batch(
 	method pg_catalog.text, params pg_catalog.jsonb[],
 	OUT "position" pg_catalog.int4, OUT answer pg_catalog.jsonb, OUT sqlstate pg_catalog.text, OUT message pg_catalog.text)
-RETURNS SETOF record
+RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME', 'tegro_batch'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000 ROWS 100;
 REVOKE ALL ON FUNCTION @extschema@.tegro_batch(pg_catalog.text, pg_catalog.jsonb[]) FROM PUBLIC;
@@ -128,7 +128,7 @@ COMMENT ON FUNCTION @extschema@.tegro_batch(pg_catalog.text, pg_catalog.jsonb[])
 CREATE FUNCTION @extschema@.tegro_preview(
 	method pg_catalog.text, params pg_catalog.jsonb DEFAULT '{}',
 	OUT url pg_catalog.text, OUT headers pg_catalog.jsonb, OUT body pg_catalog.text)
-RETURNS record
+RETURNS pg_catalog.record
 AS 'MODULE_PATHNAME', 'tegro_preview'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_preview(pg_catalog.text, pg_catalog.jsonb) FROM PUBLIC;

@@ -7,7 +7,6 @@
  * This file only wires the rooms in src/ together; each opens with its own
  * purpose, design and hazards.  From the outside in:
  *
- *		worker			background workers: delivery, callbacks, launcher
  *		calls			SQL functions of the synchronous calls
  *		fdw				foreign tables over the provider's lists
  *		option			options of foreign servers and tables; import
@@ -20,20 +19,23 @@
  *		report			the report: what there is, as a page to be read
  *		page			HTML: texts, charts
  *		payout			synchronous payouts, by a process of their own
- *		argument		arguments of SQL functions
+ *		worker			background workers: delivery, callbacks, launcher
  *		delivery		the loop: claim, send, settle
  *		callback		calls functions back
  *		inbox			the notifications on record, and how they change
  *		outbox			the ledger: its rows, and how they change
  *		ledger			the statements on its tables
  *		ruling			what becomes of a request, by what was seen of it
+ *		item.h			what deliverers pass on, and what becomes of it
+ *		argument		arguments of SQL functions
  *		wake			finds a database's workers, or has them started
  *		identity		which database of which server this is
  *		api				the methods: build, sign, send, read, judge
  *		answer			bytes -> the provider's envelope
  *		transport		exchanges over https, on libcurl
- *		error			outcome -> SQLSTATE, message, detail, hint
  *		settings		whose shop, which key
+ *		error			outcome -> SQLSTATE, message, detail, hint
+ *		credentials		lines of a credentials file
  *		nonce			numbers that no two requests share
  *		body			JSON as PHP writes it
  *		query			form encoding, as PHP reads and writes it

@@ -61,7 +61,7 @@ main(int argc, char **argv)
 	latency_s = (double) read_number("MS", argv[1]) / 1e3;
 	prepare(session);
 	printf("%d orders, 100 to a page, %.0f ms each: one page after another ideally %.3f s.\n",
-		   ORDERS, latency_s * 1e3, (ORDERS / 100 + 1) * latency_s);
+		   ORDERS, latency_s * 1e3, (ORDERS / 100.0 + 1) * latency_s);
 	for (int round = 0; round < rounds; round++)
 	{
 		/* in a new session, so that connections are opened first */

@@ -281,5 +281,5 @@ answer_reset(struct MHD_Connection *connection)
 	 * an orderly end first.
 	 */
 	if (info != NULL)
-		connect(info->connect_fd, &nowhere, sizeof(nowhere));
+		(void) connect(info->connect_fd, &nowhere, sizeof(nowhere));
 }

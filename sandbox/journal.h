@@ -36,7 +36,7 @@ bool journal_open(const char *path);
 bool journal_is_open(void);
 
 /* Adds a line. It reaches the file within 50 ms, or at journal_flush. */
-void journal_write(const struct journal_line *line);
+void journal_write(const struct journal_line *entry);
 
 /* Returns when every line that was added before is in the file. */
 void journal_flush(void);

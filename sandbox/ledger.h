@@ -121,13 +121,13 @@ void ledger_free(void);
  * Adds an entry and returns its record number, from 0. The entry's strings and
  * execution are filled in from the strings given. Lock held.
  */
-uint32_t ledger_add(enum book_name book, struct entry entry,
+uint32_t ledger_add(enum book_name name, struct entry entry,
 					const char *reference, size_t reference_length,
 					const char *party, size_t party_length,
 					const char *notify_url, size_t notify_url_length);
 
 /* Returns the entry of a record number, or NULL. Lock held. */
-struct entry *ledger_entry(enum book_name book, uint32_t record);
+struct entry *ledger_entry(enum book_name name, uint32_t record);
 
 /*
  * Finds the newest entry of a shop with a reference; returns false where there

@@ -296,6 +296,7 @@ text_timestamp(struct text *text, int64_t seconds)
 	char stamp[32];
 
 	gmtime_r(&moment, &parts);
+	/* strftime sets it: cppcheck-suppress uninitvar */
 	text_append(text, stamp,
 				strftime(stamp, sizeof(stamp), "%Y-%m-%d %H:%M:%S", &parts));
 }

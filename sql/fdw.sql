@@ -300,7 +300,7 @@ SET ROLE regress_tegro_lists;
 SELECT count(*) FROM orders;
 IMPORT FOREIGN SCHEMA tegro FROM SERVER shop INTO pg_temp;
 RESET ROLE;
-SELECT fdwacl FROM pg_foreign_data_wrapper WHERE fdwname = 'tegro_fdw';
+SELECT a.grantee = w.fdwowner AS owners, a.privilege_type FROM pg_foreign_data_wrapper w, aclexplode(fdwacl) a WHERE fdwname = 'tegro_fdw';
 SELECT obj_description(oid, 'pg_foreign_data_wrapper') IS NOT NULL AS described FROM pg_foreign_data_wrapper WHERE fdwname = 'tegro_fdw';
 DROP OWNED BY regress_tegro_lists;
 DROP ROLE regress_tegro_lists;

@@ -441,6 +441,8 @@ tegro_api_send(TegroCall *call, const TegroRequest *request, int timeout_ms,
 	struct TegroCallState *state = call->state;
 	TegroExchange *exchange = state->exchange;
 
+	if (request->signature == NULL)
+		elog(ERROR, "request to be sent is not signed");
 	if (exchange == NULL)
 		exchange = state->exchange = tegro_exchange_create();
 	exchange->url = request->url;

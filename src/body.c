@@ -412,7 +412,7 @@ write_string(const char *json, size_t len, size_t *pos, char **out)
 		if (ch == '\\')
 		{
 			/* the writer's escapes are PHP's, but for the ones below */
-			if (i + 1 >= len)
+			if (i + 1 >= len || memchr("\"\\/bfnrtu", json[i + 1], 9) == NULL)
 				return TEGRO_BODY_NOT_JSON;
 			*o++ = json[i++];
 			*o++ = json[i++];

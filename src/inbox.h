@@ -12,17 +12,6 @@
 
 #include "src/outbox.h"
 
-/* States of a notification, as they stand in the table. */
-#define TEGRO_WAITING	"waiting"
-#define TEGRO_CONFIRMED "confirmed"
-#define TEGRO_UNPAID	"unpaid"
-#define TEGRO_A_TEST	"test"
-#define TEGRO_NOTED		"noted"
-/* and TEGRO_IN_REVIEW */
-
-/* The status of a payment, which is also that of a notification without one. */
-#define TEGRO_STATUS_PAID "1"
-
 /* A notification whose signature was verified. */
 typedef struct TegroNotification
 {

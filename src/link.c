@@ -87,10 +87,7 @@ static const struct
 #define VALID_NAMES \
 	"amount, currency, order_id, shop_id, test, fail_url, fields, lang, notify_url, payment_system, receipt, success_url"
 
-static void refuse(const char *name, const char *what, const char *hint)
-	pg_attribute_noreturn();
-
-static void
+static _Noreturn void
 refuse(const char *name, const char *what, const char *hint)
 {
 	ereport(ERROR,

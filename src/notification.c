@@ -330,10 +330,7 @@ tegro_verify_notification_jsonb(PG_FUNCTION_ARGS)
  * Taking.
  */
 
-static void refuse_field(const char *name, const char *what)
-	pg_attribute_noreturn();
-
-static void
+static _Noreturn void
 refuse_field(const char *name, const char *what)
 {
 	ereport(ERROR,

@@ -368,7 +368,7 @@ drop_page(TegroReader *reader)
  * Reading answers.
  */
 
-static void
+static _Noreturn void
 raise_unreadable(TegroReader *reader, const char *why)
 {
 	TegroOutcome outcome = {TEGRO_UNREADABLE};

@@ -51,7 +51,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
-#include "src/inbox.h"
 #include "src/ruling.h"
 #include "src/settings.h"
 

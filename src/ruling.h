@@ -8,7 +8,7 @@
 #ifndef TEGRO_RULING_H
 #define TEGRO_RULING_H
 
-#include "src/outbox.h"
+#include "src/item.h"
 
 /*
  * Each makes a ruling in the current memory context; they look at nothing but
@@ -29,7 +29,7 @@ extern TegroRuling *tegro_rule_looked_up(const TegroItem *item);
 
 /*
  * A notification's order was looked up, and the look-up's call has been
- * judged.  The states are those of inbox.h.
+ * judged.  The states are those of a notification.
  */
 extern TegroRuling *tegro_rule_notified(const TegroItem *item);
 

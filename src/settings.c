@@ -41,6 +41,7 @@
 #include "utils/timestamp.h"
 
 #include "src/compat.h"
+#include "src/credentials.h"
 #include "src/error.h"
 #include "src/settings.h"
 #include "src/signature.h"
@@ -89,14 +90,9 @@ static char *secret_key = NULL;
 static char *credentials_file = NULL;
 
 /* The credentials file as it was read, taken apart. */
-typedef struct Credential
-{
-	const char *fields[4]; /* shop_id, role, api_key, secret_key */
-} Credential;
-
 static char *file_bytes = NULL; /* what the fields point into */
 static size_t file_bytes_len = 0;
-static Credential *file_lines = NULL;
+static TegroCredentialsLine *file_lines = NULL;
 static int file_nlines = 0;
 static char *file_path = NULL; /* which file it was; NULL: none is read */
 static TimestampTz file_reload_time = 0; /* PgReloadTime at the reading */
@@ -563,7 +559,7 @@ read_file_bytes(const char *path)
 					"Set tegro.credentials_file to a file with a line for each shop.");
 	}
 
-	/* one byte more, for the NUL behind the last line */
+	/* one byte more, for a NUL behind the last line */
 	file_bytes_len = (size_t) st.st_size + 1;
 	file_bytes = MemoryContextAllocZero(TopMemoryContext, file_bytes_len);
 	while (got < (size_t) st.st_size)
@@ -580,47 +576,15 @@ read_file_bytes(const char *path)
 	if (got < (size_t) st.st_size)
 		refuse_file(path, "It could not be read to its end.",
 					"Reload the configuration once it is whole.");
-	if (memchr(file_bytes, '\0', got) != NULL)
-		refuse_file(path, "It contains NUL bytes.",
-					"Write it as plain text, a line for each shop.");
-}
-
-bool
-tegro_settings_parse_line(char *line, const char *fields[4])
-{
-	char *from = line;
-	char *to = line;
-	int n = 0;
-
-	fields[0] = line;
-	for (;; from++)
-	{
-		if (*from == '\\' && from[1] != '\0')
-			*to++ = *++from;
-		else if (*from == ':' || *from == '\0')
-		{
-			bool last = (*from == '\0');
-
-			*to++ = '\0';
-			n++;
-			if (last)
-				return n == 4;
-			if (n == 4)
-				return false;
-			fields[n] = to;
-		}
-		else
-			*to++ = *from;
-	}
 }
 
 /* Reads the credentials file, unless it is read already. */
 static void
 read_file(void)
 {
-	char *line;
-	char *next;
-	int line_number = 0;
+	TegroCredentialsReader reader = {NULL};
+	TegroCredentialsLine line;
+	TegroCredentialsStatus status;
 	int room = 0;
 
 	if (file_path && file_reload_time == PgReloadTime &&
@@ -630,36 +594,29 @@ read_file(void)
 	forget_file();
 	read_file_bytes(credentials_file);
 
-	for (line = file_bytes; line && *line; line = next)
+	reader.bytes = file_bytes;
+	reader.len = file_bytes_len - 1;
+	while ((status = tegro_credentials_next(&reader, &line)) ==
+		   TEGRO_CREDENTIALS_LINE)
 	{
-		size_t len;
-
-		line_number++;
-		next = strchr(line, '\n');
-		if (next)
-			*next++ = '\0';
-		len = strlen(line);
-		if (len > 0 && line[len - 1] == '\r')
-			line[len - 1] = '\0';
-		if (*line == '\0' || *line == '#')
-			continue;
-
 		if (file_nlines == room)
 		{
 			room = room ? room * 2 : 8;
 			file_lines = file_lines
-				? repalloc(file_lines, room * sizeof(Credential))
+				? repalloc(file_lines, room * sizeof(*file_lines))
 				: MemoryContextAlloc(TopMemoryContext,
-									 room * sizeof(Credential));
+									 room * sizeof(*file_lines));
 		}
-		if (!tegro_settings_parse_line(line, file_lines[file_nlines].fields) ||
-			*file_lines[file_nlines].fields[2] == '\0')
-			refuse_file(credentials_file,
-						psprintf("Line %d does not have the form shop_id:role:api_key:secret_key.",
-								 line_number),
-						"Write \"*\" for any shop or any role, and \"\\:\" for a colon within a field.");
-		file_nlines++;
+		file_lines[file_nlines++] = line;
 	}
+	if (status == TEGRO_CREDENTIALS_HAS_NUL)
+		refuse_file(credentials_file, "It contains NUL bytes.",
+					"Write it as plain text, a line for each shop.");
+	if (status == TEGRO_CREDENTIALS_BAD_LINE)
+		refuse_file(credentials_file,
+					psprintf("Line %d does not have the form shop_id:role:api_key:secret_key.",
+							 reader.line_number),
+					"Write \"*\" for any shop or any role, and \"\\:\" for a colon within a field.");
 
 	file_path = MemoryContextStrdup(TopMemoryContext, credentials_file);
 	file_reload_time = PgReloadTime;
@@ -697,14 +654,14 @@ tegro_settings_credentials(const char *shop, Oid role)
 		read_file();
 		for (int i = 0; i < file_nlines; i++)
 		{
-			const Credential *line = &file_lines[i];
+			const TegroCredentialsLine *line = &file_lines[i];
 
-			if ((strcmp(line->fields[0], "*") == 0 ||
-				 strcmp(line->fields[0], shop) == 0) &&
-				role_fits(line->fields[1], role))
+			if ((strcmp(line->shop_id, "*") == 0 ||
+				 strcmp(line->shop_id, shop) == 0) &&
+				role_fits(line->role, role))
 			{
-				credentials.api_key = line->fields[2];
-				credentials.secret_key = line->fields[3];
+				credentials.api_key = line->api_key;
+				credentials.secret_key = line->secret_key;
 				return credentials;
 			}
 		}
@@ -746,14 +703,14 @@ tegro_settings_secret_key(const char *shop, Oid role, bool trusted)
 		read_file();
 		for (int i = 0; i < file_nlines; i++)
 		{
-			const Credential *line = &file_lines[i];
+			const TegroCredentialsLine *line = &file_lines[i];
 
-			if ((strcmp(line->fields[0], "*") == 0 ||
-				 strcmp(line->fields[0], shop) == 0) &&
-				role_fits(line->fields[1], role))
+			if ((strcmp(line->shop_id, "*") == 0 ||
+				 strcmp(line->shop_id, shop) == 0) &&
+				role_fits(line->role, role))
 			{
-				if (*line->fields[3] != '\0')
-					return line->fields[3];
+				if (*line->secret_key != '\0')
+					return line->secret_key;
 				break;
 			}
 		}

@@ -85,17 +85,6 @@ extern const char *tegro_settings_secret_key(const char *shop_id, Oid role,
 											 bool trusted);
 
 /*
- * Takes one line of a credentials file apart, in place.
- *
- * line: the line without its line break, NUL-terminated; escapes are resolved
- * and separators become NULs.
- * fields: receive shop_id, role, api_key and secret_key, within "line".
- *
- * Returns false if it doesn't have exactly these four.
- */
-extern bool tegro_settings_parse_line(char *line, const char *fields[4]);
-
-/*
  * Puts down the settings with which this session makes calls, its own keys
  * included, so that another process can make one for it.
  *

@@ -899,7 +899,7 @@ check_setup(bool loopback_only)
 	len = 0;
 	for (int i = 0; i < lengthof(parts); i++)
 	{
-		strcpy(engine.setup + len, parts[i]);
+		memcpy(engine.setup + len, parts[i], strlen(parts[i]) + 1);
 		len += strlen(parts[i]) + 1;
 	}
 }

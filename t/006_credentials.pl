@@ -819,6 +819,42 @@ sub found_in_memory
 	$session->close;
 }
 
+# A session's own key goes to the process that carries out its payout, through
+# shared memory, and must not stay there.  (In the session itself it may: what a
+# setting was, PostgreSQL frees, and does not zero.)  As a bind parameter, for
+# the text of a statement is in shared memory, for pg_stat_activity.
+{
+	my $key = sprintf('session-%08x%08x-%d', rand(2**32), rand(2**32), $$);
+	my $script = write_file("$dir/payout.sql", <<'SQL');
+SELECT set_config('tegro.api_key', :key, false);
+SELECT count(tegro_create_withdrawal('{"payment_id": "of-a-session", "currency": "RUB", "account": "a", "amount": 1}'));
+SQL
+	my ($out, $err) = ('', '');
+
+	$sandbox->journal;
+	IPC::Run::run(
+		[
+			'pgbench', '-n', '-M', 'extended', '-t', 1, '-D', "key=$key", '-f', $script,
+			$node->connstr('postgres')
+		],
+		'<',
+		\undef,
+		'>',
+		\$out,
+		'2>',
+		\$err);
+	my ($sent) = grep { $_->{body} =~ /of-a-session/ } $sandbox->journal;
+	is( $sent->{authorization},
+		'Bearer ' . hmac_sha256_hex($sent->{body} // '', $key),
+		"a session's own key signs its payout, in another process");
+	is(found_in_memory($admin->pid, $key),
+		0, "and is neither in shared memory nor in another session's");
+	my @segments = glob('/dev/shm/PostgreSQL.*');
+	is(scalar(grep { index(slurp_file($_), $key) >= 0 } grep { -r } @segments),
+		0, 'nor in a segment that was left');
+	unlike(slurp_file($node->logfile), qr/$key/, 'nor in the log');
+}
+
 $admin->close;
 $node->stop;
 done_testing();

@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * notification.c
+ *		Fuzzes the verification of notifications, as forms and as JSON.
+ *
+ * Nobody guesses a signature, so each form is also tried with the right one
+ * put in.  Then it depends on its fields alone whether it counts, and it must
+ * count in both ways of bringing it, or in neither.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+
+#include "src/argument.h"
+#include "src/query.h"
+#include "src/signature.h"
+
+#include "backend.h"
+#include "fuzz.h"
+
+#define SECRET_KEY "fuzzed"
+
+/* Shorter than the longest form that is looked at, as JSON, too. */
+#define MAX_SIGNED (16 * 1024)
+
+extern Datum tegro_verify_notification_text(PG_FUNCTION_ARGS);
+extern Datum tegro_verify_notification_jsonb(PG_FUNCTION_ARGS);
+
+static bool
+verify_form(const char *bytes, size_t len)
+{
+	text *form = cstring_to_text_with_len(bytes, (int) len);
+
+	form = (text *) tegro_fuzz_at_fence(form, VARSIZE(form), sizeof(int32));
+	return DatumGetBool(DirectFunctionCall1(tegro_verify_notification_text,
+											PointerGetDatum(form)));
+}
+
+/* The fields as a JSON object; NULL if it can't be one of strings. */
+static Jsonb *
+as_json(const TegroQueryField *fields, size_t nfields)
+{
+	JsonbParseState *params = tegro_begin_params();
+
+	for (size_t i = 0; i < nfields; i++)
+	{
+		if (memchr(fields[i].name, '[', fields[i].name_len) != NULL)
+			return NULL;
+		tegro_add_text_param(&params,
+							 pnstrdup(fields[i].name, fields[i].name_len),
+							 cstring_to_text_with_len(fields[i].value,
+													  (int) fields[i]
+														  .value_len));
+	}
+	return tegro_finish_params(&params);
+}
+
+/* Signs the form, in place of what it has as "sign", and has it verified. */
+static void
+check_signed(const char *bytes, size_t len)
+{
+	static const char *const needed[] = {"amount", "currency", "order_id",
+										 "payment_system", "shop_id"};
+	TegroQueryField fields[TEGRO_QUERY_MAX_FIELDS];
+	TegroQueryField kept[TEGRO_QUERY_MAX_FIELDS];
+	size_t nfields, nkept = 0;
+	const TegroQueryField *sign;
+	char hex[TEGRO_MD5_LEN + 1];
+	char *text;
+	size_t text_len;
+	bool is_whole = true;
+	bool verdict;
+	Jsonb *json;
+
+	if (tegro_query_read(pnstrdup(bytes, len), len, fields, &nfields) !=
+			TEGRO_QUERY_OK ||
+		tegro_query_sort(fields, nfields) != TEGRO_QUERY_OK)
+		return;
+	sign = tegro_query_find(fields, nfields, "sign");
+	for (size_t i = 0; i < nfields; i++)
+	{
+		if (&fields[i] != sign)
+			kept[nkept++] = fields[i];
+	}
+	for (int i = 0; i < lengthof(needed); i++)
+	{
+		const TegroQueryField *field = tegro_query_find(kept, nkept,
+														needed[i]);
+
+		if (field == NULL || field->value_len == 0)
+			is_whole = false;
+		else if (strcmp(needed[i], "shop_id") == 0)
+		{
+			for (size_t k = 0; k < field->value_len; k++)
+			{
+				if (field->value[k] <= 0x20 || field->value[k] >= 0x7f)
+					is_whole = false;
+			}
+		}
+	}
+	text = palloc(tegro_query_room(kept, nkept) + sizeof("&sign=") +
+				  TEGRO_MD5_LEN);
+	text_len = tegro_query_write(kept, nkept, text);
+	MUST(tegro_signature_form(SECRET_KEY, strlen(SECRET_KEY), text, text_len,
+							  hex));
+	text_len += (size_t) sprintf(text + text_len, "&sign=%s", hex);
+
+	verdict = verify_form(text, text_len);
+	/* there may be one field more than there was, or too much of it all */
+	if (nkept < TEGRO_QUERY_MAX_FIELDS && text_len < MAX_SIGNED)
+		MUST(verdict == is_whole);
+	else
+		MUST(!verdict || is_whole);
+
+	/* any other signature is wrong */
+	text[text_len - 1] = (char) (text[text_len - 1] == '0' ? '1' : '0');
+	MUST(!verify_form(text, text_len));
+
+	if (nkept < TEGRO_QUERY_MAX_FIELDS && text_len < MAX_SIGNED)
+	{
+		kept[nkept++] = (TegroQueryField){"sign", strlen("sign"), hex,
+										  TEGRO_MD5_LEN};
+		json = as_json(kept, nkept);
+		if (json != NULL)
+			MUST(DatumGetBool(
+					 DirectFunctionCall1(tegro_verify_notification_jsonb,
+										 JsonbPGetDatum(json))) == verdict);
+	}
+}
+
+/* Is it JSON?  That is the caller's business, and PostgreSQL's. */
+static Jsonb *
+read_json(const char *bytes)
+{
+	Jsonb *volatile json = NULL;
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		json = DatumGetJsonbP(
+			DirectFunctionCall1(jsonb_in, CStringGetDatum(bytes)));
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return json;
+}
+
+void
+tegro_fuzz_notification(const uint8_t *data, size_t size)
+{
+	static bool is_set = false;
+	char *bytes = pnstrdup((const char *) data, size);
+	Jsonb *json;
+
+	if (!is_set)
+	{
+		SetConfigOption("tegro.secret_key", SECRET_KEY, PGC_USERSET,
+						PGC_S_SESSION);
+		is_set = true;
+	}
+	if (strlen(bytes) != size)
+		return; /* a text has no NUL */
+
+	(void) verify_form(bytes, size);
+	check_signed(bytes, size);
+	json = read_json(bytes);
+	if (json != NULL && JB_ROOT_IS_OBJECT(json))
+		(void) DirectFunctionCall1(tegro_verify_notification_jsonb,
+								   JsonbPGetDatum(json));
+}
