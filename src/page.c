@@ -184,12 +184,19 @@ round_up(double value)
 	return 10 * unit;
 }
 
+/* Never more than there are colours for. */
+static int
+series_of(const TegroPageChart *chart)
+{
+	return Min(chart->nseries, TEGRO_PAGE_SERIES);
+}
+
 static double
 total_of(const TegroPageChart *chart, int bar)
 {
 	double total = 0;
 
-	for (int i = 0; i < chart->nseries; i++)
+	for (int i = 0; i < series_of(chart); i++)
 		total += chart->values[i][bar];
 	return total;
 }
@@ -198,7 +205,7 @@ static void
 append_names(StringInfo page, const TegroPageChart *chart)
 {
 	appendStringInfoString(page, "<ul class=\"key\">");
-	for (int i = 0; i < chart->nseries; i++)
+	for (int i = 0; i < series_of(chart); i++)
 	{
 		appendStringInfo(page,
 						 "<li><svg aria-hidden=\"true\"><rect class=\"%c\""
@@ -222,14 +229,14 @@ append_bar(StringInfo page, const TegroPageChart *chart, int bar, double top)
 		return;
 	appendStringInfoString(page, "<g><title>");
 	tegro_page_text(page, chart->bar_names[bar], 0);
-	for (int i = 0; i < chart->nseries; i++)
+	for (int i = 0; i < series_of(chart); i++)
 	{
 		appendStringInfo(page, "%s %.4g ", i == 0 ? ":" : ",",
 						 chart->values[i][bar]);
 		tegro_page_text(page, chart->names[i], 0);
 	}
 	appendStringInfoString(page, "</title>");
-	for (int i = 0; i < chart->nseries; i++)
+	for (int i = 0; i < series_of(chart); i++)
 	{
 		double height = chart->values[i][bar] / top * CHART_HEIGHT;
 
