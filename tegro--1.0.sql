@@ -582,3 +582,61 @@ LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_retry_notification(pg_catalog.int8) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_retry_notification(pg_catalog.int8) IS
 'asks the provider again for the order of a notification that is in review or unpaid; calls a callback that failed again';
+
+--
+-- How much, and how long?
+--
+
+CREATE FUNCTION @extschema@.tegro_stat_counters(
+	OUT method pg_catalog.text, OUT calls pg_catalog.int8, OUT requests pg_catalog.int8, OUT repeated pg_catalog.int8,
+	OUT answered pg_catalog.int8, OUT refused pg_catalog.int8, OUT not_sent pg_catalog.int8, OUT unknown pg_catalog.int8,
+	OUT unreadable pg_catalog.int8, OUT rate_limited pg_catalog.int8, OUT misconfigured pg_catalog.int8, OUT cancelled pg_catalog.int8,
+	OUT connections pg_catalog.int8, OUT bytes_sent pg_catalog.int8, OUT bytes_received pg_catalog.int8,
+	OUT name_lookup_ms pg_catalog.float8, OUT connect_ms pg_catalog.float8, OUT tls_ms pg_catalog.float8,
+	OUT wait_ms pg_catalog.float8, OUT total_ms pg_catalog.float8,
+	OUT latency_ms pg_catalog.float8[], OUT latency_requests pg_catalog.int8[],
+	OUT server_wide pg_catalog.bool, OUT since pg_catalog.timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'tegro_stat_counters'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 11;
+REVOKE ALL ON FUNCTION @extschema@.tegro_stat_counters() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_stat_counters() IS
+'the counters that the view tegro_stat shows';
+
+CREATE VIEW @extschema@.tegro_stat AS
+SELECT * FROM @extschema@.tegro_stat_counters();
+REVOKE ALL ON TABLE @extschema@.tegro_stat FROM PUBLIC;
+COMMENT ON VIEW @extschema@.tegro_stat IS
+'requests to the provider since the server''s start, of all sessions, workers and databases, by method';
+COMMENT ON COLUMN @extschema@.tegro_stat.method IS 'the provider''s method; "(other)" for those that this version does not know';
+COMMENT ON COLUMN @extschema@.tegro_stat.calls IS 'requests that were not repeats of another';
+COMMENT ON COLUMN @extschema@.tegro_stat.requests IS 'requests that have ended; the sum of the eight columns from answered to cancelled';
+COMMENT ON COLUMN @extschema@.tegro_stat.repeated IS 'requests that repeated one of the same call';
+COMMENT ON COLUMN @extschema@.tegro_stat.answered IS 'ended with the provider''s answer';
+COMMENT ON COLUMN @extschema@.tegro_stat.refused IS 'the provider refused (TG001)';
+COMMENT ON COLUMN @extschema@.tegro_stat.not_sent IS 'certainly not sent (TG002)';
+COMMENT ON COLUMN @extschema@.tegro_stat.unknown IS 'may have taken effect (TG003)';
+COMMENT ON COLUMN @extschema@.tegro_stat.unreadable IS 'only read, and got no usable answer (TG004)';
+COMMENT ON COLUMN @extschema@.tegro_stat.rate_limited IS 'too many requests (TG005)';
+COMMENT ON COLUMN @extschema@.tegro_stat.misconfigured IS 'not sent because of a setting that only the connection showed to be wrong (TG006)';
+COMMENT ON COLUMN @extschema@.tegro_stat.cancelled IS 'given up before the end, by a cancel or a statement_timeout; not in the times';
+COMMENT ON COLUMN @extschema@.tegro_stat.connections IS 'connections that were opened for them; the others went over one that was kept alive';
+COMMENT ON COLUMN @extschema@.tegro_stat.bytes_sent IS 'bytes of their bodies';
+COMMENT ON COLUMN @extschema@.tegro_stat.bytes_received IS 'bytes of the answers'' bodies';
+COMMENT ON COLUMN @extschema@.tegro_stat.name_lookup_ms IS 'time in name look-up, milliseconds';
+COMMENT ON COLUMN @extschema@.tegro_stat.connect_ms IS 'time in connecting';
+COMMENT ON COLUMN @extschema@.tegro_stat.tls_ms IS 'time in TLS handshakes';
+COMMENT ON COLUMN @extschema@.tegro_stat.wait_ms IS 'time from the request to the first byte of the answer';
+COMMENT ON COLUMN @extschema@.tegro_stat.total_ms IS 'time in all';
+COMMENT ON COLUMN @extschema@.tegro_stat.latency_ms IS 'upper bounds of the histogram, milliseconds';
+COMMENT ON COLUMN @extschema@.tegro_stat.latency_requests IS 'how many requests took no longer than each of these';
+COMMENT ON COLUMN @extschema@.tegro_stat.server_wide IS 'true, unless there was no shared memory left: then these are this session''s own';
+COMMENT ON COLUMN @extschema@.tegro_stat.since IS 'when all was zero: the first use after the server''s start, or tegro_stat_reset()';
+
+CREATE FUNCTION @extschema@.tegro_stat_reset()
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_stat_reset'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_stat_reset() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_stat_reset() IS
+'sets the counters of tegro_stat back to zero';

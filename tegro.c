@@ -13,6 +13,7 @@
  *		option			options of foreign servers and tables; import
  *		reader			reads a list row by row, pages ahead
  *		list			which lists there are, and what their rows hold
+ *		monitor			SQL functions that show the counters
  *		notification	SQL functions that check and take notifications
  *		link			payment links
  *		requests		SQL functions of the outbox
@@ -28,6 +29,7 @@
  *		wake			finds a database's workers, or has them started
  *		identity		which database of which server this is
  *		api				the methods: build, sign, send, read, judge
+ *		stats			counters of requests and how long they took
  *		answer			bytes -> the provider's envelope
  *		transport		exchanges over https, on libcurl
  *		error			outcome -> SQLSTATE, message, detail, hint
@@ -56,6 +58,7 @@
 #include "src/compat.h"
 #include "src/nonce.h"
 #include "src/settings.h"
+#include "src/stats.h"
 #include "src/wake.h"
 #include "src/worker.h"
 
@@ -71,6 +74,7 @@ request_shmem(void)
 	if (next_shmem_request_hook)
 		next_shmem_request_hook();
 	tegro_nonce_request_shmem();
+	tegro_stats_request_shmem();
 	tegro_wake_request_shmem();
 }
 
