@@ -278,16 +278,29 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox_id_seq', ''
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_attempt', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_identity', '');
 
+-- The rate is that since the first that was finished in the last minute: a
+-- backlog that is worked off since ten seconds has the rate of those ten.
 CREATE VIEW @extschema@.tegro_outbox_summary WITH (security_invoker = true) AS
-SELECT shop_id, method, state, pg_catalog.count(*) AS requests,
-	   pg_catalog.min(enqueued_at) AS oldest,
-	   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(enqueued_at) AS age,
-	   pg_catalog.min(next_at) AS next_at
-  FROM @extschema@.tegro_outbox
- GROUP BY shop_id, method, state;
+SELECT shop_id, method, state, requests, oldest,
+	   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest AS age,
+	   next_at, finished_last_minute,
+	   CASE WHEN state OPERATOR(pg_catalog.=) ANY (ARRAY['ready', 'sending']) AND finished_last_minute OPERATOR(pg_catalog.>) 0
+			THEN (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) first_finished)
+				 OPERATOR(pg_catalog.*) (requests::pg_catalog.float8 OPERATOR(pg_catalog./) finished_last_minute::pg_catalog.float8)
+	   END AS time_left
+  FROM (SELECT shop_id, method, state, requests, oldest, next_at,
+			   pg_catalog.sum(finished) OVER (PARTITION BY shop_id, method)::pg_catalog.int8 AS finished_last_minute,
+			   pg_catalog.min(first_finished) OVER (PARTITION BY shop_id, method) AS first_finished
+		  FROM (SELECT shop_id, method, state, pg_catalog.count(*) AS requests,
+					   pg_catalog.min(enqueued_at) AS oldest, pg_catalog.min(next_at) AS next_at,
+					   pg_catalog.count(*) FILTER (WHERE finished_at OPERATOR(pg_catalog.>=) since) AS finished,
+					   pg_catalog.min(finished_at) FILTER (WHERE finished_at OPERATOR(pg_catalog.>=) since) AS first_finished
+				  FROM @extschema@.tegro_outbox,
+					   LATERAL (VALUES (pg_catalog.statement_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(mins => 1))) AS w (since)
+				 GROUP BY shop_id, method, state) AS s) AS r;
 REVOKE ALL ON TABLE @extschema@.tegro_outbox_summary FROM PUBLIC;
 COMMENT ON VIEW @extschema@.tegro_outbox_summary IS
-'how many requests are in which state, and the age of the oldest';
+'how many requests are in which state, the age of the oldest, and how fast they are worked off';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.shop_id IS 'public key of the shop';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.method IS 'createOrder or createWithdrawal';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.state IS 'as in tegro_outbox';
@@ -295,6 +308,8 @@ COMMENT ON COLUMN @extschema@.tegro_outbox_summary.requests IS 'how many there a
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.oldest IS 'when the oldest of them was enqueued';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.age IS 'how long ago that is';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.next_at IS 'when the next of them is looked at';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.finished_last_minute IS 'how many of this shop and method were finished in the last minute';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.time_left IS 'how long these would take at the rate of late; null where nothing was finished in the last minute, and of those that are not to be sent';
 
 CREATE FUNCTION @extschema@.tegro_create_withdrawal(params pg_catalog.jsonb)
 RETURNS pg_catalog.jsonb

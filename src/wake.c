@@ -199,8 +199,8 @@ call_worker(TegroWorker which, bool wake)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 which == TEGRO_DELIVERY_WORKER
-					 ? errmsg("could not start the delivery worker")
-					 : errmsg("could not start the callback worker"),
+					 ? errmsg("could not start the tegro delivery worker")
+					 : errmsg("could not start the tegro callback worker"),
 				 errdetail("All background worker slots are taken; the request is safe in the outbox."),
 				 errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")));
 	}
