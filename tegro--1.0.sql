@@ -599,8 +599,17 @@ COMMENT ON FUNCTION @extschema@.tegro_retry_notification(pg_catalog.int8) IS
 'asks the provider again for the order of a notification that is in review or unpaid; calls a callback that failed again';
 
 --
--- How much, and how long?
+-- Is all well, and how much and how long?
 --
+
+CREATE FUNCTION @extschema@.tegro_doctor(
+	OUT "check" pg_catalog.text, OUT status pg_catalog.text, OUT detail pg_catalog.text, OUT hint pg_catalog.text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'tegro_doctor'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000 ROWS 30;
+REVOKE ALL ON FUNCTION @extschema@.tegro_doctor() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_doctor() IS
+'looks for what can be wrong with this installation; a row for each check: status is ok, warning, error, or skipped (where the caller''s rights don''t reach), hint says how to mend it; changes nothing, and asks the provider once, for what the caller may ask';
 
 CREATE FUNCTION @extschema@.tegro_stat_counters(
 	OUT method pg_catalog.text, OUT calls pg_catalog.int8, OUT requests pg_catalog.int8, OUT repeated pg_catalog.int8,

@@ -13,6 +13,7 @@
  *		option			options of foreign servers and tables; import
  *		reader			reads a list row by row, pages ahead
  *		list			which lists there are, and what their rows hold
+ *		doctor			what is wrong with an installation, and how to mend it
  *		monitor			SQL functions that show the counters
  *		notification	SQL functions that check and take notifications
  *		link			payment links
@@ -62,7 +63,7 @@
 #include "src/wake.h"
 #include "src/worker.h"
 
-TEGRO_MODULE_MAGIC("tegro", "1.0");
+TEGRO_MODULE_MAGIC("tegro", TEGRO_VERSION);
 
 void _PG_init(void);
 

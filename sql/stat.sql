@@ -76,6 +76,7 @@ CREATE ROLE regress_tegro_monitor;
 SET ROLE regress_tegro_monitor;
 SELECT * FROM tegro_stat;
 SELECT tegro_stat_reset();
+SELECT * FROM tegro_doctor();
 RESET ROLE;
 GRANT SELECT ON tegro_stat TO regress_tegro_monitor;
 GRANT EXECUTE ON FUNCTION tegro_stat_counters() TO regress_tegro_monitor;

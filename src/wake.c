@@ -338,3 +338,22 @@ tegro_wake_hold(bool held)
 		slot->held_until = until;
 	SpinLockRelease(&wake_shared->lock);
 }
+
+bool
+tegro_wake_is_running(TegroWorker which)
+{
+	bool running = false;
+
+	attach();
+	SpinLockAcquire(&wake_shared->lock);
+	/* find_slot() would take a free one */
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		WakeSlot *slot = &wake_shared->slots[i];
+
+		if (slot->database == MyDatabaseId)
+			running = slot->workers[which].latch != NULL;
+	}
+	SpinLockRelease(&wake_shared->lock);
+	return running;
+}
