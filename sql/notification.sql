@@ -241,7 +241,10 @@ SELECT * FROM tegro_notification;
 SELECT * FROM tegro_payment_callback;
 SELECT tegro_on_payment(NULL);
 SELECT tegro_retry_notification(1);
+-- (the words differ from 16 on)
+\set VERBOSITY sqlstate
 SHOW tegro.secret_key;
+\set VERBOSITY default
 RESET ROLE;
 GRANT SELECT ON tegro_notification, tegro_payment_callback TO regress_tegro_other;
 GRANT EXECUTE ON FUNCTION tegro_on_payment(regprocedure, text), tegro_retry_notification(bigint) TO regress_tegro_other;

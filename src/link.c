@@ -34,6 +34,7 @@
 #include "utils/numeric.h"
 
 #include "src/argument.h"
+#include "src/compat.h"
 #include "src/error.h"
 #include "src/query.h"
 #include "src/settings.h"
@@ -87,8 +88,8 @@ static const struct
 #define VALID_NAMES \
 	"amount, currency, order_id, shop_id, test, fail_url, fields, lang, notify_url, payment_system, receipt, success_url"
 
-static void refuse(const char *name, const char *what, const char *hint)
-	pg_attribute_noreturn();
+pg_noreturn static void refuse(const char *name, const char *what,
+							   const char *hint);
 
 static void
 refuse(const char *name, const char *what, const char *hint)

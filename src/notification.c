@@ -40,6 +40,7 @@
 #include "utils/numeric.h"
 
 #include "src/argument.h"
+#include "src/compat.h"
 #include "src/inbox.h"
 #include "src/query.h"
 #include "src/requests.h"
@@ -330,8 +331,7 @@ tegro_verify_notification_jsonb(PG_FUNCTION_ARGS)
  * Taking.
  */
 
-static void refuse_field(const char *name, const char *what)
-	pg_attribute_noreturn();
+pg_noreturn static void refuse_field(const char *name, const char *what);
 
 static void
 refuse_field(const char *name, const char *what)
