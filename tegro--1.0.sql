@@ -278,16 +278,29 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox_id_seq', ''
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_attempt', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_identity', '');
 
+-- The rate is that since the first that was finished in the last minute: a
+-- backlog that is worked off since ten seconds has the rate of those ten.
 CREATE VIEW @extschema@.tegro_outbox_summary WITH (security_invoker = true) AS
-SELECT shop_id, method, state, pg_catalog.count(*) AS requests,
-	   pg_catalog.min(enqueued_at) AS oldest,
-	   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(enqueued_at) AS age,
-	   pg_catalog.min(next_at) AS next_at
-  FROM @extschema@.tegro_outbox
- GROUP BY shop_id, method, state;
+SELECT shop_id, method, state, requests, oldest,
+	   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest AS age,
+	   next_at, finished_last_minute,
+	   CASE WHEN state OPERATOR(pg_catalog.=) ANY (ARRAY['ready', 'sending']) AND finished_last_minute OPERATOR(pg_catalog.>) 0
+			THEN (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) first_finished)
+				 OPERATOR(pg_catalog.*) (requests::pg_catalog.float8 OPERATOR(pg_catalog./) finished_last_minute::pg_catalog.float8)
+	   END AS time_left
+  FROM (SELECT shop_id, method, state, requests, oldest, next_at,
+			   pg_catalog.sum(finished) OVER (PARTITION BY shop_id, method)::pg_catalog.int8 AS finished_last_minute,
+			   pg_catalog.min(first_finished) OVER (PARTITION BY shop_id, method) AS first_finished
+		  FROM (SELECT shop_id, method, state, pg_catalog.count(*) AS requests,
+					   pg_catalog.min(enqueued_at) AS oldest, pg_catalog.min(next_at) AS next_at,
+					   pg_catalog.count(*) FILTER (WHERE finished_at OPERATOR(pg_catalog.>=) since) AS finished,
+					   pg_catalog.min(finished_at) FILTER (WHERE finished_at OPERATOR(pg_catalog.>=) since) AS first_finished
+				  FROM @extschema@.tegro_outbox,
+					   LATERAL (VALUES (pg_catalog.statement_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(mins => 1))) AS w (since)
+				 GROUP BY shop_id, method, state) AS s) AS r;
 REVOKE ALL ON TABLE @extschema@.tegro_outbox_summary FROM PUBLIC;
 COMMENT ON VIEW @extschema@.tegro_outbox_summary IS
-'how many requests are in which state, and the age of the oldest';
+'how many requests are in which state, the age of the oldest, and how fast they are worked off';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.shop_id IS 'public key of the shop';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.method IS 'createOrder or createWithdrawal';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.state IS 'as in tegro_outbox';
@@ -295,6 +308,8 @@ COMMENT ON COLUMN @extschema@.tegro_outbox_summary.requests IS 'how many there a
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.oldest IS 'when the oldest of them was enqueued';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.age IS 'how long ago that is';
 COMMENT ON COLUMN @extschema@.tegro_outbox_summary.next_at IS 'when the next of them is looked at';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.finished_last_minute IS 'how many of this shop and method were finished in the last minute';
+COMMENT ON COLUMN @extschema@.tegro_outbox_summary.time_left IS 'how long these would take at the rate of late; null where nothing was finished in the last minute, and of those that are not to be sent';
 
 CREATE FUNCTION @extschema@.tegro_create_withdrawal(params pg_catalog.jsonb)
 RETURNS pg_catalog.jsonb
@@ -591,3 +606,70 @@ LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_retry_notification(pg_catalog.int8) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_retry_notification(pg_catalog.int8) IS
 'asks the provider again for the order of a notification that is in review or unpaid; calls a callback that failed again';
+
+--
+-- Is all well, and how much and how long?
+--
+
+CREATE FUNCTION @extschema@.tegro_doctor(
+	OUT "check" pg_catalog.text, OUT status pg_catalog.text, OUT detail pg_catalog.text, OUT hint pg_catalog.text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'tegro_doctor'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000 ROWS 30;
+REVOKE ALL ON FUNCTION @extschema@.tegro_doctor() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_doctor() IS
+'looks for what can be wrong with this installation; a row for each check: status is ok, warning, error, or skipped (where the caller''s rights don''t reach), hint says how to mend it; changes nothing, and asks the provider once, for what the caller may ask';
+
+CREATE FUNCTION @extschema@.tegro_stat_counters(
+	OUT method pg_catalog.text, OUT calls pg_catalog.int8, OUT requests pg_catalog.int8, OUT repeated pg_catalog.int8,
+	OUT answered pg_catalog.int8, OUT refused pg_catalog.int8, OUT not_sent pg_catalog.int8, OUT unknown pg_catalog.int8,
+	OUT unreadable pg_catalog.int8, OUT rate_limited pg_catalog.int8, OUT misconfigured pg_catalog.int8, OUT cancelled pg_catalog.int8,
+	OUT connections pg_catalog.int8, OUT bytes_sent pg_catalog.int8, OUT bytes_received pg_catalog.int8,
+	OUT name_lookup_ms pg_catalog.float8, OUT connect_ms pg_catalog.float8, OUT tls_ms pg_catalog.float8,
+	OUT wait_ms pg_catalog.float8, OUT total_ms pg_catalog.float8,
+	OUT latency_ms pg_catalog.float8[], OUT latency_requests pg_catalog.int8[],
+	OUT server_wide pg_catalog.bool, OUT since pg_catalog.timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'tegro_stat_counters'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 11;
+REVOKE ALL ON FUNCTION @extschema@.tegro_stat_counters() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_stat_counters() IS
+'the counters that the view tegro_stat shows';
+
+CREATE VIEW @extschema@.tegro_stat AS
+SELECT * FROM @extschema@.tegro_stat_counters();
+REVOKE ALL ON TABLE @extschema@.tegro_stat FROM PUBLIC;
+COMMENT ON VIEW @extschema@.tegro_stat IS
+'requests to the provider since the server''s start, of all sessions, workers and databases, by method';
+COMMENT ON COLUMN @extschema@.tegro_stat.method IS 'the provider''s method; "(other)" for those that this version does not know';
+COMMENT ON COLUMN @extschema@.tegro_stat.calls IS 'requests that were not repeats of another';
+COMMENT ON COLUMN @extschema@.tegro_stat.requests IS 'requests that have ended; the sum of the eight columns from answered to cancelled';
+COMMENT ON COLUMN @extschema@.tegro_stat.repeated IS 'requests that repeated one of the same call';
+COMMENT ON COLUMN @extschema@.tegro_stat.answered IS 'ended with the provider''s answer';
+COMMENT ON COLUMN @extschema@.tegro_stat.refused IS 'the provider refused (TG001)';
+COMMENT ON COLUMN @extschema@.tegro_stat.not_sent IS 'certainly not sent (TG002)';
+COMMENT ON COLUMN @extschema@.tegro_stat.unknown IS 'may have taken effect (TG003)';
+COMMENT ON COLUMN @extschema@.tegro_stat.unreadable IS 'only read, and got no usable answer (TG004)';
+COMMENT ON COLUMN @extschema@.tegro_stat.rate_limited IS 'too many requests (TG005)';
+COMMENT ON COLUMN @extschema@.tegro_stat.misconfigured IS 'not sent because of a setting that only the connection showed to be wrong (TG006)';
+COMMENT ON COLUMN @extschema@.tegro_stat.cancelled IS 'given up before the end, by a cancel or a statement_timeout; not in the times';
+COMMENT ON COLUMN @extschema@.tegro_stat.connections IS 'connections that were opened for them; the others went over one that was kept alive';
+COMMENT ON COLUMN @extschema@.tegro_stat.bytes_sent IS 'bytes of their bodies';
+COMMENT ON COLUMN @extschema@.tegro_stat.bytes_received IS 'bytes of the answers'' bodies';
+COMMENT ON COLUMN @extschema@.tegro_stat.name_lookup_ms IS 'time in name look-up, milliseconds';
+COMMENT ON COLUMN @extschema@.tegro_stat.connect_ms IS 'time in connecting';
+COMMENT ON COLUMN @extschema@.tegro_stat.tls_ms IS 'time in TLS handshakes';
+COMMENT ON COLUMN @extschema@.tegro_stat.wait_ms IS 'time from the request to the first byte of the answer';
+COMMENT ON COLUMN @extschema@.tegro_stat.total_ms IS 'time in all';
+COMMENT ON COLUMN @extschema@.tegro_stat.latency_ms IS 'upper bounds of the histogram, milliseconds';
+COMMENT ON COLUMN @extschema@.tegro_stat.latency_requests IS 'how many requests took no longer than each of these';
+COMMENT ON COLUMN @extschema@.tegro_stat.server_wide IS 'true, unless there was no shared memory left: then these are this session''s own';
+COMMENT ON COLUMN @extschema@.tegro_stat.since IS 'when all was zero: the first use after the server''s start, or tegro_stat_reset()';
+
+CREATE FUNCTION @extschema@.tegro_stat_reset()
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_stat_reset'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_stat_reset() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_stat_reset() IS
+'sets the counters of tegro_stat back to zero';

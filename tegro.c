@@ -12,6 +12,8 @@
  *		option			options of foreign servers and tables; import
  *		reader			reads a list row by row, pages ahead
  *		list			which lists there are, and what their rows hold
+ *		doctor			what is wrong with an installation, and how to mend it
+ *		monitor			SQL functions that show the counters
  *		notification	SQL functions that check and take notifications
  *		link			payment links
  *		requests		SQL functions of the outbox
@@ -31,6 +33,7 @@
  *		wake			finds a database's workers, or has them started
  *		identity		which database of which server this is
  *		api				the methods: build, sign, send, read, judge
+ *		stats			counters of requests and how long they took
  *		answer			bytes -> the provider's envelope
  *		transport		exchanges over https, on libcurl
  *		settings		whose shop, which key
@@ -60,10 +63,11 @@
 #include "src/compat.h"
 #include "src/nonce.h"
 #include "src/settings.h"
+#include "src/stats.h"
 #include "src/wake.h"
 #include "src/worker.h"
 
-TEGRO_MODULE_MAGIC("tegro", "1.0");
+TEGRO_MODULE_MAGIC("tegro", TEGRO_VERSION);
 
 void _PG_init(void);
 
@@ -75,6 +79,7 @@ request_shmem(void)
 	if (next_shmem_request_hook)
 		next_shmem_request_hook();
 	tegro_nonce_request_shmem();
+	tegro_stats_request_shmem();
 	tegro_wake_request_shmem();
 }
 

@@ -241,6 +241,7 @@ SELECT * FROM tegro_notification;
 SELECT * FROM tegro_payment_callback;
 SELECT tegro_on_payment(NULL);
 SELECT tegro_retry_notification(1);
+-- (the words differ from 16 on)
 \set VERBOSITY sqlstate
 SHOW tegro.secret_key;
 \set VERBOSITY default

@@ -21,7 +21,7 @@
  * in this way are for callers who can look them up, and payouts don't come
  * this way at all.
  *
- * How is an answer judged?  See tegro_api_judge(); the order of its questions matters.
+ * How is an answer judged?  See judge(); the order of its questions matters.
  * When in doubt whether something took effect, the outcome is "unknown".
  *
  * Hazard: a call's envelope and texts live in a memory context of its own,
@@ -46,6 +46,7 @@
 #include "src/body.h"
 #include "src/nonce.h"
 #include "src/settings.h"
+#include "src/stats.h"
 
 /* Longest method name; the provider's are under 20. */
 #define MAX_METHOD_LEN 64
@@ -145,6 +146,24 @@ find_method(const char *name)
 	unknown->name = pstrdup(name);
 	unknown->effect = TEGRO_UNKNOWN_EFFECT;
 	return unknown;
+}
+
+/* The number under which a method is counted; those unknown are the last. */
+static int
+stats_number(const TegroMethod *method)
+{
+	StaticAssertStmt(lengthof(methods) < TEGRO_STATS_METHODS,
+					 "too many methods to be counted apart");
+	return method->effect == TEGRO_UNKNOWN_EFFECT ? TEGRO_STATS_METHODS - 1
+												  : (int) (method - methods);
+}
+
+const char *
+tegro_api_method_name(int number)
+{
+	if (number == TEGRO_STATS_METHODS - 1)
+		return "(other)";
+	return number < lengthof(methods) ? methods[number].name : NULL;
 }
 
 TegroEffect
@@ -621,8 +640,8 @@ judge_not_sent(TegroCall *call)
 	}
 }
 
-bool
-tegro_api_judge(TegroCall *call)
+static bool
+judge(TegroCall *call)
 {
 	const TegroExchange *exchange = call->state->exchange;
 	TegroOutcome *outcome = &call->outcome;
@@ -720,6 +739,16 @@ tegro_api_judge(TegroCall *call)
 								 exchange->http_status),
 				  &secrets);
 	return reads && exchange->http_status >= 500;
+}
+
+bool
+tegro_api_judge(TegroCall *call)
+{
+	bool may_repeat = judge(call);
+
+	tegro_stats_count(stats_number(call->method), call->state->exchange,
+					  call->outcome.result, call->attempts > 1);
+	return may_repeat;
 }
 
 /*
@@ -833,6 +862,7 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext run_context;
 	TegroCall **running;
+	volatile int nrunning = 0; /* PG_FINALLY reads it */
 
 	/*
 	 * All that is in flight hangs below this context: when it goes, on
@@ -850,8 +880,6 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 
 	PG_TRY();
 	{
-		int nrunning = 0;
-
 		while (run.begun < ncalls || nrunning > 0)
 		{
 			long wait_ms = -1;
@@ -890,6 +918,12 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 	}
 	PG_FINALLY();
 	{
+		for (int i = 0; i < nrunning; i++)
+		{
+			if (running[i]->state->in_flight)
+				tegro_stats_count_cancelled(stats_number(running[i]->method),
+											running[i]->attempts > 1);
+		}
 		MemoryContextSwitchTo(caller);
 		MemoryContextDelete(run_context);
 	}

@@ -88,6 +88,9 @@ extern TegroCall *tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 /* What a method does; throws, as tegro_api_prepare() does, if it can't be one. */
 extern TegroEffect tegro_api_effect(const char *method);
 
+/* The method that is counted under a number (stats.h); NULL if none is. */
+extern const char *tegro_api_method_name(int number);
+
 /*
  * Builds the request of a prepared call, with a nonce of its own, and signs
  * it if the call was prepared with a role.  In the current memory context.

@@ -41,6 +41,11 @@
 #include "commands/explain.h"
 #endif
 
+/* Stands before a declaration, as 18's own does. */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* From 18 on a library can say its name and version: pg_get_loaded_modules(). */
 #if PG_VERSION_NUM >= 180000
 #define TEGRO_MODULE_MAGIC(name_, version_) \

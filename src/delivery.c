@@ -364,6 +364,14 @@ take_down(Loop *loop)
 static void
 settled(Loop *loop, TegroItem *item)
 {
+	if (strcmp(item->ruling->state, TEGRO_IN_REVIEW) == 0 &&
+		strcmp(item->state, TEGRO_IN_REVIEW) != 0)
+		ereport(LOG,
+				item->is_notification
+					? errmsg("notification " INT64_FORMAT " of tegro is in review: %s",
+							 item->id, item->ruling->message ? item->ruling->message : "")
+					: errmsg("request " INT64_FORMAT " of the tegro outbox is in review: %s",
+							 item->id, item->ruling->message ? item->ruling->message : ""));
 	item->ruled = false;
 	loop->nruled--;
 	loop->deliverer->settled++;

@@ -157,6 +157,11 @@ static const struct
 	 " (SELECT next_at FROM %1$s.tegro_notification WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1)",
 	 1,
 	 {TIMESTAMPTZOID}},
+	[TEGRO_STMT_DUE_COUNT] =
+		{"SELECT count(*) FROM (SELECT FROM %1$s.tegro_outbox WHERE next_at <= $1"
+		 " AND (lease_until IS NULL OR lease_until <= $1) LIMIT $2) AS due",
+		 2,
+		 {TIMESTAMPTZOID, INT8OID}},
 	[TEGRO_STMT_MARK_SENDING] =
 		{"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
 		 " lease_until = $2, attempts = attempts + 1 WHERE id = ANY ($1)",

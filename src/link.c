@@ -34,6 +34,7 @@
 #include "utils/numeric.h"
 
 #include "src/argument.h"
+#include "src/compat.h"
 #include "src/error.h"
 #include "src/query.h"
 #include "src/settings.h"

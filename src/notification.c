@@ -40,6 +40,7 @@
 #include "utils/numeric.h"
 
 #include "src/argument.h"
+#include "src/compat.h"
 #include "src/inbox.h"
 #include "src/query.h"
 #include "src/requests.h"

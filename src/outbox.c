@@ -792,7 +792,7 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 			case TEGRO_SUCCESSOR:
 				reason = psprintf("a failover or restore, from %s", then);
 				ereport(LOG,
-						(errmsg("this database follows %s after a failover or restore", then),
+						(errmsg("the tegro outbox follows %s after a failover or restore", then),
 						 errdetail("Requests from before are looked up before they are sent.")));
 				break;
 			case TEGRO_STRANGER:
@@ -834,6 +834,22 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 	}
 	tegro_ledger_leave(&scope);
 	return allowed;
+}
+
+int64
+tegro_outbox_count_due(const TegroLedger *ledger, int64 max)
+{
+	TegroLedgerScope scope;
+	Datum values[2] = {TimestampTzGetDatum(GetCurrentTimestamp()),
+					   Int64GetDatum(max)};
+	int64 count;
+	bool isnull;
+
+	tegro_ledger_enter(ledger, &scope);
+	tegro_ledger_run(ledger, TEGRO_STMT_DUE_COUNT, values, NULL);
+	count = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	tegro_ledger_leave(&scope);
+	return count;
 }
 
 int64

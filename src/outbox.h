@@ -142,6 +142,9 @@ extern bool tegro_outbox_outcome(const TegroLedger *ledger, int64 id,
  */
 extern bool tegro_outbox_waiting(const TegroLedger *ledger);
 
+/* How many are due and nobody's, counted no further than "max". */
+extern int64 tegro_outbox_count_due(const TegroLedger *ledger, int64 max);
+
 /* What a person can decide about a request. */
 typedef enum TegroDecision
 {

@@ -29,6 +29,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/dsm.h"
@@ -417,6 +418,7 @@ tegro_payout_main(Datum arg)
 					   shared->settings_len + shared->params_len);
 
 		tegro_worker_connect(shared->database);
+		pgstat_report_activity(STATE_RUNNING, "paying out");
 		tegro_settings_import(settings, shared->settings_len);
 		explicit_bzero(settings, shared->settings_len);
 

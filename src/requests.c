@@ -47,6 +47,12 @@ PG_FUNCTION_INFO_V1(tegro_resolve);
 PG_FUNCTION_INFO_V1(tegro_arm);
 PG_FUNCTION_INFO_V1(tegro_deliver);
 
+/* How often CALL tegro_deliver() tells how far it is. */
+#define PROGRESS_US INT64CONST(5000000)
+
+/* What is left is counted up to here; beyond that it is "more than". */
+#define MAX_COUNTED 100000
+
 /* While waiting: how often it is looked, from the first time to the last. */
 #define FIRST_POLL_MS 2
 #define LAST_POLL_MS  200
@@ -368,6 +374,48 @@ procedure_commit(void)
 	SPI_commit();
 }
 
+/* What report_progress() is to know; of the call that runs. */
+static struct
+{
+	TegroDeliverer *deliverer;
+	TegroLedger ledger;
+	int64 begun_us;
+	int64 told_us;
+} progress;
+
+/* Tells the client now and then how far it is. */
+static void
+report_progress(const char *activity)
+{
+	MemoryContext old = CurrentMemoryContext;
+	TegroDeliverer *deliverer = progress.deliverer;
+	int64 now_us = tegro_clock_us();
+	int64 left;
+
+	if (now_us - progress.told_us < PROGRESS_US)
+		return;
+	progress.told_us = now_us;
+	deliverer->begin();
+	left = tegro_outbox_count_due(&progress.ledger, MAX_COUNTED + 1);
+	deliverer->commit();
+	MemoryContextSwitchTo(old);
+
+	if (left > MAX_COUNTED)
+		ereport(NOTICE,
+				(errmsg("sent " INT64_FORMAT " requests, more than %d are left",
+						deliverer->sent, MAX_COUNTED)));
+	else if (deliverer->settled > 0)
+		ereport(NOTICE,
+				(errmsg("sent " INT64_FORMAT " requests, " INT64_FORMAT " are left, some " INT64_FORMAT " s at this rate",
+						deliverer->sent, left,
+						left * (now_us - progress.begun_us) /
+							deliverer->settled / 1000000)));
+	else
+		ereport(NOTICE,
+				(errmsg("sent " INT64_FORMAT " requests, " INT64_FORMAT " are left",
+						deliverer->sent, left)));
+}
+
 Datum
 tegro_deliver(PG_FUNCTION_ARGS)
 {
@@ -388,6 +436,10 @@ tegro_deliver(PG_FUNCTION_ARGS)
 				 errmsg("\"max\" must be at least 1")));
 	deliverer.begin = procedure_begin;
 	deliverer.commit = procedure_commit;
+	deliverer.report = report_progress;
+	progress.deliverer = &deliverer;
+	progress.ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	progress.begun_us = progress.told_us = tegro_clock_us();
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");

@@ -55,7 +55,9 @@
 #define DEFAULT_API_URL "https://tegro.money/api"
 
 /* The provider's CDN turns away libraries that don't say who they are. */
-#define DEFAULT_USER_AGENT "tegro-postgresql/1.0"
+#define DEFAULT_USER_AGENT "tegro-postgresql/" TEGRO_VERSION
+
+bool tegro_is_preloaded = false;
 
 char *tegro_api_url = NULL;
 char *tegro_ca_file = NULL;
@@ -329,6 +331,7 @@ tegro_settings_define(void)
 	const int key_flags = GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL |
 		GUC_NOT_IN_SAMPLE;
 
+	tegro_is_preloaded = process_shared_preload_libraries_in_progress;
 	/* an attempt that failed leaves a placeholder, too, but without a value */
 	for (int i = 0; i < lengthof(guarded_settings); i++)
 		guarded_settings[i].refused =

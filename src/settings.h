@@ -8,6 +8,12 @@
 #ifndef TEGRO_SETTINGS_H
 #define TEGRO_SETTINGS_H
 
+/* This library's version, which the extension's is to be as well. */
+#define TEGRO_VERSION "1.0"
+
+/* Was it loaded at the server's start, by shared_preload_libraries? */
+extern bool tegro_is_preloaded;
+
 /* The credentials of one shop; the strings live as long as the settings do. */
 typedef struct TegroCredentials
 {

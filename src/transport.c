@@ -296,6 +296,21 @@ check_framing(struct TegroExchangeState *state, const char *line, size_t len)
 	return true;
 }
 
+/* Keeps what "Date:" says, if it is that and not longer than dates are. */
+static void
+keep_date(TegroExchange *exchange, const char *line, size_t len)
+{
+	const char *value;
+	size_t value_len;
+
+	if (is_header(line, len, "Date:", &value, &value_len) &&
+		value_len < sizeof(exchange->date))
+	{
+		memcpy(exchange->date, value, value_len);
+		exchange->date[value_len] = '\0';
+	}
+}
+
 /* A line of the answer's head comes in; it is counted, not kept. */
 static size_t
 on_header(char *bytes, size_t size, size_t count, void *arg)
@@ -309,6 +324,8 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 		state->too_large = true;
 		return 0;
 	}
+	if (len > 0 && (bytes[0] == 'D' || bytes[0] == 'd'))
+		keep_date(state->exchange, bytes, len);
 	if (!check_framing(state, bytes, len))
 	{
 		state->framing_refused = true;
@@ -919,6 +936,7 @@ put_in_flight(TegroExchange *exchange)
 	exchange->answer_len = 0;
 	exchange->answer[0] = '\0';
 	exchange->retry_after_s = 0;
+	exchange->date[0] = '\0';
 	exchange->problem[0] = '\0';
 	exchange->name_lookup_us = exchange->connect_us = exchange->tls_us = 0;
 	exchange->first_byte_us = exchange->total_us = 0;
@@ -1416,4 +1434,20 @@ tegro_exchange_phase(const TegroExchange *exchange)
 	if (exchange->name_lookup_us > 0)
 		return "while connecting";
 	return "during name look-up";
+}
+
+int64
+tegro_exchange_date(const TegroExchange *exchange)
+{
+	return *exchange->date ? (int64) curl_getdate(exchange->date, NULL) : -1;
+}
+
+char *
+tegro_transport_library(bool *suits)
+{
+	const curl_version_info_data *info = curl_version_info(CURLVERSION_NOW);
+
+	*suits = (info->features & CURL_VERSION_ASYNCHDNS) != 0;
+	return psprintf("libcurl %s, %s", info->version,
+					info->ssl_version ? info->ssl_version : "without TLS");
 }

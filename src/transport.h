@@ -59,6 +59,7 @@ typedef struct TegroExchange
 	char *answer;	  /* body, NUL behind its end; palloc'd */
 	size_t answer_len;
 	int64 retry_after_s; /* Retry-After; 0 if none or not readable */
+	char date[40];		 /* the answer's Date as it came; "" if none */
 	char problem[256];	 /* libcurl's words, where it failed */
 
 	bool connected;	 /* TCP stood, if not more */
@@ -111,5 +112,17 @@ extern bool tegro_transport_wait(long timeout_ms);
 
 /* Where an exchange failed, for people: "during the TLS handshake". */
 extern const char *tegro_exchange_phase(const TegroExchange *exchange);
+
+/*
+ * What an answer's Date says, in seconds since 1970; -1 if it has none that
+ * can be read.
+ */
+extern int64 tegro_exchange_date(const TegroExchange *exchange);
+
+/*
+ * libcurl, its version and what it stands on, for people; palloc'd.  *suits
+ * receives false if it can't be used, for want of an asynchronous resolver.
+ */
+extern char *tegro_transport_library(bool *suits);
 
 #endif /* TEGRO_TRANSPORT_H */

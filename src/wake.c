@@ -199,8 +199,8 @@ call_worker(TegroWorker which, bool wake)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 which == TEGRO_DELIVERY_WORKER
-					 ? errmsg("could not start the delivery worker")
-					 : errmsg("could not start the callback worker"),
+					 ? errmsg("could not start the tegro delivery worker")
+					 : errmsg("could not start the tegro callback worker"),
 				 errdetail("All background worker slots are taken; the request is safe in the outbox."),
 				 errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")));
 	}
@@ -337,4 +337,23 @@ tegro_wake_hold(bool held)
 	if (slot)
 		slot->held_until = until;
 	SpinLockRelease(&wake_shared->lock);
+}
+
+bool
+tegro_wake_is_running(TegroWorker which)
+{
+	bool running = false;
+
+	attach();
+	SpinLockAcquire(&wake_shared->lock);
+	/* find_slot() would take a free one */
+	for (int i = 0; i < MAX_DATABASES; i++)
+	{
+		WakeSlot *slot = &wake_shared->slots[i];
+
+		if (slot->database == MyDatabaseId)
+			running = slot->workers[which].latch != NULL;
+	}
+	SpinLockRelease(&wake_shared->lock);
+	return running;
 }

@@ -60,4 +60,7 @@ extern void tegro_wake_unregister(void);
  */
 extern void tegro_wake_hold(bool held);
 
+/* Does such a worker of this database run?  It has registered, that is. */
+extern bool tegro_wake_is_running(TegroWorker which);
+
 #endif /* TEGRO_WAKE_H */

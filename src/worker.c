@@ -463,7 +463,7 @@ tegro_launcher_main(Datum arg)
 		{
 			ereport(WARNING,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("could not start the delivery worker for database %u", lfirst_oid(cell)),
+					 errmsg("could not start the tegro delivery worker for database %u", lfirst_oid(cell)),
 					 errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")));
 			continue;
 		}

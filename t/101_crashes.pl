@@ -1041,7 +1041,7 @@ part 'fault 22: no worker is to be had' => sub {
 	# none at all
 	my $enqueued = query($alone, 'SELECT tegro_enqueue(' . enqueue_arguments('createOrder', 'order-warned') . ')');
 	is($enqueued->{sqlstate}, '', 'a request is enqueued');
-	like($enqueued->{err}, qr/WARNING:.*could not start the delivery worker/, 'with a warning');
+	like($enqueued->{err}, qr/WARNING:.*could not start the tegro delivery worker/, 'with a warning');
 	like($enqueued->{err}, qr/CALL tegro_deliver/, 'and a hint');
 	is(row($alone, 'order-warned')->{state}, 'ready', 'it is on record');
 	is(query($alone, 'CALL tegro_deliver()')->{sqlstate}, '', 'CALL tegro_deliver() works');

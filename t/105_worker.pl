@@ -522,7 +522,7 @@ END
 	$node->start;
 	ok(!workers('postgres'), 'where all places are taken, there is no worker');
 	my $result = query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "no place", "amount": 1, "currency": "RUB"}')});
-	like($result->{err}, qr/WARNING:.*could not start the delivery worker/, 'whoever enqueues is told');
+	like($result->{err}, qr/WARNING:.*could not start the tegro delivery worker/, 'whoever enqueues is told');
 	is($result->{sqlstate}, '', 'but the request is in');
 	$result = query($node, q{SELECT tegro_create_withdrawal('{"payment_id": "no place", "amount": 1, "currency": "RUB", "account": "1"}')});
 	is($result->{sqlstate}, 'TG002', 'a synchronous payout is not sent');

@@ -1,0 +1,619 @@
+# 401_doctor.pl: what tegro_doctor() says when something is wrong.
+#
+# Everything that it looks for is broken, one after the other, and mended again,
+# where possible by the command that its hint gives.  It must find that, and
+# nothing else.  All that it ever said is searched for keys at the end.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use JSON::PP;
+use POSIX ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use TegroTest;
+
+use constant CANARY => 'CANARY-key-31d7';
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $certificates = certificates(qw(good expired self_signed));
+my $sandbox = sandbox(certificates => $certificates);
+
+# a libcurl that says that it resolves names itself, where it is told to
+my $curl = "$dir/curl.so";
+spew("$dir/curl.c", <<'END');
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <unistd.h>
+#include <curl/curl.h>
+curl_version_info_data *curl_version_info(CURLversion age)
+{
+	static curl_version_info_data copy;
+	curl_version_info_data *(*real)(CURLversion) = dlsym(RTLD_NEXT, "curl_version_info");
+	copy = *real(age);
+	if (access(SWITCH, F_OK) == 0)
+		copy.features &= ~CURL_VERSION_ASYNCHDNS;
+	return &copy;
+}
+END
+system('cc', '-shared', '-fPIC', "-DSWITCH=\"$dir/synchronous\"", '-o', $curl, "$dir/curl.c", '-ldl') == 0
+  or BAIL_OUT('could not compile a library');
+my %preload = preload_library();
+$preload{LD_PRELOAD} = "$curl:$preload{LD_PRELOAD}";
+
+my $node = cluster('doctor', $sandbox, certificates => $certificates, environment => \%preload, conf => <<'END');
+fsync = on
+max_wal_senders = 4
+max_replication_slots = 4
+wal_level = replica
+max_prepared_transactions = 2
+autovacuum = off
+END
+my $credentials = query($node, 'SHOW tegro.credentials_file')->{out};
+my $told = '';
+
+sub spew
+{
+	my ($path, $content, $mode) = @_;
+
+	open(my $file, '>:raw', $path) or die "could not write $path: $!";
+	print {$file} $content;
+	close($file) or die "could not write $path: $!";
+	chmod($mode, $path) if defined $mode;
+	return $path;
+}
+
+# What the doctor says: [{check, status, detail, hint}, ...], in a session of its
+# own unless one is given.
+sub doctor
+{
+	my ($session, $before, %options) = @_;
+	my $own = !$session;
+
+	$session //= session($options{node} // $node, %options);
+	my $result = $session->query(($before // '') . <<'END');
+SELECT coalesce(jsonb_agg(to_jsonb(d)), '[]') FROM tegro_doctor() AS d;
+END
+	$session->close if $own;
+	$told .= "$result->{out}\n$result->{err}\n";
+	my ($line) = reverse(split(/\n/, $result->{out}));
+	return { ms => $result->{ms}, sqlstate => $result->{sqlstate}, rows => eval { decode_json($line) } // [] };
+}
+
+# The rows of one check.
+sub rows_of
+{
+	my ($said, $check) = @_;
+
+	return grep { $_->{check} eq $check } @{ $said->{rows} };
+}
+
+# One row of the check is of that status, its detail and hint as expected; and
+# nothing else is wrong but what "also" names.
+sub finds
+{
+	my ($said, $check, $status, $detail, $hint, $name, %options) = @_;
+	my ($row) = grep { $_->{status} eq $status && $_->{detail} =~ $detail } rows_of($said, $check);
+	my %allowed = map { $_ => 1 } $check, 'preload', @{ $options{also} // [] };
+	my @others = grep { $_->{status} =~ /^(warning|error)$/ && !$allowed{ $_->{check} } } @{ $said->{rows} };
+
+	subtest $name => sub {
+		ok($row, "\"$check\": $status") or diag(explain([ rows_of($said, $check) ]));
+		like(($row // {})->{hint} // '', $hint, 'the hint');
+		is_deeply(\@others, [], 'nothing else is wrong');
+		note(explain($row));
+	};
+	return $row;
+}
+
+sub configure
+{
+	my (@lines) = @_;
+
+	$node->append_conf('postgresql.conf', "$_") foreach @lines;
+	$node->reload;
+	sleep 0.2;
+	return;
+}
+
+# Takes the lines back that configure() has added.
+my $conf = slurp_file($node->data_dir . '/postgresql.conf');
+
+sub restore
+{
+	spew($node->data_dir . '/postgresql.conf', $conf);
+	$node->reload;
+	sleep 0.2;
+	return;
+}
+
+sub run_sql { return $node->safe_psql('postgres', $_[0]); }
+
+
+#
+# All is well
+#
+
+{
+	my $said = doctor();
+
+	is_deeply([ grep { $_->{status} ne 'ok' && $_->{check} ne 'preload' } @{ $said->{rows} } ],
+		[], 'a sound installation is well');
+	finds($said, 'preload', 'warning', qr/^The library is not preloaded/,
+		qr/shared_preload_libraries/, 'but the library is not preloaded');
+	ok($said->{ms} < 2000, 'it takes no time');
+}
+
+
+#
+# Keys
+#
+
+{
+	my $line = slurp_file($credentials);
+	my @also = ('credentials');
+
+	chmod(0644, $credentials);
+	finds(doctor(), 'credentials', 'error', qr/\Q$credentials\E.*mode 0644/, qr/chmod 0600/, 'a credentials file that others can read');
+	chmod(0600, $credentials);
+
+	rename($credentials, "$credentials.real");
+	finds(doctor(), 'credentials', 'error', qr/No such file/, qr/^Create the file/, 'a credentials file that is missing');
+	symlink("$credentials.real", $credentials);
+	finds(doctor(), 'credentials', 'error', qr/It is a symbolic link/, qr/to the file itself/, '... that is a symbolic link');
+	unlink($credentials);
+	mkdir($credentials);
+	finds(doctor(), 'credentials', 'error', qr/not a regular file/, qr/to a regular file/, '... that is a directory');
+	rmdir($credentials);
+	rename("$credentials.real", $credentials);
+
+	spew($credentials, "another shop:*:@{[CANARY]}:@{[CANARY]}\n");
+	finds(doctor(), 'credentials', 'error', qr/^No API key for shop "@{[SHOP_ID]}"/, qr/^Add the line/, 'no line for the shop');
+	spew($credentials, "*:nobody:@{[CANARY]}:@{[CANARY]}\n");
+	finds(doctor(), 'credentials', 'error', qr/and role "/, qr/^Add the line/, 'no line for the role');
+	spew($credentials, "*:@{[CANARY]}\n");
+	finds(doctor(), 'credentials', 'error', qr/Line 1 does not have the form/, qr/any shop or any role/, 'a line that is none');
+	spew($credentials, SHOP_ID . ':*:' . API_KEY . ":\n");
+	finds(doctor(), 'secret key', 'error', qr/^No secret key for shop/, qr/^Name a file with the line/, 'no secret key');
+	spew($credentials, $line);
+
+	finds(doctor(undef, "SET tegro.shop_id = '';\n"), 'credentials', 'error', qr/^No shop is set/, qr/tegro.shop_id/, 'no shop');
+
+	spew($node->data_dir . '/keys', $line, 0600);
+	configure("tegro.credentials_file = 'keys'");
+	finds(doctor(), 'credentials file', 'warning', qr/in the data directory/, qr/^Move it/, 'a credentials file in the data directory');
+	configure("tegro.credentials_file = ''");
+	finds(doctor(), 'credentials', 'error', qr/^No API key is set/, qr/^Name a file/, 'no credentials file');
+	finds(doctor(undef, "SET tegro.api_key = '@{[API_KEY]}';\n"), 'credentials', 'warning', qr/worker.* does not have it/, qr/^Name a file/,
+		'a key of the session alone', also => [ 'keys in session', 'secret key' ]);
+	restore();
+}
+
+# where keys can be read
+{
+	configure("tegro.secret_key = '@{[CANARY]}'");
+	my $said = doctor();
+	finds($said, 'keys in files', 'error', qr/^tegro.secret_key stands in .*postgresql.conf, line \d+/, qr/^Remove the line.*new ones from Tegro/,
+		'a key in postgresql.conf');
+	restore();
+
+	run_sql("LOAD 'tegro'; SELECT 1");
+	query($node, "LOAD 'tegro'; ALTER SYSTEM SET tegro.api_key = '@{[CANARY]}'; SELECT pg_reload_conf();");
+	sleep 0.2;
+	my $row = finds(doctor(), 'keys in files', 'error', qr/postgresql.auto.conf/, qr/^ALTER SYSTEM RESET tegro.api_key/,
+		'a key by ALTER SYSTEM', also => [ 'provider', 'secret key' ]);
+	my ($command) = ($row->{hint} // '') =~ /^(ALTER SYSTEM RESET \S+; SELECT pg_reload_conf\(\);)/;
+	query($node, "LOAD 'tegro'; $command");
+	sleep 0.2;
+	is(scalar(grep { $_->{status} eq 'error' } @{ doctor()->{rows} }), 0, 'the command of the hint takes it out');
+
+	run_sql('CREATE DATABASE "other base"');
+	run_sql(q{CREATE ROLE "a role"; CREATE FUNCTION with_key() RETURNS int LANGUAGE sql AS 'SELECT 1'});
+	foreach my $what ('DATABASE postgres', 'ROLE "a role"', 'ROLE "a role" IN DATABASE "other base"', 'ROLE ALL', 'ROUTINE public.with_key()')
+	{
+		run_sql("LOAD 'tegro'; ALTER $what SET tegro.secret_key = '@{[CANARY]}'");
+		my $found = finds(doctor(), 'keys in catalogs', 'error', qr/is set by ALTER \Q$what\E\..*every role can read it/i, qr/^ALTER \Q$what\E RESET tegro.secret_key;/,
+			"a key by ALTER $what");
+		my ($mend) = ($found->{hint} // '') =~ /^(ALTER .*?;)/;
+		run_sql("LOAD 'tegro'; $mend");
+		is(scalar(grep { $_->{status} eq 'error' } @{ doctor()->{rows} }), 0, 'the command of the hint takes it out');
+	}
+
+	{
+		local $ENV{PGOPTIONS} = '-c tegro.secret_key=' . CANARY;
+		finds(doctor(), 'keys in session', 'warning', qr/^tegro.secret_key came with the connection/, qr/credentials_file/, 'a key by PGOPTIONS');
+	}
+	my $set = "SET tegro.secret_key = '@{[CANARY]}';\n";
+	finds(doctor(undef, $set), 'keys in session', 'warning', qr/was set by a statement\. It is logged as soon as/, qr/^RESET tegro.secret_key;/, 'a key by SET');
+	finds(doctor(undef, "SET log_statement = 'all';\n$set"), 'keys in session', 'error', qr/log_statement is all/, qr/^RESET tegro.secret_key;.*new ones/,
+		'... while statements are logged');
+	finds(doctor(undef, "SET log_min_duration_statement = 0;\n$set"), 'keys in session', 'error', qr/log_min_duration_statement is 0/, qr/^RESET/,
+		'... while slow ones are');
+}
+
+
+#
+# Settings
+#
+
+{
+	configure("tegro.tiemout = '5s'");
+	finds(doctor(), 'configuration', 'error', qr/^tegro.tiemout, .*postgresql.conf line \d+: /, qr/^Correct or remove/, 'a setting that does not exist');
+	restore();
+
+	configure("tegro.lease = '11s'");
+	my $row = finds(doctor(), 'settings', 'warning', qr/tegro.lease \(11 s\) is hardly longer/, qr/^ALTER SYSTEM SET tegro.lease = '60s'/, 'a lease that is too short');
+	restore();
+	configure("tegro.withdrawal_unknown = 'resend'");
+	finds(doctor(), 'settings', 'warning', qr/paid again/, qr/= 'review'/, 'payouts that may be sent twice');
+	restore();
+	foreach my $name (qw(not_found repeatable duplicate))
+	{
+		configure("tegro.$name = '('");
+		finds(doctor(), 'patterns', 'error', qr/^tegro.$name: invalid regular expression/, qr/RESET tegro.$name/, "tegro.$name that is no pattern");
+		restore();
+	}
+
+	run_sql(<<'END');
+CREATE ROLE clerk LOGIN;
+GRANT EXECUTE ON FUNCTION tegro_doctor(), tegro_balance() TO clerk;
+END
+	local $ENV{PGOPTIONS} = '-c tegro.api_url=https://127.0.0.1:1/api';
+	my $said = doctor(undef, '', user => 'clerk');
+	finds($said, 'settings', 'error', qr/^Parameter "tegro.api_url" is not as it was configured/, qr/^Connect again/, 'a setting that an ordinary role has put out of force');
+	is((rows_of($said, 'provider'))[0]{status}, 'skipped', 'and then nothing is asked');
+}
+
+
+#
+# Libraries
+#
+
+{
+	spew("$dir/synchronous", '');
+	finds(doctor(), 'libcurl', 'error', qr/^libcurl .* resolves names synchronously/, qr/^Install a libcurl/, 'a libcurl without an asynchronous resolver',
+		also => [ 'provider' ]);
+	unlink("$dir/synchronous");
+
+	my $update = "UPDATE pg_extension SET extversion = '%s' WHERE extname = 'tegro'";
+	run_sql(sprintf($update, '0.9'));
+	finds(doctor(), 'library', 'error', qr/library that this session has loaded is version 1\.\S+, the extension's objects are version 0\.9/,
+		qr/connect again, then ALTER EXTENSION tegro UPDATE/, 'a library and objects of different versions');
+	run_sql(sprintf($update, '1.0'));
+}
+
+
+#
+# The network and the provider
+#
+
+# with some other address for the provider
+sub at
+{
+	my ($url, $more) = @_;
+
+	return doctor(undef, "SET tegro.api_url = '$url/api'; SET tegro.connect_timeout = '300ms';\n" . ($more // ''));
+}
+
+{
+	my ($port) = $sandbox->url =~ /:(\d+)/;
+	my $hole = black_hole();
+	my @also = ('provider');
+
+	finds(at('https://missing.provider.test:1'), 'network', 'error', qr/during name look-up; nothing was sent/, qr/getent ahosts missing\.provider\.test\./, 'a name that does not exist');
+	finds(at('https://127.0.0.1:1'), 'network', 'error', qr/while connecting; nothing was sent/, qr/firewall or proxy/, 'a port where nobody listens');
+	finds(at('https://127.0.0.1:' . $hole->port), 'network', 'error', qr/while connecting/, qr/firewall or proxy/, 'a firewall that drops');
+	finds(at("https://linklocal.provider.test:$port"), 'network', 'error', qr/link-local/, qr/Check tegro.api_url/, 'an address of the own link');
+
+	# the whole takes no longer than tegro.timeout
+	my $said = at("https://stuck.provider.test:$port", "SET tegro.connect_timeout = '1min'; SET tegro.timeout = '1s';\n");
+	finds($said, 'network', 'error', qr/during name look-up/, qr/resolv\.conf/, 'a name server that does not answer');
+	ok($said->{ms} < 1500, "... is waited for no longer than tegro.timeout: $said->{ms} ms");
+
+	# and a cancel ends it
+	my $before = time;
+	$said = at("https://stuck.provider.test:$port", "SET tegro.connect_timeout = '1min'; SET statement_timeout = '500ms';\n");
+	is($said->{sqlstate}, '57014', 'a cancel is not taken for a finding');
+	ok($said->{ms} < 1000, "... and ends it at once: $said->{ms} ms");
+
+	foreach my $kind (qw(expired self_signed))
+	{
+		my $other = sandbox(certificates => $certificates, certificate => $kind);
+		finds(at($other->url), 'network', 'error', qr/certificate/i, qr/openssl s_client -connect 127\.0\.0\.1:\d+ -servername 127\.0\.0\.1 .*clock.*tegro\.ca_file/, "a certificate that is $kind");
+		$other->stop;
+	}
+	finds(doctor(undef, "SET tegro.ca_file = '/nowhere/ca.pem';\n"), 'network', 'error', qr{/nowhere/ca\.pem}, qr/tegro\.ca_file/, 'a file of authorities that is not there');
+
+	$sandbox->fault('balance', 'answer', status => 403, body => '<html>error 1010</html>');
+	finds(doctor(), 'provider', 'error', qr/HTTP 403.*error 1010/, qr/User-Agent/, "the CDN's refusal");
+	finds(doctor(undef, "SET tegro.user_agent = 'curl/7.88.1';\n"), 'provider', 'error', qr/HTTP 403/, qr/RESET tegro.user_agent/, '... of a User-Agent');
+	finds(doctor(undef, "SET tegro.api_key = '@{[CANARY]}';\n"), 'provider', 'error', qr/Wrong authorization token/, qr/^Copy the API key of shop/, 'a wrong key',
+		also => [ 'keys in session', 'secret key' ]);
+	$sandbox->fault('balance', 'answer', status => 401, body => '{"type":"error","desc":"no"}');
+	finds(doctor(), 'provider', 'error', qr/HTTP 401/, qr/^Copy the API key of shop/, '... told by the status');
+	$sandbox->fault('balance', 'answer', status => 200, body => '{"type":"error","desc":"Wrong nonce"}');
+	finds(doctor(), 'provider', 'error', qr/Wrong nonce/, qr/check the clock .*nanoseconds/, 'a nonce that is too small');
+	$sandbox->fault('balance', 'answer', status => 429, body => 'slow down');
+	finds(doctor(), 'provider', 'warning', qr/no more requests/, qr/tegro\.rate_limit/, 'too many requests');
+	$sandbox->fault('balance', 'answer', status => 502, body => 'bad gateway');
+	finds(doctor(), 'provider', 'error', qr/HTTP 502/, qr/safe to repeat/, 'a gateway that fails');
+	$sandbox->fault('balance', 'hold', ms => 3000);
+	$said = doctor(undef, "SET tegro.timeout = '1s';\n");
+	finds($said, 'provider', 'error', qr/while waiting for the answer/, qr/safe to repeat/, 'a provider that does not answer');
+	ok($said->{ms} < 1500, "... is waited for no longer than tegro.timeout: $said->{ms} ms");
+}
+
+# clocks
+{
+	my $shift = 0;
+
+	foreach my $case ([ -7200, 'warning', qr/7\d\d\d s ahead of the provider's/ ], [ 7200, 'warning', qr/7\d\d\d s behind the provider's/ ],
+		[ 0, 'ok', qr/within 30 s/ ], [ undef, 'skipped', qr/^No answer came that tells/ ])
+	{
+		my ($seconds, $status, $detail) = @$case;
+		my $server = raw_server(
+			sub {
+				my ($socket) = @_;
+				read_request($socket) or return;
+				my $body = '{"type":"success","desc":"","data":{}}';
+				my @t = gmtime(time + ($seconds // 0));
+				my $date = sprintf('%s, %02d %s %d %02d:%02d:%02d GMT', (qw(Sun Mon Tue Wed Thu Fri Sat))[ $t[6] ], $t[3],
+					(qw(Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec))[ $t[4] ], $t[5] + 1900, @t[ 2, 1, 0 ]);
+				print {$socket} "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n", defined $seconds ? "Date: $date\r\n" : '',
+				  'Content-Length: ', length $body, "\r\n\r\n$body";
+				$socket->flush;
+			});
+		my $said = at("http://127.0.0.1:" . $server->port);
+		finds($said, 'clock', $status, $detail, $status eq 'warning' ? qr/timedatectl/ : qr/^$/, 'a clock that differs by ' . ($seconds // 'who knows'));
+		$server->stop;
+	}
+}
+
+
+#
+# Delivery
+#
+
+# before any worker has run
+{
+	my $session = session($node);
+	my $identity = $session->query(<<'END')->{out};
+BEGIN;
+SELECT tegro_enqueue('createOrder', '{"order_id": "rolled back"}') \g /dev/null
+SELECT identity FROM tegro_outbox;
+ROLLBACK;
+END
+	run_sql(<<"END");
+INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, identity)
+VALUES ('@{[SHOP_ID]}', 'createOrder', '{"order_id": "o0", "currency": "RUB", "amount": 1}', 'o0', now() - interval '5 min', current_user::regrole, '$identity')
+END
+	finds(doctor(), 'worker', 'error', qr/^No delivery worker runs, and requests are due/, qr/^CALL tegro_deliver\(\)/, 'requests that are due, and no worker',
+		also => ['backlog']);
+	query($node, 'CALL tegro_deliver()');
+	is($session->query("SELECT state FROM tegro_outbox")->{out}, 'done', 'the command of the hint delivers them');
+	$session->query('DELETE FROM tegro_outbox; DELETE FROM tegro_attempt; ALTER TABLE tegro_outbox ALTER id RESTART');
+	$session->close;
+}
+
+{
+	configure('tegro.delivery = off');
+	finds(doctor(), 'delivery', 'warning', qr/is off/, qr/tegro.delivery = on/, 'delivery that is off');
+	run_sql(<<'END');
+SELECT tegro_enqueue('createOrder', jsonb_build_object('order_id', 'o' || i, 'currency', 'RUB', 'amount', 1)) FROM generate_series(1, 3) AS i;
+UPDATE tegro_outbox SET next_at = now() - interval '5 min';
+END
+	finds(doctor(), 'backlog', 'warning', qr/^Requests that are due: 3, the first for 30\d s/, qr/"delivery"/, '... while requests wait', also => ['delivery']);
+	restore();
+	query($node, 'CALL tegro_deliver()');
+
+	# one that is late though the worker runs
+	run_sql(q{SELECT tegro_enqueue('createOrder', '{"order_id": "wakes", "currency": "RUB", "amount": 1}')});
+	my $session = session($node);
+	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'wakes'")->{out} eq 'done' }), 'the worker runs');
+	run_sql(q{INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, identity)
+	  SELECT 'late', 'createOrder', '{}', 'late', now() - interval '2 min', current_user::regrole, identity FROM tegro_identity});
+	my $said = doctor($session);
+	is((rows_of($said, 'worker'))[0]{detail}, 'The delivery worker of this database runs.', 'a worker that runs is seen');
+	finds($said, 'backlog', 'warning', qr/^Requests that are due: 1, the first for 12\d s/, qr/tegro_outbox_summary.*pauses/, 'and that it is late');
+	run_sql("DELETE FROM tegro_outbox WHERE reference = 'late'");
+	$session->close;
+
+	# a copy
+	run_sql(q{UPDATE tegro_identity SET identity = regexp_replace(identity, '^\d+', '1')});
+	my $row = finds(doctor(), 'identity', 'error', qr/belongs to another database .*this is a copy, and a copy must not pay/, qr/SELECT tegro_arm\('why'\)/, 'a copy');
+	my ($command) = ($row->{hint} // '') =~ /(SELECT tegro_arm\('why'\);)/;
+	query($node, $command);
+	is((rows_of(doctor(), 'identity'))[0]{status}, 'ok', 'the command of the hint makes it deliver');
+	run_sql(q{UPDATE tegro_identity SET identity = regexp_replace(identity, '/(\d+)/(\d+)/', '/\1/0/')});
+	like((rows_of(doctor(), 'identity'))[0]{detail}, qr/after a failover/, 'a successor is none');
+}
+
+# what waits for a person
+{
+	run_sql(<<'END');
+UPDATE tegro_outbox SET state = 'review', message = 'not found', enqueued_at = now() - interval '2 h' WHERE reference IN ('o1', 'o2');
+END
+	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:00:0\d\. They may have been paid/, qr/tegro_resolve\(1, 'done', 'how you know'\)/,
+		'requests in review');
+	run_sql("SELECT tegro_resolve(1, 'done', 'a test'), tegro_resolve(2, 'done', 'a test')");
+
+	run_sql(<<'END');
+UPDATE tegro_outbox SET callback = 'f()', callback_state = 'failed', callback_message = 'division by zero' WHERE id = 1;
+END
+	finds(doctor(), 'callbacks', 'error', qr/^Callbacks that were given up: 1\. Request 1: division by zero/, qr/tegro_retry\(1\)/, 'a callback that was given up');
+	run_sql(<<'END');
+UPDATE tegro_outbox SET callback_state = 'waiting', callback_at = now() + interval '1 h' WHERE id = 1;
+END
+	finds(doctor(), 'callbacks', 'warning', qr/^Callbacks that failed, and are called again: 1\. Request 1: division by zero/, qr/Mend the function/, 'a callback that fails');
+	run_sql('UPDATE tegro_outbox SET callback = NULL, callback_state = NULL, callback_message = NULL, callback_at = NULL');
+
+	run_sql(<<'END');
+UPDATE tegro_outbox SET state = 'unknown', failures = 7, next_at = now() + interval '1 h', enqueued_at = now() - interval '3 h', message = 'no API key' WHERE id = 2;
+END
+	finds(doctor(), 'failing', 'warning', qr/^Requests older than ten minutes .*: 1, the oldest for 03:00:0\d\. Request 2: no API key/, qr/tegro_retry\(2\)/, 'a request that fails for hours');
+	run_sql("UPDATE tegro_outbox SET state = 'done', failures = 0, next_at = NULL");
+}
+
+# notifications
+{
+	run_sql(<<'END');
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, waiting_since, identity, message)
+SELECT 'shop', 'n1', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrole, now() - interval '9 min', identity, 'no answer' FROM tegro_identity;
+END
+	is((rows_of(doctor(), 'notifications'))[0]{status}, 'ok', 'a notification that waits for nine minutes');
+	run_sql("UPDATE tegro_notification SET waiting_since = now() - interval '11 min'");
+	finds(doctor(), 'notifications', 'warning', qr/^Notifications that wait for more than ten minutes: 1; in review: 0; whose callback was given up: 0\. Notification 1: no answer/,
+		qr/tegro_retry_notification\(1\)/, '... for eleven');
+	run_sql("UPDATE tegro_notification SET state = 'review', message = 'another amount'");
+	finds(doctor(), 'notifications', 'warning', qr/minutes: 0; in review: 1; .*Notification 1: another amount/, qr/SELECT id, order_id/, 'one in review');
+	run_sql("UPDATE tegro_notification SET state = 'confirmed', callback_state = 'failed', callback_message = 'division by zero'");
+	finds(doctor(), 'notifications', 'warning', qr/given up: 1\. Notification 1: division by zero/, qr/retry_notification/, 'one whose callback was given up');
+	run_sql('DELETE FROM tegro_notification');
+}
+
+
+#
+# Durability and size
+#
+
+{
+	configure('fsync = off');
+	finds(doctor(), 'durability', 'error', qr/^fsync is off/, qr/fsync = on/, 'fsync that is off');
+	restore();
+	finds(doctor(undef, "SET synchronous_commit = off;\n"), 'durability', 'warning', qr/^synchronous_commit is off/, qr/synchronous_commit = on/, 'synchronous_commit that is off');
+	configure("synchronous_standby_names = 'gone'");
+	finds(doctor(), 'synchronous standby', 'error', qr/is gone, and none is connected/, qr/synchronous_standby_names = ''/, 'a synchronous standby that is gone');
+	restore();
+
+	run_sql("UPDATE pg_class SET reltuples = 2e7 WHERE relname = 'tegro_outbox'");
+	finds(doctor(), 'size', 'warning', qr/some 20000000 rows/, qr/tegro\.retention/, 'an outbox that grows for ever');
+	run_sql("UPDATE pg_class SET reltuples = 3 WHERE relname = 'tegro_outbox'");
+	run_sql('ALTER TABLE tegro_outbox SET (autovacuum_enabled = false)');
+	my $row = finds(doctor(), 'size', 'warning', qr/^Autovacuum is turned off/, qr/^ALTER TABLE public\.tegro_outbox RESET/, 'autovacuum that is off');
+	run_sql($row->{hint});
+	run_sql(<<'END');
+INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, identity)
+SELECT 'dead', 'createOrder', '{}', i, 'done', NULL, current_user::regrole, '' FROM generate_series(1, 11000) AS i;
+DELETE FROM tegro_outbox WHERE shop_id = 'dead';
+END
+	my $session = session($node);
+	ok(wait_until(sub { $session->query("SELECT pg_stat_get_dead_tuples('tegro_outbox'::regclass) > 10000")->{out} eq 't' }), 'rows are dead');
+	$session->close;
+	finds(doctor(), 'size', 'warning', qr/^The outbox has \d+ dead rows/, qr/^VACUUM \(VERBOSE\) public\.tegro_outbox;/, 'dead rows that are not removed');
+	run_sql('VACUUM tegro_outbox');
+}
+
+# a standby, and the slot that it leaves behind
+{
+	run_sql("SELECT pg_create_physical_replication_slot('standby')");
+	$node->backup('base');
+	my $standby = PostgreSQL::Test::Cluster->new('standby');
+	$standby->init_from_backup($node, 'base', has_streaming => 1);
+	$standby->append_conf('postgresql.conf', "primary_slot_name = 'standby'\nhot_standby_feedback = on\nwal_receiver_status_interval = '1s'\n");
+	$standby->start;
+	my $said = doctor(undef, '', node => $standby);
+	finds($said, 'delivery', 'ok', qr/^This is a standby/, qr/^$/, 'a standby delivers nothing');
+	is((rows_of($said, 'provider'))[0]{status}, 'ok', 'and can ask');
+
+	configure("synchronous_standby_names = 'standby'");
+	ok(wait_until(sub { (rows_of(doctor(), 'synchronous standby'))[0]{status} eq 'ok' }), 'a synchronous standby that is there');
+	restore();
+
+	my $session = session($node);
+	ok(wait_until(sub { $session->query('SELECT xmin IS NOT NULL FROM pg_replication_slots')->{out} eq 't' }), 'the standby holds rows');
+	$standby->stop;
+	ok(wait_until(sub { $session->query('SELECT active FROM pg_replication_slots')->{out} eq 'f' }), 'and is gone');
+	$session->close;
+	my $row = finds(doctor(), 'old snapshots', 'warning', qr/slot standby holds back/, qr/pg_drop_replication_slot\('standby'\)/, 'a slot that nobody uses');
+	run_sql($row->{hint} =~ /(SELECT pg_drop.*)/);
+	is((rows_of(doctor(), 'old snapshots'))[0]{status}, 'ok', 'the command of the hint drops it');
+}
+
+
+#
+# Who looks
+#
+
+{
+	my $said = doctor(undef, '', user => 'clerk');
+	my %status = map { $_->{check} => $_ } @{ $said->{rows} };
+	foreach my $check ('configuration', 'keys in files', 'identity', 'worker slots', 'backlog', 'failing', 'review', 'callbacks', 'old snapshots')
+	{
+		is($status{$check}{status}, 'skipped', "an ordinary role: \"$check\" is skipped");
+		like($status{$check}{detail}, qr/may not look|needs the rights/, '... and says why');
+	}
+	is($status{provider}{status}, 'ok', 'what it may call is called');
+	unlike($status{$_}{detail}, qr/\Q$dir\E|credentials_/, 'it is told of no file') foreach keys %status;
+
+	chmod(0644, $credentials);
+	$said = doctor(undef, '', user => 'clerk');
+	my ($row) = rows_of($said, 'credentials');
+	is($row->{status}, 'error', 'it is told that the credentials file is refused');
+	unlike($row->{detail}, qr/\Q$credentials\E/, 'but not where that is');
+	chmod(0600, $credentials);
+
+	run_sql('REVOKE EXECUTE ON FUNCTION tegro_balance() FROM clerk');
+	$sandbox->begin;
+	($row) = rows_of(doctor(undef, '', user => 'clerk'), 'provider');
+	is($row->{status}, 'skipped', 'what it may not call is not called');
+	like($row->{hint}, qr/^GRANT EXECUTE ON FUNCTION tegro_balance\(\)/, '... and it is told what is missing');
+	is(scalar($sandbox->journal), 0, '... and nothing was sent');
+
+	run_sql('GRANT pg_monitor TO clerk; GRANT SELECT ON tegro_outbox, tegro_identity TO clerk');
+	$said = doctor(undef, '', user => 'clerk');
+	is((rows_of($said, 'worker slots'))[0]{status}, 'ok', 'with pg_monitor it sees more');
+	like((rows_of($said, 'review'))[0]{detail}, qr/of the requests that role "clerk" may see/, 'and is told that it sees its own requests only');
+
+	run_sql('REVOKE EXECUTE ON FUNCTION tegro_doctor() FROM clerk');
+	is(doctor(undef, '', user => 'clerk')->{sqlstate}, '42501', 'without EXECUTE it is told nothing');
+}
+
+# a table that is locked
+{
+	my $session = session($node);
+	$session->query('BEGIN; LOCK TABLE tegro_outbox');
+	my $said = doctor(undef, "SET tegro.timeout = '2s';\n");
+	finds($said, 'review', 'skipped', qr/locked|too long/, qr/./, 'a table that someone has locked');
+	ok($said->{ms} < 2500, "... is not waited for: $said->{ms} ms");
+	is((rows_of($said, 'provider'))[0]{status}, 'ok', 'and what comes after it is done');
+	$session->query('ROLLBACK');
+	$session->close;
+}
+
+
+#
+# With the library preloaded, and no worker slot
+#
+
+{
+	my $other = cluster('preloaded', $sandbox, certificates => $certificates, conf => <<'END');
+fsync = on
+shared_preload_libraries = 'tegro'
+max_worker_processes = 1
+END
+	my $said = doctor(undef, '', node => $other);
+	is((rows_of($said, 'preload'))[0]{status}, 'ok', 'a library that is preloaded');
+	finds($said, 'worker slots', 'error', qr/^All 1 background workers/, qr/^ALTER SYSTEM SET max_worker_processes = 9; and restart/, 'no free worker slot');
+
+	# 'tegro.api_url' is no placeholder there: it is refused at once
+	$other->safe_psql('postgres', <<'END');
+SELECT tegro_enqueue('createOrder', '{"order_id": "o1", "currency": "RUB", "amount": 1}');
+UPDATE tegro_outbox SET next_at = now() - interval '5 min';
+END
+	finds(doctor(undef, '', node => $other), 'worker', 'error', qr/^No delivery worker runs/, qr/"worker slots"/, '... while requests are due', also => [ 'backlog', 'worker slots' ]);
+	like(slurp_file($other->logfile), qr/WARNING:  could not start the tegro delivery worker/, '... which is in the log');
+	$other->stop;
+}
+
+foreach my $key (CANARY, API_KEY, SECRET_KEY)
+{
+	ok(index($told, $key) < 0, 'it never says a key') or diag(substr($told, index($told, $key) - 200, 300));
+}
+
+done_testing();

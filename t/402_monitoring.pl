@@ -1,0 +1,220 @@
+# 402_monitoring.pl: the counters, and what else tells how it goes.
+#
+# The counters must be the journal's: of sessions that ask at the same time, of
+# workers, after a crash, and where there is no shared memory left for them.
+# The queries that docs/monitoring.md has for exporters are run as it says, by
+# the role that it makes, and must have the columns that they announce.  The
+# lines of the log are those of its table.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use TegroTest;
+
+my $dir = PostgreSQL::Test::Utils::tempdir();
+my $sandbox = sandbox();
+my $node = cluster('monitoring', $sandbox, conf => <<'END');
+max_worker_processes = 12
+END
+my $session = session($node);
+
+# The sum of a column of tegro_stat.
+sub counted
+{
+	my ($column, $where) = @_;
+
+	return $session->query("SELECT coalesce(sum($column), 0)::int8 FROM tegro_stat" . ($where ? " WHERE $where" : ''))->{out};
+}
+
+sub run_sql { return $node->safe_psql('postgres', $_[0]); }
+
+
+#
+# Counters
+#
+
+{
+	my @sessions = map { session($node) } 1 .. 6;
+
+	$sandbox->begin;
+	$session->query('SELECT tegro_stat_reset()');
+	$_->send(q{SELECT count(tegro_balance()) FROM generate_series(1, 300);
+SELECT count(*) FROM tegro_batch('order', array_fill('{"payment_id": "none"}'::jsonb, ARRAY[100]))}) foreach @sessions;
+	is($_->wait->{sqlstate}, '', 'a session has asked') foreach @sessions;
+	my @journal = $sandbox->journal;
+	is(scalar(@journal), 6 * 400, 'the provider was asked');
+	is(counted('requests'), 6 * 400, 'none of the requests of many sessions is missed, and none counted twice');
+	is(counted('answered', "method = 'balance'"), 6 * 300, '... by method and outcome');
+	is(counted('refused', "method = 'order'"), 6 * 100, '... here, too');
+	my $bytes = 0;
+	$bytes += length($_->{body}) foreach @journal;
+	is(counted('bytes_sent'), $bytes, 'bytes are those of the bodies');
+	is(counted('latency_requests[array_length(latency_requests, 1)]'), 6 * 400, 'all are in the histogram');
+	is($session->query(<<'END')->{out}, 't', '... which rises');
+SELECT bool_and(a <= b) FROM tegro_stat, unnest(latency_requests[:14], latency_requests[2:]) AS x (a, b)
+END
+	is($session->query(<<'END')->{out}, 't', 'the phases are parts of the whole');
+SELECT bool_and(name_lookup_ms + connect_ms + tls_ms + wait_ms <= total_ms * 1.001 + 1) FROM tegro_stat
+END
+	$_->close foreach @sessions;
+}
+
+# the worker's
+{
+	$session->query('SELECT tegro_stat_reset()');
+	run_sql(q{SELECT tegro_enqueue('createOrder', jsonb_build_object('order_id', 'o' || i, 'currency', 'RUB', 'amount', 1)) FROM generate_series(1, 50) AS i});
+	ok(wait_until(sub { $session->query("SELECT count(*) FROM tegro_outbox WHERE state = 'done'")->{out} eq '50' }), 'delivered');
+	is(counted('answered', "method = 'createOrder'"), 50, "the worker's are counted");
+	is(counted('requests'), 50, '... and no others');
+}
+
+# a cancel
+{
+	$session->query('SELECT tegro_stat_reset()');
+	$sandbox->fault('balance', 'hold', ms => 3000, times => 3);
+	is($session->query("SET statement_timeout = '200ms'; SELECT tegro_batch('balance', '{\"{}\", \"{}\", \"{}\"}')")->{sqlstate}, '57014', 'a cancel');
+	$session->query('RESET statement_timeout');
+	is(counted('cancelled'), 3, 'what it ended is counted');
+	is(counted('requests'), 3, '... as a request');
+	is(counted('total_ms'), 0, '... without a time');
+	$sandbox->clear_faults;
+}
+
+# a crash
+{
+	my $victim = session($node);
+
+	kill('KILL', $victim->pid);
+	ok(wait_until(sub { slurp_file($node->logfile) =~ /all server processes terminated; reinitializing/ }), 'a crash');
+	ok($node->poll_query_until('postgres', 'SELECT true'), 'the server is back');
+	$session = session($node);
+	is(counted('requests'), 0, 'the counters begin anew');
+	is($session->query("SELECT bool_and(since > clock_timestamp() - interval '1 min') FROM tegro_stat")->{out}, 't', '... and say since when');
+}
+
+# no shared memory left
+{
+	my $fill = "$dir/fill.so";
+	open(my $file, '>', "$dir/fill.c") or die "could not write: $!";
+	print {$file} <<'END';
+#include "postgres.h"
+#include "fmgr.h"
+#include "storage/shmem.h"
+PG_MODULE_MAGIC;
+void _PG_init(void);
+void _PG_init(void) { for (Size size = 1024 * 1024; size > 64; size /= 2) while (ShmemAllocNoError(size)) ; }
+END
+	close($file);
+	my $include = qx{@{[ $ENV{PG_CONFIG} // 'pg_config' ]} --includedir-server};
+	chomp $include;
+	system('cc', '-shared', '-fPIC', "-I$include", '-o', $fill, "$dir/fill.c") == 0 or BAIL_OUT('could not compile a library');
+
+	$node->restart;
+	my $full = session($node);
+	# what a call needs beside, first
+	is($full->query("SELECT count(*) FROM tegro_preview('balance')")->{out}, '1', 'nonces are there');
+	$full->query(q{BEGIN; SELECT tegro_enqueue('createOrder', '{"order_id": "never"}'); ROLLBACK});
+	is($full->query("LOAD '$fill'")->{sqlstate}, '', 'all the rest is taken');
+	is($full->query("SELECT tegro_balance() ->> 'type'")->{out}, 'success', 'a call does not fail for that');
+	is($full->query("SELECT requests, server_wide FROM tegro_stat WHERE method = 'balance'")->{out}, '1|f', 'it is counted by the session itself');
+	like($full->query(q{SELECT detail FROM tegro_doctor() WHERE "check" = 'statistics' AND status = 'warning'})->{out}, qr/^There is no shared memory left/, '... and the doctor says so');
+	$full->close;
+	$node->restart;
+	$session = session($node);
+}
+
+
+#
+# Progress
+#
+
+{
+	# without a worker, which would take its share: an INSERT of one's own starts none
+	$node->restart;
+	$session = session($node);
+	run_sql(<<"END");
+INSERT INTO tegro_outbox (shop_id, method, params, reference, enqueued_by, identity)
+SELECT '@{[SHOP_ID]}', 'createOrder', jsonb_build_object('order_id', 'p' || i, 'currency', 'RUB', 'amount', 1), 'p' || i, current_user::regrole, identity
+  FROM generate_series(1, 45) AS i, tegro_identity
+END
+	$sandbox->fault('createOrder', 'hold', ms => 500, times => 45);
+	my $said = session($node)->query("SET tegro.max_concurrency = 3; CALL tegro_deliver()");
+	like($said->{err}, qr/NOTICE: .*sent \d+ requests, \d+ are left, some \d+ s at this rate/, 'CALL tegro_deliver() says how far it is');
+	my @notices = $said->{err} =~ /are left/g;
+	like($said->{err}, qr/NOTICE: .*sent 45 requests$/m, '... and how far it came');
+	ok(@notices <= $said->{ms} / 5000, '... not too often: ' . @notices . " times in $said->{ms} ms");
+	$sandbox->clear_faults;
+}
+
+
+#
+# The log
+#
+
+{
+	$node->append_conf('postgresql.conf', "tegro.settle_time = '1s'");
+	$node->reload;
+	sleep 0.2;
+	my $from = -s $node->logfile;
+	$sandbox->fault('createWithdrawal', 'close_after_read');
+	run_sql(q{SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "lost", "currency": "RUB", "amount": 1, "account": "1"}')});
+	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'lost'")->{out} eq 'review' }), 'a payout is in review');
+	my $id = $session->query("SELECT id FROM tegro_outbox WHERE reference = 'lost'")->{out};
+	ok(wait_until(sub { substr(slurp_file($node->logfile), $from) =~ /LOG:  request $id of the tegro outbox is in review: \S/ }, 10), 'the log says so');
+	my @lines = slurp_file($node->logfile, $from) =~ /in review/g;
+	is(scalar(@lines), 1, '... once');
+}
+
+
+#
+# What docs/monitoring.md says
+#
+
+{
+	my $docs = slurp_file("$FindBin::RealBin/../docs/monitoring.md");
+	my ($setup) = $docs =~ /```sql\n(CREATE ROLE monitor.*?)```/s;
+	ok($setup, 'docs/monitoring.md makes a role');
+	run_sql($setup);
+
+	my $monitor = session($node, user => 'monitor');
+	foreach my $query ($docs =~ /```sql\n((?:SELECT|SET).*?)```/gs)
+	{
+		my $result = ($query =~ /tegro_outbox_summary|SET tegro/ ? $session : $monitor)->query($query =~ s/\\gx\n/;/r);
+		is($result->{sqlstate}, '', 'a query of docs/monitoring.md') or diag("$query\n$result->{err}");
+	}
+
+	foreach my $yaml ($docs =~ /```yaml\n(.*?)```/gs)
+	{
+		# one "query: |" after the other, each with what stands around it
+		foreach my $part (split(/^(?=\S)/m, $yaml))
+		{
+			my ($indent, $query) = $part =~ /^( +)query: \|\n((?:\g1  .*\n)+)/m or next;
+			my %columns = map { $_ => 1 } $part =~ /^ +- (\w+): \{/mg;
+			my ($keys) = $part =~ /key_labels: \[(.*?)\]/;
+			my ($values) = $part =~ /values: \[(.*?)\]/;
+
+			$columns{$_} = 1 foreach map { split(/, /, $_ // '') } $keys, $values;
+			if ($part =~ /- (\w+): \{usage: "HISTOGRAM"/)
+			{
+				$columns{"$1_$_"} = 1 foreach qw(bucket sum count);
+			}
+			my $result = $monitor->query("CREATE TEMPORARY VIEW q AS $query; SELECT string_agg(attname, ',' ORDER BY attname) FROM pg_attribute WHERE attrelid = 'q'::regclass; SELECT count(*) FROM q; DROP VIEW q;");
+			is($result->{sqlstate}, '', 'a query for Prometheus runs') or diag("$query\n$result->{err}");
+			my ($names, $rows) = split(/\n/, $result->{out});
+			is($names, join(',', sort keys %columns), '... and has the columns that are announced');
+			ok($rows > 0, '... and rows');
+		}
+	}
+	is($monitor->query('SELECT id FROM tegro_outbox')->{sqlstate}, '42501', 'the role does not see what requests say');
+	is($monitor->query('SELECT tegro_stat_reset()')->{sqlstate}, '42501', '... and resets nothing');
+}
+
+done_testing();
