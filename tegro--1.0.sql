@@ -604,7 +604,7 @@ COMMENT ON FUNCTION @extschema@.tegro_retry_notification(pg_catalog.int8) IS
 
 CREATE FUNCTION @extschema@.tegro_doctor(
 	OUT "check" pg_catalog.text, OUT status pg_catalog.text, OUT detail pg_catalog.text, OUT hint pg_catalog.text)
-RETURNS SETOF record
+RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME', 'tegro_doctor'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000 ROWS 30;
 REVOKE ALL ON FUNCTION @extschema@.tegro_doctor() FROM PUBLIC;
@@ -620,7 +620,7 @@ CREATE FUNCTION @extschema@.tegro_stat_counters(
 	OUT wait_ms pg_catalog.float8, OUT total_ms pg_catalog.float8,
 	OUT latency_ms pg_catalog.float8[], OUT latency_requests pg_catalog.int8[],
 	OUT server_wide pg_catalog.bool, OUT since pg_catalog.timestamptz)
-RETURNS SETOF record
+RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME', 'tegro_stat_counters'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 11;
 REVOKE ALL ON FUNCTION @extschema@.tegro_stat_counters() FROM PUBLIC;
