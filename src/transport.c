@@ -14,12 +14,6 @@
  * cancel, a timeout or a shutdown sets the latch, and is served within
  * tegro_transport_wait() with nothing of libcurl on the stack.
  *
- * A session that makes one call after another on one connection waits for its
- * socket without the set between: an epoll set within another costs a second
- * waking, and the kernel then takes the process to another processor, where
- * it would have stayed with the peer (measured on one machine: 103 us a call
- * instead of 33).
- *
  * Never twice.  When a connection that was kept alive dies without an answer,
  * libcurl repeats the request on another, POST or not: the provider may have
  * carried out the first.  Its PREREQ callback runs each time when a
@@ -186,16 +180,6 @@ static struct
 		uint16 own_port; /* of a connection that stood; 0: not known */
 	} sockets[MAX_KNOWN_SOCKETS];
 	int nsockets; /* those beyond were never open */
-	int nwanted;  /* how many libcurl wants to be told of */
-
-	/*
-	 * The only socket that libcurl wants to be told of, if it is waited for
-	 * without the epoll set; -1: none.  See on_socket().
-	 */
-	curl_socket_t alone;
-	WaitEventSet *alone_set;	/* waits for it */
-	curl_socket_t alone_in_set; /* the socket that alone_set has; -1: none */
-	uint32 alone_events;		/* ... and for what */
 } engine;
 
 
@@ -497,10 +481,6 @@ static void
 forget_socket(curl_socket_t fd)
 {
 	engine.sockets[fd] = (struct KnownSocket){0};
-	if (engine.alone_in_set == fd)
-		engine.alone_in_set = -1;
-	if (engine.alone == fd)
-		engine.alone = -1;
 }
 
 /*
@@ -615,47 +595,17 @@ watch_socket(curl_socket_t fd, int what)
  * It does so anew for each request, and takes it back after it.  To save
  * system calls, a socket stays in the epoll set in between.  The kernel takes
  * it out when it is closed; if something happens on it that nobody waits for,
- * serve_socket() does.  And if it is the only one, and a connection that is
- * known to stand, it need not be in the set at all.
+ * serve_socket() does.
  */
 static int
 on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *told)
 {
-	struct KnownSocket *known = fd < MAX_KNOWN_SOCKETS ? &engine.sockets[fd]
-													   : NULL;
-	curl_socket_t alone = engine.alone;
-
-	engine.alone = -1;
-	if (what == CURL_POLL_REMOVE)
-	{
-		if (told)
-			engine.nwanted--;
-		(void) curl_multi_assign(engine.multi, fd, NULL);
-		if (known)
-			known->wanted = 0;
-		else
-			(void) epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
-		if (alone != fd)
-			engine.alone = alone;
-		return 0;
-	}
-
-	if (known)
-		known->wanted = (uint8) what;
-	if (!told)
-	{
-		engine.nwanted++;
-		(void) curl_multi_assign(engine.multi, fd, &engine);
-	}
-	if (engine.nwanted == 1 && known && known->own_port != 0)
-	{
-		engine.alone = fd;
-		return 0;
-	}
-	if (alone >= 0 && alone != fd &&
-		!watch_socket(alone, engine.sockets[alone].wanted))
-		return -1;
-	return watch_socket(fd, what) ? 0 : -1;
+	if (fd < MAX_KNOWN_SOCKETS)
+		engine.sockets[fd].wanted = what == CURL_POLL_REMOVE ? 0
+															 : (uint8) what;
+	else if (what == CURL_POLL_REMOVE)
+		(void) epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+	return what == CURL_POLL_REMOVE || watch_socket(fd, what) ? 0 : -1;
 }
 
 /* libcurl tells when it wants to be called, sockets or not. */
@@ -705,7 +655,7 @@ start_engine(void)
 {
 	static bool initialized = false;
 
-	if (engine.epoll_fd > 0)
+	if (engine.wait_set)
 		return;
 
 	if (!initialized)
@@ -726,7 +676,6 @@ start_engine(void)
 			SHARED_THREADS_VERSION;
 		engine.epoll_fd = -1;
 		engine.timer_us = -1;
-		engine.alone = engine.alone_in_set = -1;
 		dlist_init(&engine.in_flight);
 		initialized = true;
 	}
@@ -776,6 +725,19 @@ start_engine(void)
 			ereport(ERROR,
 					(errcode_for_socket_access(),
 					 errmsg("could not create an epoll descriptor: %m")));
+	}
+
+	if (engine.wait_set == NULL)
+	{
+		WaitEventSet *set = tegro_create_process_wait_event_set(3);
+
+		AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+		if (IsUnderPostmaster)
+			AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
+							  NULL);
+		AddWaitEventToSet(set, WL_SOCKET_READABLE, engine.epoll_fd, NULL,
+						  NULL);
+		engine.wait_set = set;
 	}
 }
 
@@ -1283,54 +1245,6 @@ timer_remaining_ms(void)
 	return left_us <= 0 ? 0 : (long) ((left_us + 999) / 1000);
 }
 
-/* A set that waits for the latch, the postmaster's death, and a descriptor. */
-static WaitEventSet *
-create_wait_set(int fd, uint32 events)
-{
-	WaitEventSet *set = tegro_create_process_wait_event_set(3);
-
-	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(set, events, fd, NULL, NULL);
-	if (IsUnderPostmaster)
-		AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL,
-						  NULL);
-	return set;
-}
-
-/* What to wait with: the set for all sockets, or the one for a single one. */
-static WaitEventSet *
-choose_wait_set(void)
-{
-	curl_socket_t fd = engine.alone;
-	uint32 events = 0;
-
-	if (fd < 0)
-	{
-		if (engine.wait_set == NULL)
-			engine.wait_set = create_wait_set(engine.epoll_fd,
-											  WL_SOCKET_READABLE);
-		return engine.wait_set;
-	}
-
-	if (engine.sockets[fd].wanted & CURL_POLL_IN)
-		events |= WL_SOCKET_READABLE;
-	if (engine.sockets[fd].wanted & CURL_POLL_OUT)
-		events |= WL_SOCKET_WRITEABLE;
-	if (engine.alone_in_set != fd)
-	{
-		engine.alone_in_set = -1;
-		if (engine.alone_set)
-			FreeWaitEventSet(engine.alone_set);
-		engine.alone_set = NULL;
-		engine.alone_set = create_wait_set(fd, events);
-		engine.alone_in_set = fd;
-	}
-	else if (engine.alone_events != events)
-		ModifyWaitEvent(engine.alone_set, 1, events, NULL);
-	engine.alone_events = events;
-	return engine.alone_set;
-}
-
 bool
 tegro_transport_wait(long timeout_ms)
 {
@@ -1343,8 +1257,7 @@ tegro_transport_wait(long timeout_ms)
 
 	for (;;)
 	{
-		curl_socket_t alone;
-		WaitEvent events[3];
+		WaitEvent events[2];
 		int nevents;
 		long wait_ms;
 		bool latch_set = false;
@@ -1376,9 +1289,8 @@ tegro_transport_wait(long timeout_ms)
 				wait_ms = left_ms;
 		}
 
-		alone = engine.alone;
 		/* deliverers sleep here, too, and calls until their repeat */
-		nevents = WaitEventSetWait(choose_wait_set(), wait_ms, events,
+		nevents = WaitEventSetWait(engine.wait_set, wait_ms, events,
 								   lengthof(events),
 								   dlist_is_empty(&engine.in_flight)
 									   ? tegro_wait_event(&pause_event,
@@ -1392,16 +1304,8 @@ tegro_transport_wait(long timeout_ms)
 				ResetLatch(MyLatch);
 				latch_set = true;
 			}
-			else if (alone < 0)
-				serve_sockets();
 			else
-				move_exchanges(alone,
-							   ((events[i].events & WL_SOCKET_READABLE)
-									? CURL_CSELECT_IN
-									: 0) |
-								   ((events[i].events & WL_SOCKET_WRITEABLE)
-										? CURL_CSELECT_OUT
-										: 0));
+				serve_sockets();
 			serve_exchanges();
 		}
 
