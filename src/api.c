@@ -484,9 +484,9 @@ tegro_api_exchange(const TegroCall *call)
 	return call->state->exchange;
 }
 
-/* Sends a call's request, for the first time or again. */
-static void
-send_call(TegroCall *call)
+/* Sends a call's request, for the first time or, for advance(), again. */
+void
+tegro_api_begin(TegroCall *call)
 {
 	struct TegroCallState *state = call->state;
 	MemoryContext old;
@@ -797,7 +797,7 @@ advance(TegroCall *call, long *wait_ms)
 		int64 pause_ms = (state->next_us - tegro_clock_us() + 999) / 1000;
 
 		if (pause_ms <= 0)
-			send_call(call);
+			tegro_api_begin(call);
 		else if (*wait_ms < 0 || *wait_ms > pause_ms)
 			*wait_ms = (long) pause_ms;
 	}
@@ -890,7 +890,7 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 			while (run.begun < ncalls && nrunning < max_in_flight)
 			{
 				running[nrunning++] = calls[run.begun];
-				send_call(calls[run.begun++]);
+				tegro_api_begin(calls[run.begun++]);
 			}
 
 			for (i = 0; i < nrunning;)
@@ -936,12 +936,6 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 /*
  * Step by step.
  */
-
-void
-tegro_api_begin(TegroCall *call)
-{
-	send_call(call);
-}
 
 bool
 tegro_api_advance(TegroCall *call, long *wait_ms)

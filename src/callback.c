@@ -185,25 +185,6 @@ take(const TegroLedger *ledger, TimestampTz *next_at)
 	return item;
 }
 
-/* Has this process the callback that was taken for as long as it calls it? */
-static bool
-hold(const TegroLedger *ledger, const TegroItem *item)
-{
-	return item->is_notification ? tegro_inbox_hold_callback(ledger, item)
-								 : tegro_outbox_hold_callback(ledger, item);
-}
-
-/* Writes how it went: see tegro_outbox_called_back(). */
-static void
-called_back(const TegroLedger *ledger, const TegroItem *item,
-			const char *message, int64 delay_ms)
-{
-	if (item->is_notification)
-		tegro_inbox_called_back(ledger, item, message, delay_ms);
-	else
-		tegro_outbox_called_back(ledger, item, message, delay_ms);
-}
-
 /* Calls a callback that was taken, and writes how it went. */
 static void
 call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
@@ -213,7 +194,7 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	bool cancelled;
 
 	caller->begin();
-	if (!hold(ledger, item))
+	if (!tegro_ledger_hold_callback(ledger, item))
 	{
 		caller->commit();
 		return;
@@ -221,7 +202,8 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	if (item->failures > MAX_CALLS)
 	{
 		/* the last time it took the process with it */
-		called_back(ledger, item, "it was called and did not return", -1);
+		tegro_ledger_called_back(ledger, item,
+								 "it was called and did not return", -1);
 		caller->commit();
 		return;
 	}
@@ -233,10 +215,10 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 		lift_limit();
 	cancelled = error && !caller->own_session &&
 		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	called_back(ledger, item, error ? error->message : NULL,
-				error == NULL || item->failures >= MAX_CALLS
-					? -1
-					: tegro_rule_backoff_ms(item->failures));
+	tegro_ledger_called_back(ledger, item, error ? error->message : NULL,
+							 error == NULL || item->failures >= MAX_CALLS
+								 ? -1
+								 : tegro_rule_backoff_ms(item->failures));
 	tegro_kill_point("before callback commit");
 	caller->commit();
 	if (caller->own_session)

@@ -422,12 +422,7 @@ settle_items(Loop *loop, List *items)
 static void
 settle_item(Loop *loop, void *arg)
 {
-	TegroItem *item = arg;
-
-	if (item->is_notification)
-		tegro_inbox_hold(&loop->ledger, item);
-	else
-		tegro_outbox_hold(&loop->ledger, item);
+	tegro_ledger_hold(&loop->ledger, arg);
 	settle_items(loop, list_make1(arg));
 }
 

@@ -62,36 +62,6 @@
 #include "src/settings.h"
 #include "src/wake.h"
 
-static Datum
-text_datum(const char *string)
-{
-	return string ? CStringGetTextDatum(string) : (Datum) 0;
-}
-
-static char
-null_if(bool is_null)
-{
-	return is_null ? 'n' : ' ';
-}
-
-static char *
-copy_text(int row, int n)
-{
-	bool isnull;
-	Datum value = tegro_ledger_column(row, n, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
-static Jsonb *
-copy_jsonb(int row, int n)
-{
-	bool isnull;
-	Datum value = tegro_ledger_column(row, n, &isnull);
-
-	return isnull ? NULL : DatumGetJsonbPCopy(value);
-}
-
 
 /*
  * Recording.
@@ -112,7 +82,7 @@ tegro_inbox_target(const TegroLedger *ledger, const char *shop_id,
 	if (found)
 	{
 		MemoryContextSwitchTo(caller);
-		target->callback = copy_text(0, 1);
+		target->callback = tegro_ledger_text(0, 1);
 		target->role = DatumGetObjectId(tegro_ledger_column(0, 2, &isnull));
 	}
 	tegro_ledger_leave(&scope);
@@ -159,7 +129,7 @@ find_ordered(const TegroLedger *ledger, const TegroNotification *notification,
 	if (tegro_ledger_run(ledger, TEGRO_STMT_ORDERED, values, NULL) == 0)
 		return NULL;
 	*request = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
-	return copy_jsonb(0, 2);
+	return tegro_ledger_jsonb(0, 2);
 }
 
 bool
@@ -205,17 +175,17 @@ tegro_inbox_record(const TegroLedger *ledger,
 	values[3] = BoolGetDatum(notification->test);
 	values[4] = NumericGetDatum(notification->amount);
 	values[5] = CStringGetTextDatum(notification->currency);
-	values[6] = text_datum(notification->payment_id);
-	nulls[6] = null_if(notification->payment_id == NULL);
+	values[6] = tegro_ledger_datum(notification->payment_id);
+	nulls[6] = tegro_ledger_null(notification->payment_id == NULL);
 	values[7] = JsonbPGetDatum(notification->fields);
 	values[8] = ObjectIdGetDatum(target->role);
-	values[9] = text_datum(target->callback);
-	nulls[9] = null_if(target->callback == NULL);
+	values[9] = tegro_ledger_datum(target->callback);
+	nulls[9] = tegro_ledger_null(target->callback == NULL);
 	values[10] = Int64GetDatum(request);
-	nulls[10] = null_if(ordered == NULL);
+	nulls[10] = tegro_ledger_null(ordered == NULL);
 	values[11] = CStringGetTextDatum(state);
-	values[12] = text_datum(message);
-	nulls[12] = null_if(message == NULL);
+	values[12] = tegro_ledger_datum(message);
+	nulls[12] = tegro_ledger_null(message == NULL);
 	values[13] = CStringGetTextDatum(tegro_identity_own());
 
 	is_new = tegro_ledger_run(ledger, TEGRO_STMT_RECORD, values, nulls) > 0;
@@ -269,19 +239,19 @@ read_item(int row)
 	item->is_notification = true;
 	item->task = TEGRO_LOOK_UP;
 	item->id = DatumGetInt64(tegro_ledger_column(row, 1, &isnull));
-	item->shop_id = copy_text(row, 2);
+	item->shop_id = tegro_ledger_text(row, 2);
 	item->method = "createOrder";
-	item->reference = copy_text(row, 3);
-	item->params = copy_jsonb(row, 4);
-	item->state = copy_text(row, 5);
+	item->reference = tegro_ledger_text(row, 3);
+	item->params = tegro_ledger_jsonb(row, 4);
+	item->state = tegro_ledger_text(row, 5);
 	item->lease = DatumGetInt64(tegro_ledger_column(row, 6, &isnull));
 	item->failures = DatumGetInt32(tegro_ledger_column(row, 7, &isnull));
 	item->unknown_since = DatumGetTimestampTz(
 		tegro_ledger_column(row, 8, &isnull));
 	item->role = DatumGetObjectId(tegro_ledger_column(row, 9, &isnull));
-	item->answer = copy_jsonb(row, 10);
-	item->callback = copy_text(row, 11);
-	item->message = copy_text(row, 12);
+	item->answer = tegro_ledger_jsonb(row, 10);
+	item->callback = tegro_ledger_text(row, 11);
+	item->message = tegro_ledger_text(row, 12);
 	return item;
 }
 
@@ -297,10 +267,10 @@ read_item(int row)
 static void
 read_order(int row, TegroItem *item)
 {
-	char *payment_id = copy_text(row, 13);
-	char *ordered_id = copy_text(row, 15);
+	char *payment_id = tegro_ledger_text(row, 13);
+	char *ordered_id = tegro_ledger_text(row, 15);
 
-	item->ordered = copy_jsonb(row, 14);
+	item->ordered = tegro_ledger_jsonb(row, 14);
 	if (ordered_id == NULL && payment_id && item->failures % 2 == 0)
 		ordered_id = payment_id;
 	if (ordered_id && is_number(ordered_id))
@@ -324,20 +294,13 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
 	List *items = NIL;
 	TegroItem **found;
 	int nfound;
-	Datum *shops;
-	int nshops = 0;
 	Datum values[3];
 	TegroLedgerScope scope;
-	ListCell *cell;
 	bool isnull;
 
 	tegro_ledger_enter(ledger, &scope);
-	shops = palloc((list_length(paused_shops) + 1) * sizeof(Datum));
-	foreach(cell, paused_shops)
-		shops[nshops++] = CStringGetTextDatum((char *) lfirst(cell));
 	values[0] = TimestampTzGetDatum(now);
-	values[1] = PointerGetDatum(
-		construct_array(shops, nshops, TEXTOID, -1, false, TYPALIGN_INT));
+	values[1] = tegro_ledger_texts(paused_shops);
 	values[2] = Int32GetDatum(max);
 	nfound = (int) tegro_ledger_run(ledger, TEGRO_STMT_NOTIFICATIONS_DUE,
 									values, NULL);
@@ -409,13 +372,13 @@ settle(const TegroLedger *ledger, const TegroItem *item)
 	values[2] = CStringGetTextDatum(ruling->state);
 	values[3] = TimestampTzGetDatum(
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ruling->delay_ms));
-	nulls[3] = null_if(ruling->delay_ms < 0);
+	nulls[3] = tegro_ledger_null(ruling->delay_ms < 0);
 	values[4] = ruling->answer ? JsonbPGetDatum(ruling->answer) : (Datum) 0;
-	nulls[4] = null_if(ruling->answer == NULL);
-	values[5] = text_datum(ruling->sqlstate);
-	nulls[5] = null_if(ruling->sqlstate == NULL);
-	values[6] = text_datum(ruling->message);
-	nulls[6] = null_if(ruling->message == NULL);
+	nulls[4] = tegro_ledger_null(ruling->answer == NULL);
+	values[5] = tegro_ledger_datum(ruling->sqlstate);
+	nulls[5] = tegro_ledger_null(ruling->sqlstate == NULL);
+	values[6] = tegro_ledger_datum(ruling->message);
+	nulls[6] = tegro_ledger_null(ruling->message == NULL);
 	values[7] = Int32GetDatum(ruling->failures);
 	values[8] = BoolGetDatum(ruling->outcome != NULL);
 	tegro_ledger_run(ledger, TEGRO_STMT_SETTLE_NOTIFICATION, values, nulls);
@@ -433,18 +396,6 @@ tegro_inbox_settle(const TegroLedger *ledger, List *items)
 	tegro_ledger_enter(ledger, &scope);
 	foreach(cell, items)
 		settle(ledger, lfirst(cell));
-	tegro_ledger_leave(&scope);
-}
-
-void
-tegro_inbox_hold(const TegroLedger *ledger, const TegroItem *item)
-{
-	TegroLedgerScope scope;
-	Datum values[1] = {Int64GetDatum(item->id)};
-
-	tegro_ledger_enter(ledger, &scope);
-	(void) tegro_ledger_run(ledger, TEGRO_STMT_HOLD_NOTIFICATION, values,
-							NULL);
 	tegro_ledger_leave(&scope);
 }
 
@@ -491,41 +442,6 @@ tegro_inbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
 	return item;
 }
 
-bool
-tegro_inbox_hold_callback(const TegroLedger *ledger, const TegroItem *item)
-{
-	TegroLedgerScope scope;
-	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->lease)};
-	bool held;
-
-	tegro_ledger_enter(ledger, &scope);
-	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK,
-							values, NULL) > 0;
-	tegro_ledger_leave(&scope);
-	return held;
-}
-
-void
-tegro_inbox_called_back(const TegroLedger *ledger, const TegroItem *item,
-						const char *message, int64 delay_ms)
-{
-	TegroLedgerScope scope;
-	Datum values[4];
-	char nulls[5] = "    ";
-
-	tegro_ledger_enter(ledger, &scope);
-	values[0] = Int64GetDatum(item->id);
-	values[1] = Int64GetDatum(item->lease);
-	values[2] = text_datum(message);
-	nulls[2] = null_if(message == NULL);
-	values[3] = TimestampTzGetDatum(
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms));
-	nulls[3] = null_if(delay_ms < 0);
-	tegro_ledger_run(ledger, TEGRO_STMT_CALLED_BACK_NOTIFICATION, values,
-					 nulls);
-	tegro_ledger_leave(&scope);
-}
-
 
 /*
  * A person's.
@@ -534,17 +450,12 @@ tegro_inbox_called_back(const TegroLedger *ledger, const TegroItem *item,
 bool
 tegro_inbox_retry(const TegroLedger *ledger, int64 id, Oid caller)
 {
-	TegroLedgerScope scope;
 	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
-	bool changed;
 
 	/* whichever has it now */
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	tegro_ledger_commit_durably();
-	tegro_ledger_enter(ledger, &scope);
-	changed = tegro_ledger_run(ledger, TEGRO_STMT_RETRY_NOTIFICATION, values,
-							   NULL) > 0;
-	tegro_ledger_leave(&scope);
-	return changed;
+	return tegro_ledger_run_alone(ledger, TEGRO_STMT_RETRY_NOTIFICATION,
+								  values, NULL) > 0;
 }

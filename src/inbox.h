@@ -75,20 +75,9 @@ extern List *tegro_inbox_claim(const TegroLedger *ledger, int max,
  */
 extern void tegro_inbox_settle(const TegroLedger *ledger, List *items);
 
-/* As tegro_outbox_hold(). */
-extern void tegro_inbox_hold(const TegroLedger *ledger, const TegroItem *item);
-
-/*
- * As tegro_outbox_take_callback(), tegro_outbox_hold_callback() and
- * tegro_outbox_called_back().
- */
+/* As tegro_outbox_take_callback(). */
 extern TegroItem *tegro_inbox_take_callback(const TegroLedger *ledger,
 											TimestampTz *next_at);
-extern bool tegro_inbox_hold_callback(const TegroLedger *ledger,
-									  const TegroItem *item);
-extern void tegro_inbox_called_back(const TegroLedger *ledger,
-									const TegroItem *item, const char *message,
-									int64 delay_ms);
 
 /*
  * Looks a notification's order up again, or calls back again.  Returns false

@@ -672,6 +672,106 @@ tegro_ledger_column(int row, int n, bool *isnull)
 						 isnull);
 }
 
+char *
+tegro_ledger_text(int row, int n)
+{
+	bool isnull;
+	Datum value = tegro_ledger_column(row, n, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+Jsonb *
+tegro_ledger_jsonb(int row, int n)
+{
+	bool isnull;
+	Datum value = tegro_ledger_column(row, n, &isnull);
+
+	return isnull ? NULL : DatumGetJsonbPCopy(value);
+}
+
+Datum
+tegro_ledger_datum(const char *string)
+{
+	return string ? CStringGetTextDatum(string) : (Datum) 0;
+}
+
+Datum
+tegro_ledger_texts(List *strings)
+{
+	Datum *texts = palloc((list_length(strings) + 1) * sizeof(Datum));
+	int n = 0;
+	ListCell *cell;
+
+	foreach(cell, strings)
+		texts[n++] = CStringGetTextDatum((char *) lfirst(cell));
+	return PointerGetDatum(
+		construct_array(texts, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+char
+tegro_ledger_null(bool is_null)
+{
+	return is_null ? 'n' : ' ';
+}
+
+uint64
+tegro_ledger_run_alone(const TegroLedger *ledger, TegroStatement which,
+					   Datum *values, const char *nulls)
+{
+	TegroLedgerScope scope;
+	uint64 nrows;
+
+	tegro_ledger_enter(ledger, &scope);
+	nrows = tegro_ledger_run(ledger, which, values, nulls);
+	tegro_ledger_leave(&scope);
+	return nrows;
+}
+
+void
+tegro_ledger_hold(const TegroLedger *ledger, const TegroItem *item)
+{
+	Datum values[1] = {Int64GetDatum(item->id)};
+
+	(void) tegro_ledger_run_alone(ledger,
+								  item->is_notification
+									  ? TEGRO_STMT_HOLD_NOTIFICATION
+									  : TEGRO_STMT_HOLD,
+								  values, NULL);
+}
+
+bool
+tegro_ledger_hold_callback(const TegroLedger *ledger, const TegroItem *item)
+{
+	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->lease)};
+
+	return tegro_ledger_run_alone(ledger,
+								  item->is_notification
+									  ? TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK
+									  : TEGRO_STMT_HOLD_CALLBACK,
+								  values, NULL) > 0;
+}
+
+void
+tegro_ledger_called_back(const TegroLedger *ledger, const TegroItem *item,
+						 const char *message, int64 delay_ms)
+{
+	Datum values[4] = {Int64GetDatum(item->id), Int64GetDatum(item->lease),
+					   tegro_ledger_datum(message),
+					   TimestampTzGetDatum(
+						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   delay_ms))};
+	char nulls[5] = "    ";
+
+	nulls[2] = tegro_ledger_null(message == NULL);
+	nulls[3] = tegro_ledger_null(delay_ms < 0);
+	(void) tegro_ledger_run_alone(ledger,
+								  item->is_notification
+									  ? TEGRO_STMT_CALLED_BACK_NOTIFICATION
+									  : TEGRO_STMT_CALLED_BACK,
+								  values, nulls);
+}
+
 TegroLedger
 tegro_ledger_of_function(Oid function)
 {

@@ -8,6 +8,11 @@
 #ifndef TEGRO_LEDGER_H
 #define TEGRO_LEDGER_H
 
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+#include "src/item.h"
+
 /* Columns of tegro_outbox, as the rows of TEGRO_STMT_INSERT have them. */
 typedef enum TegroRequestColumn
 {
@@ -177,5 +182,45 @@ extern void tegro_ledger_commit_durably(void);
 
 /* Column "n", from 1, of row "row", from 0, of those just found. */
 extern Datum tegro_ledger_column(int row, int n, bool *isnull);
+
+/*
+ * The same as a copy, in the current memory context, that outlives the
+ * statement; NULL if it is null.
+ */
+extern char *tegro_ledger_text(int row, int n);
+extern Jsonb *tegro_ledger_jsonb(int row, int n);
+
+/* A parameter, or nothing for NULL; strings of a list as an array. */
+extern Datum tegro_ledger_datum(const char *string);
+extern Datum tegro_ledger_texts(List *strings);
+
+/* What "nulls" has for a parameter. */
+extern char tegro_ledger_null(bool is_null);
+
+/* Runs a statement in a scope of its own: for one that finds no rows to read. */
+extern uint64 tegro_ledger_run_alone(const TegroLedger *ledger,
+									 TegroStatement which, Datum *values,
+									 const char *nulls);
+
+/*
+ * What requests and notifications have in common.
+ *
+ * tegro_ledger_hold() locks an item's row, so that settling it waits for
+ * nobody.  Throws 55P03 if someone else has it locked.
+ *
+ * tegro_ledger_hold_callback() locks the row of a callback that was taken, so
+ * that nobody else calls it until the transaction ends.  Returns false if it is
+ * another's by now.
+ *
+ * tegro_ledger_called_back() writes how a callback went; "message" is NULL where
+ * it went well, "delay_ms" is until the next call, -1 for none.
+ */
+extern void tegro_ledger_hold(const TegroLedger *ledger,
+							  const TegroItem *item);
+extern bool tegro_ledger_hold_callback(const TegroLedger *ledger,
+									   const TegroItem *item);
+extern void tegro_ledger_called_back(const TegroLedger *ledger,
+									 const TegroItem *item,
+									 const char *message, int64 delay_ms);
 
 #endif /* TEGRO_LEDGER_H */

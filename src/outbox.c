@@ -58,18 +58,6 @@
 /* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
 #define FORGET_MAX 1000
 
-static Datum
-text_datum(const char *string)
-{
-	return string ? CStringGetTextDatum(string) : (Datum) 0;
-}
-
-static char
-null_if(bool is_null)
-{
-	return is_null ? 'n' : ' ';
-}
-
 /* The number of the next request. */
 static int64
 next_id(const TegroLedger *ledger)
@@ -188,25 +176,6 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
  * Claiming.
  */
 
-/* A copy of a text column; NULL if it is null. */
-static char *
-copy_text(int row, int n)
-{
-	bool isnull;
-	Datum value = tegro_ledger_column(row, n, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(value);
-}
-
-static Jsonb *
-copy_jsonb(int row, int n)
-{
-	bool isnull;
-	Datum value = tegro_ledger_column(row, n, &isnull);
-
-	return isnull ? NULL : DatumGetJsonbPCopy(value);
-}
-
 /* A row of ITEM_COLUMNS as an item, in the current memory context. */
 static TegroItem *
 read_item(int row, char **identity)
@@ -216,11 +185,11 @@ read_item(int row, char **identity)
 
 	item->context = CurrentMemoryContext;
 	item->id = DatumGetInt64(tegro_ledger_column(row, 1, &isnull));
-	item->shop_id = copy_text(row, 2);
-	item->method = copy_text(row, 3);
-	item->reference = copy_text(row, 4);
-	item->params = copy_jsonb(row, 5);
-	item->state = copy_text(row, 6);
+	item->shop_id = tegro_ledger_text(row, 2);
+	item->method = tegro_ledger_text(row, 3);
+	item->reference = tegro_ledger_text(row, 4);
+	item->params = tegro_ledger_jsonb(row, 5);
+	item->state = tegro_ledger_text(row, 6);
 	item->lease = DatumGetInt64(tegro_ledger_column(row, 7, &isnull));
 	item->attempts = DatumGetInt32(tegro_ledger_column(row, 8, &isnull));
 	item->failures = DatumGetInt32(tegro_ledger_column(row, 9, &isnull));
@@ -230,10 +199,10 @@ read_item(int row, char **identity)
 	if (isnull)
 		item->unknown_since = 0;
 	item->role = DatumGetObjectId(tegro_ledger_column(row, 12, &isnull));
-	*identity = copy_text(row, 13);
-	item->answer = copy_jsonb(row, 14);
-	item->callback = copy_text(row, 15);
-	item->message = copy_text(row, 16);
+	*identity = tegro_ledger_text(row, 13);
+	item->answer = tegro_ledger_jsonb(row, 14);
+	item->callback = tegro_ledger_text(row, 15);
+	item->message = tegro_ledger_text(row, 16);
 	return item;
 }
 
@@ -431,8 +400,6 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	int64 now_us = tegro_clock_us();
 	TimestampTz lease_until;
 	Datum values[4];
-	Datum *shops;
-	int nshops = 0;
 	int nfound;
 	ListCell *cell;
 	TegroLedgerScope scope;
@@ -440,13 +407,9 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 
 	tegro_ledger_enter(ledger, &scope);
 
-	shops = palloc((list_length(claim->paused_shops) + 1) * sizeof(Datum));
-	foreach(cell, claim->paused_shops)
-		shops[nshops++] = CStringGetTextDatum((char *) lfirst(cell));
 	values[0] = TimestampTzGetDatum(now);
 	values[1] = TimestampTzGetDatum(claim->fast ? claim->after : DT_NOBEGIN);
-	values[2] = PointerGetDatum(
-		construct_array(shops, nshops, TEXTOID, -1, false, TYPALIGN_INT));
+	values[2] = tegro_ledger_texts(claim->paused_shops);
 	values[3] = Int32GetDatum(claim->max);
 	nfound = (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE, values, NULL);
 	claim->full = nfound == claim->max;
@@ -571,24 +534,24 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 			continue;
 		values[0] = Int64GetDatum(item->id);
 		values[1] = Int64GetDatum(item->lease);
-		values[2] = text_datum(item->state);
-		values[3] = text_datum(ruling->state);
+		values[2] = tegro_ledger_datum(item->state);
+		values[3] = tegro_ledger_datum(ruling->state);
 		values[4] = TimestampTzGetDatum(
 			TimestampTzPlusMilliseconds(now, ruling->delay_ms));
 		nulls[4] = ruling->delay_ms < 0;
 		values[5] = ruling->answer ? JsonbPGetDatum(ruling->answer)
 								   : (Datum) 0;
 		nulls[5] = ruling->answer == NULL;
-		values[6] = text_datum(ruling->sqlstate);
+		values[6] = tegro_ledger_datum(ruling->sqlstate);
 		nulls[6] = ruling->sqlstate == NULL;
-		values[7] = text_datum(ruling->message);
+		values[7] = tegro_ledger_datum(ruling->message);
 		nulls[7] = ruling->message == NULL;
 		values[8] = Int32GetDatum(ruling->failures);
 		values[9] = Int32GetDatum(ruling->absent);
 		values[10] = TimestampTzGetDatum(ruling->unknown_since);
 		nulls[10] = ruling->unknown_since == 0;
-		values[11] = text_datum(ruling->renew_identity ? tegro_identity_own()
-													   : NULL);
+		values[11] = tegro_ledger_datum(
+			ruling->renew_identity ? tegro_identity_own() : NULL);
 		nulls[11] = !ruling->renew_identity;
 		values[12] = Int32GetDatum(ruling->not_sent ? 1 : 0);
 		values[13] = BoolGetDatum(strcmp(ruling->state, TEGRO_DONE) == 0 ||
@@ -621,10 +584,10 @@ end_attempts(const TegroLedger *ledger, List *items)
 			continue;
 		values[0] = Int64GetDatum(item->id);
 		values[1] = Int64GetDatum(item->lease);
-		values[2] = text_datum(ruling->outcome);
+		values[2] = tegro_ledger_datum(ruling->outcome);
 		values[3] = Int32GetDatum(ruling->http_status);
 		nulls[3] = ruling->http_status == 0;
-		values[4] = text_datum(ruling->attempt_message);
+		values[4] = tegro_ledger_datum(ruling->attempt_message);
 		nulls[4] = ruling->attempt_message == NULL;
 		values[5] = ruling->raw_answer_len > 0
 			? bytes_datum(ruling->raw_answer, ruling->raw_answer_len)
@@ -660,17 +623,6 @@ tegro_outbox_settle(const TegroLedger *ledger, List *items)
 		return;
 	tegro_ledger_enter(ledger, &scope);
 	settle(ledger, items);
-	tegro_ledger_leave(&scope);
-}
-
-void
-tegro_outbox_hold(const TegroLedger *ledger, const TegroItem *item)
-{
-	TegroLedgerScope scope;
-	Datum values[1] = {Int64GetDatum(item->id)};
-
-	tegro_ledger_enter(ledger, &scope);
-	(void) tegro_ledger_run(ledger, TEGRO_STMT_HOLD, values, NULL);
 	tegro_ledger_leave(&scope);
 }
 
@@ -718,50 +670,10 @@ tegro_outbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
 }
 
 bool
-tegro_outbox_hold_callback(const TegroLedger *ledger, const TegroItem *item)
-{
-	TegroLedgerScope scope;
-	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->lease)};
-	bool held;
-
-	tegro_ledger_enter(ledger, &scope);
-	held = tegro_ledger_run(ledger, TEGRO_STMT_HOLD_CALLBACK, values, NULL) >
-		0;
-	tegro_ledger_leave(&scope);
-	return held;
-}
-
-void
-tegro_outbox_called_back(const TegroLedger *ledger, const TegroItem *item,
-						 const char *message, int64 delay_ms)
-{
-	TegroLedgerScope scope;
-	Datum values[4];
-	char nulls[5] = "    ";
-
-	tegro_ledger_enter(ledger, &scope);
-	values[0] = Int64GetDatum(item->id);
-	values[1] = Int64GetDatum(item->lease);
-	values[2] = text_datum(message);
-	nulls[2] = null_if(message == NULL);
-	values[3] = TimestampTzGetDatum(
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms));
-	nulls[3] = null_if(delay_ms < 0);
-	tegro_ledger_run(ledger, TEGRO_STMT_CALLED_BACK, values, nulls);
-	tegro_ledger_leave(&scope);
-}
-
-bool
 tegro_outbox_callbacks_wait(const TegroLedger *ledger)
 {
-	TegroLedgerScope scope;
-	bool found;
-
-	tegro_ledger_enter(ledger, &scope);
-	found = tegro_ledger_run(ledger, TEGRO_STMT_CALLBACKS_WAIT, NULL, NULL) >
-		0;
-	tegro_ledger_leave(&scope);
-	return found;
+	return tegro_ledger_run_alone(ledger, TEGRO_STMT_CALLBACKS_WAIT, NULL,
+								  NULL) > 0;
 }
 
 
@@ -783,7 +695,7 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 	tegro_ledger_enter(ledger, &scope);
 	if (tegro_ledger_run(ledger, TEGRO_STMT_GET_IDENTITY, NULL, NULL) > 0)
 	{
-		char *then = copy_text(0, 1);
+		char *then = tegro_ledger_text(0, 1);
 
 		switch (tegro_identity_compare(then, identity))
 		{
@@ -813,7 +725,7 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 		reason = "first use";
 		for (uint64 i = 0; i < nothers && allowed; i++)
 		{
-			char *then = copy_text((int) i, 1);
+			char *then = tegro_ledger_text((int) i, 1);
 
 			allowed = tegro_identity_compare(then, identity) ==
 				TEGRO_SUCCESSOR;
@@ -919,12 +831,12 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 				 errdetail("It is delivered after the transaction has committed."),
 				 errhint("Commit first, then wait.")));
 	MemoryContextSwitchTo(context);
-	*state = copy_text(0, 1);
-	*answer = copy_jsonb(0, 2);
-	sqlstate = copy_text(0, 3);
-	message = copy_text(0, 4);
-	reference = copy_text(0, 5);
-	method = copy_text(0, 6);
+	*state = tegro_ledger_text(0, 1);
+	*answer = tegro_ledger_jsonb(0, 2);
+	sqlstate = tegro_ledger_text(0, 3);
+	message = tegro_ledger_text(0, 4);
+	reference = tegro_ledger_text(0, 5);
+	method = tegro_ledger_text(0, 6);
 	tegro_ledger_leave(&scope);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(context);
@@ -994,13 +906,7 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 bool
 tegro_outbox_waiting(const TegroLedger *ledger)
 {
-	TegroLedgerScope scope;
-	bool found;
-
-	tegro_ledger_enter(ledger, &scope);
-	found = tegro_ledger_run(ledger, TEGRO_STMT_WAITING, NULL, NULL) > 0;
-	tegro_ledger_leave(&scope);
-	return found;
+	return tegro_ledger_run_alone(ledger, TEGRO_STMT_WAITING, NULL, NULL) > 0;
 }
 
 bool

@@ -72,16 +72,9 @@ extern TegroItem *tegro_outbox_claim_new(const TegroLedger *ledger, int64 id);
 extern void tegro_outbox_settle(const TegroLedger *ledger, List *items);
 
 /*
- * Locks an item's row, so that settling it waits for nobody.  Throws 55P03 if
- * someone else has it locked.
- */
-extern void tegro_outbox_hold(const TegroLedger *ledger,
-							  const TegroItem *item);
-
-/*
  * Takes the request whose callback is due, for a call: NULL if there is none,
  * and when the next is due, 0 if none waits.  It counts as a call that failed,
- * and is due again after the back-off, unless tegro_outbox_called_back() says
+ * and is due again after the back-off, unless tegro_ledger_called_back() says
  * otherwise: so one that never returns is not called for ever.
  *
  * Must be committed before the call.  The item has a context of its own below
@@ -89,21 +82,6 @@ extern void tegro_outbox_hold(const TegroLedger *ledger,
  */
 extern TegroItem *tegro_outbox_take_callback(const TegroLedger *ledger,
 											 TimestampTz *next_at);
-
-/*
- * Locks the row of a callback that was taken, so that nobody else calls it
- * until the transaction ends.  Returns false if it is another's by now.
- */
-extern bool tegro_outbox_hold_callback(const TegroLedger *ledger,
-									   const TegroItem *item);
-
-/*
- * Writes how a callback went; message is NULL where it went well, delay_ms is
- * until the next call, -1 for none.
- */
-extern void tegro_outbox_called_back(const TegroLedger *ledger,
-									 const TegroItem *item,
-									 const char *message, int64 delay_ms);
 
 /* Is there a callback to be called, now or later, also of a notification? */
 extern bool tegro_outbox_callbacks_wait(const TegroLedger *ledger);

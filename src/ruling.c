@@ -669,20 +669,14 @@ tegro_rule_is_not_found(const TegroOutcome *outcome)
 		matches(outcome->desc, tegro_not_found, "tegro.not_found");
 }
 
-TegroRuling *
-tegro_rule_looked_up(const TegroItem *item)
+/* A look-up failed: that says nothing about what was looked up, however often. */
+static TegroRuling *
+rule_look_up_failed(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
 	const TegroExchange *exchange = tegro_api_exchange(call);
-	TegroRuling *ruling;
+	TegroRuling *ruling = tegro_rule_postponed(item, NULL, NULL);
 
-	if (call->outcome.result == TEGRO_ANSWERED)
-		return rule_found(item);
-	if (tegro_rule_is_not_found(&call->outcome))
-		return rule_absent(item);
-
-	/* it failed: that says nothing about the request */
-	ruling = tegro_rule_postponed(item, NULL, NULL);
 	put_outcome(ruling, call);
 	ruling->message = psprintf("the look-up failed: %s", ruling->message);
 	if (call->outcome.result == TEGRO_RATE_LIMITED)
@@ -694,6 +688,19 @@ tegro_rule_looked_up(const TegroItem *item)
 	if (call->outcome.unauthorized)
 		ruling->pause_until_reload = true;
 	return ruling;
+}
+
+TegroRuling *
+tegro_rule_looked_up(const TegroItem *item)
+{
+	const TegroCall *call = item->call;
+
+	if (call->outcome.result == TEGRO_ANSWERED)
+		return rule_found(item);
+	if (tegro_rule_is_not_found(&call->outcome))
+		return rule_absent(item);
+
+	return rule_look_up_failed(item);
 }
 
 
@@ -814,26 +821,11 @@ TegroRuling *
 tegro_rule_notified(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
-	const TegroExchange *exchange = tegro_api_exchange(call);
-	TegroRuling *ruling;
 
 	if (call->outcome.result == TEGRO_ANSWERED)
 		return rule_order(item);
-	if (call->outcome.result == TEGRO_REFUSED && !call->outcome.unauthorized &&
-		matches(call->outcome.desc, tegro_not_found, "tegro.not_found"))
+	if (tegro_rule_is_not_found(&call->outcome))
 		return rule_unpaid(item, "the provider does not know the order");
 
-	/* it failed: that says nothing about the order, however often */
-	ruling = tegro_rule_postponed(item, NULL, NULL);
-	put_outcome(ruling, call);
-	ruling->message = psprintf("the look-up failed: %s", ruling->message);
-	if (call->outcome.result == TEGRO_RATE_LIMITED)
-	{
-		ruling->pause_ms =
-			Min(Max(exchange->retry_after_s, 1), MAX_PAUSE_MS / 1000) * 1000;
-		ruling->delay_ms = Max(ruling->delay_ms, ruling->pause_ms);
-	}
-	if (call->outcome.unauthorized)
-		ruling->pause_until_reload = true;
-	return ruling;
+	return rule_look_up_failed(item);
 }

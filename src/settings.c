@@ -640,6 +640,23 @@ role_fits(const char *name, Oid role)
 	return OidIsValid(line_role) && is_member_of_role_nosuper(role, line_role);
 }
 
+/* The first line of the credentials file that fits both; NULL if none does. */
+static const TegroCredentialsLine *
+find_line(const char *shop, Oid role)
+{
+	read_file();
+	for (int i = 0; i < file_nlines; i++)
+	{
+		const TegroCredentialsLine *line = &file_lines[i];
+
+		if ((strcmp(line->shop_id, "*") == 0 ||
+			 strcmp(line->shop_id, shop) == 0) &&
+			role_fits(line->role, role))
+			return line;
+	}
+	return NULL;
+}
+
 TegroCredentials
 tegro_settings_credentials(const char *shop, Oid role)
 {
@@ -654,19 +671,13 @@ tegro_settings_credentials(const char *shop, Oid role)
 
 	if (credentials_file && *credentials_file)
 	{
-		read_file();
-		for (int i = 0; i < file_nlines; i++)
-		{
-			const TegroCredentialsLine *line = &file_lines[i];
+		const TegroCredentialsLine *line = find_line(shop, role);
 
-			if ((strcmp(line->shop_id, "*") == 0 ||
-				 strcmp(line->shop_id, shop) == 0) &&
-				role_fits(line->role, role))
-			{
-				credentials.api_key = line->api_key;
-				credentials.secret_key = line->secret_key;
-				return credentials;
-			}
+		if (line)
+		{
+			credentials.api_key = line->api_key;
+			credentials.secret_key = line->secret_key;
+			return credentials;
 		}
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
@@ -703,20 +714,10 @@ tegro_settings_secret_key(const char *shop, Oid role, bool trusted)
 
 	if (credentials_file && *credentials_file)
 	{
-		read_file();
-		for (int i = 0; i < file_nlines; i++)
-		{
-			const TegroCredentialsLine *line = &file_lines[i];
+		const TegroCredentialsLine *line = find_line(shop, role);
 
-			if ((strcmp(line->shop_id, "*") == 0 ||
-				 strcmp(line->shop_id, shop) == 0) &&
-				role_fits(line->role, role))
-			{
-				if (*line->secret_key != '\0')
-					return line->secret_key;
-				break;
-			}
-		}
+		if (line && *line->secret_key != '\0')
+			return line->secret_key;
 	}
 
 	ereport(ERROR,
