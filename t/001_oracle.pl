@@ -76,16 +76,6 @@ sub agrees
 	return $found->{counts};
 }
 
-sub write_file
-{
-	my ($name, $content) = @_;
-
-	open(my $file, '>:raw', "$dir/$name") or die "could not write $dir/$name: $!";
-	print {$file} $content;
-	close($file) or die "could not write $dir/$name: $!";
-	return "$dir/$name";
-}
-
 BAIL_OUT('php is missing: install php-cli')
   unless eval { php('echo json_encode(1.5), hash("sha256", "");') };
 
@@ -122,7 +112,7 @@ my $quoted_key = ORACLE_KEY =~ s/'/''/gr;
 # Ten thousand parameters
 #
 
-my $params = write_file('params', oracle('generate', $seed, 10_000, NONCE));
+my $params = spew("$dir/params", oracle('generate', $seed, 10_000, NONCE));
 my $csv = q{WITH (FORMAT csv, DELIMITER E'\x02', QUOTE E'\x01')};
 
 $node->safe_psql('postgres', <<"SQL");
@@ -217,20 +207,11 @@ SQL
 #
 
 {
-	my $source = write_file('harness.c', do { local $/ = undef; <DATA> });
+	my $source = spew("$dir/harness.c", do { local $/ = undef; <DATA> });
 	my $harness = "$dir/harness";
-	my @command = (
-		$ENV{CC} // 'cc', '-std=gnu11',
-		'-g', '-O1',
-		'-Wall', '-Werror',
-		'-fsanitize=address,undefined', '-fno-sanitize-recover=all',
-		"-I$root", '-o',
-		$harness, $source,
-		"$root/src/body.c", '-lm');
-	my ($out, $err) = ('', '');
-
-	BAIL_OUT("could not compile src/body.c with sanitizers: $err")
-	  unless IPC::Run::run(\@command, '<', \undef, '>', \$out, '2>', \$err);
+	compile(
+		'-std=gnu11', '-g', '-O1', '-Wall', '-Werror', '-fsanitize=address,undefined', '-fno-sanitize-recover=all',
+		"-I$root", '-o', $harness, $source, "$root/src/body.c", '-lm');
 
 	# it allocates nothing, and the leak check needs rights that not all have
 	local $ENV{ASAN_OPTIONS} = 'detect_leaks=0';
@@ -238,14 +219,14 @@ SQL
 	my $numbers = oracle('numbers', $seed, 60_000);
 	my $results = eval { run_program([ $harness, 'numbers' ], $numbers) };
 	is($@, '', 'the writer survives 60,000 numbers');
-	write_file('numbers', $results // '');
+	spew("$dir/numbers", $results // '');
 	my $counts = agrees(
 		oracle('check', 'numbers', "$dir/numbers"),
 		'PHP agrees with what became of 60,000 numbers');
 	cmp_ok($counts->{ok}    // 0, '>', 30_000, 'more than half of them were accepted');
 	cmp_ok($counts->{loses} // 0, '>', 5_000, 'and many refused');
 
-	$out = eval { run_program([ $harness, 'random', $seed, 60_000, $params ]) };
+	my $out = eval { run_program([ $harness, 'random', $seed, 60_000, $params ]) };
 	is($@, '', 'the writer survives 60,000 times random bytes, and stays within its bounds');
 	like($out // '', qr/^60000 /, 'all of them were tried');
 	diag("random bytes: $out") if defined $out;
@@ -351,7 +332,7 @@ SQL
 			FROM (SELECT method, array_agg(params) AS params FROM sent GROUP BY method) s,
 				LATERAL tegro_batch(s.method, s.params) b});
 	my $journal_file =
-	  write_file('journal', join('', map { encode_json($_) . "\n" } $sandbox->journal));
+	  spew("$dir/journal", join('', map { encode_json($_) . "\n" } $sandbox->journal));
 
 	is($result->{err}, '', 'a thousand of them were sent');
 	like($result->{out}, qr/^1000\n1000\|/, 'and each had an outcome');
@@ -383,25 +364,7 @@ __DATA__
 #include <string.h>
 
 #include "src/body.h"
-
-static uint64_t state;
-
-/* splitmix64 */
-static uint64_t
-next_random(void)
-{
-	uint64_t	z = (state += 0x9e3779b97f4a7c15u);
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-	return z ^ (z >> 31);
-}
-
-static size_t
-below(size_t limit)
-{
-	return (size_t) (next_random() % limit);
-}
+#include "t/oracle/random.h"
 
 static TegroBodyStatus
 try(const char *bytes, size_t len, char **out, size_t *out_len)

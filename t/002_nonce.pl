@@ -30,21 +30,11 @@ use constant CALLS => 200;
 
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
-sub write_file
-{
-	my ($name, $content) = @_;
-
-	open(my $file, '>:raw', "$dir/$name") or die "could not write $dir/$name: $!";
-	print {$file} $content;
-	close($file) or die "could not write $dir/$name: $!";
-	return "$dir/$name";
-}
-
 # pgbench counts a session that met an error as failed, and says so at its end.
-my $take_nonce = write_file('take_nonce.sql', <<'SQL');
+my $take_nonce = spew("$dir/take_nonce.sql", <<'SQL');
 INSERT INTO taken (session, nonce) SELECT pg_backend_pid(), (body::jsonb->>'nonce')::bigint FROM tegro_preview('balance');
 SQL
-my $ask_balance = write_file('ask_balance.sql', "SELECT tegro_balance();\n");
+my $ask_balance = spew("$dir/ask_balance.sql", "SELECT tegro_balance();\n");
 
 my $serial = 0;
 
@@ -173,44 +163,10 @@ $node->stop;
 # A clock that is set
 #
 
-my $clock_file = write_file('clock', pack('q', 0));
-my $clock_library = "$dir/clock.so";
-
-{
-	my $source = write_file('clock.c', do { local $/ = undef; <DATA> });
-	my ($out, $err) = ('', '');
-
-	BAIL_OUT("could not compile a library: $err")
-	  unless IPC::Run::run(
-		[
-			$ENV{CC} // 'cc', '-shared', '-fPIC', '-O1',
-			'-Wall', '-Werror', '-o', $clock_library,
-			$source
-		],
-		'<',
-		\undef,
-		'>',
-		\$out,
-		'2>',
-		\$err);
-}
-
-# Sets the server's clock so many seconds off.
-sub set_clock
-{
-	my ($seconds) = @_;
-
-	# in place, for the server has it mapped
-	open(my $file, '+<:raw', $clock_file) or die "could not open $clock_file: $!";
-	syswrite($file, pack('q', $seconds * 1_000_000));
-	close($file);
-	return;
-}
-
 $node = cluster(
 	'clock', $sandbox,
 	conf => "synchronous_commit = off\n",
-	environment => { LD_PRELOAD => $clock_library, TEGRO_TEST_CLOCK => $clock_file });
+	environment => { preload_clock() });
 prepare($node, 'postgres');
 my $session = session($node);
 
@@ -330,74 +286,3 @@ foreach my $hours (-1, 1)
 $session->close;
 $node->stop;
 done_testing();
-
-__DATA__
-/*
- * clock.c
- *		The clock that people set, off by what a file says; by LD_PRELOAD.
- *
- * TEGRO_TEST_CLOCK names the file, which holds an int64 of microseconds.  The
- * monotonic clock is left alone, as by those who set a clock.
- */
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
-
-static const volatile int64_t *offset_us;
-
-__attribute__((constructor)) static void
-map_offset(void)
-{
-	const char *path = getenv("TEGRO_TEST_CLOCK");
-	int			fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	void	   *map = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
-
-	if (map != MAP_FAILED)
-		offset_us = map;
-	if (fd >= 0)
-		close(fd);
-}
-
-int
-clock_gettime(clockid_t clock, struct timespec *now)
-{
-	int			status = (int) syscall(SYS_clock_gettime, clock, now);
-
-	if (status == 0 && offset_us &&
-		(clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
-	{
-		int64_t		us = now->tv_sec * INT64_C(1000000) + now->tv_nsec / 1000 + *offset_us;
-
-		now->tv_sec = us / 1000000;
-		now->tv_nsec = us % 1000000 * 1000 + now->tv_nsec % 1000;
-	}
-	return status;
-}
-
-int
-gettimeofday(struct timeval *now, void *zone)
-{
-	struct timespec precise;
-
-	clock_gettime(CLOCK_REALTIME, &precise);
-	now->tv_sec = precise.tv_sec;
-	now->tv_usec = precise.tv_nsec / 1000;
-	return 0;
-}
-
-time_t
-time(time_t *result)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	if (result)
-		*result = now.tv_sec;
-	return now.tv_sec;
-}

@@ -39,37 +39,20 @@ if ((-e '/proc/sys/kernel/yama/ptrace_scope' ? slurp_file('/proc/sys/kernel/yama
 	syscall($prctl, 36, 1, 0, 0, 0) == 0 or BAIL_OUT("prctl failed: $!");
 }
 
+# With the mode of a credentials file, whatever it had.
 sub write_file
 {
 	my ($path, $content, $mode) = @_;
 
-	open(my $file, '>:raw', $path) or die "could not write $path: $!";
-	print {$file} $content;
-	close($file)                or die "could not write $path: $!";
-	chmod($mode // 0600, $path) or die "could not change the mode of $path: $!";
-	return $path;
+	return spew($path, $content, $mode // 0600);
 }
 
 # Files whose name ends in ".foreign" look as if they belonged to another user:
 # to make one that does takes root.
 my $library = "$dir/owner.so";
-{
-	my $source = write_file("$dir/owner.c", do { local $/ = undef; <DATA> });
-	my ($out, $err) = ('', '');
-
-	BAIL_OUT("could not compile a library: $err")
-	  unless IPC::Run::run(
-		[
-			$ENV{CC} // 'cc', '-shared', '-fPIC', '-O1', '-Wall', '-Werror',
-			'-o', $library, $source, '-ldl'
-		],
-		'<',
-		\undef,
-		'>',
-		\$out,
-		'2>',
-		\$err);
-}
+compile(
+	'-shared', '-fPIC', '-O1', '-Wall', '-Werror', '-o', $library,
+	spew("$dir/owner.c", do { local $/ = undef; <DATA> }), '-ldl');
 
 my $place = "$dir/where-the-keys-are";
 my $file = "$place/credentials";

@@ -49,16 +49,6 @@ sub oracle
 	return run_program('php', '-n', "$FindBin::RealBin/oracle/forms.php", @_);
 }
 
-sub write_file
-{
-	my ($name, $content) = @_;
-
-	open(my $file, '>:raw', "$dir/$name") or die "could not write $dir/$name: $!";
-	print {$file} $content;
-	close($file) or die "could not write $dir/$name: $!";
-	return "$dir/$name";
-}
-
 # Shows what PHP found; passes if it found no fault.
 sub agrees
 {
@@ -84,7 +74,7 @@ my $settings = "SET tegro.secret_key = '$quoted_key'; SET tegro.api_url = 'https
 #
 
 {
-	my $given = write_file('links', oracle('links', $seed, 10_000, ORACLE_KEY, SHOP_ID));
+	my $given = spew("$dir/links", oracle('links', $seed, 10_000, ORACLE_KEY, SHOP_ID));
 	my $result = query(
 		$node, qq{
 		$settings
@@ -107,7 +97,7 @@ my $settings = "SET tegro.secret_key = '$quoted_key'; SET tegro.api_url = 'https
 
 {
 	my $given =
-	  write_file('forms', oracle('notifications', $seed, 10_000, ORACLE_KEY, SHOP_ID));
+	  spew("$dir/forms", oracle('notifications', $seed, 10_000, ORACLE_KEY, SHOP_ID));
 	my $result = query(
 		$node, qq{
 		$settings
@@ -189,21 +179,14 @@ $node->stop;
 #
 
 {
-	my $source = write_file('harness.c', do { local $/ = undef; <DATA> });
-	my ($out, $err) = ('', '');
-
-	BAIL_OUT("could not compile src/query.c with sanitizers: $err")
-	  unless IPC::Run::run(
-		[
-			$ENV{CC} // 'cc', '-std=gnu11', '-g', '-O1', '-Wall', '-Werror',
-			'-fsanitize=address,undefined', '-fno-sanitize-recover=all',
-			"-I$root", '-o', "$dir/harness", $source, "$root/src/query.c"
-		],
-		'<', \undef, '>', \$out, '2>', \$err);
+	my $source = spew("$dir/harness.c", do { local $/ = undef; <DATA> });
+	compile(
+		'-std=gnu11', '-g', '-O1', '-Wall', '-Werror', '-fsanitize=address,undefined', '-fno-sanitize-recover=all',
+		"-I$root", '-o', "$dir/harness", $source, "$root/src/query.c");
 
 	# it allocates nothing, and the leak check needs rights that not all have
 	local $ENV{ASAN_OPTIONS} = 'detect_leaks=0';
-	$out = eval { run_program("$dir/harness", $seed, 200_000) };
+	my $out = eval { run_program("$dir/harness", $seed, 200_000) };
 	is($@, '', 'the reader of forms survives 200,000 times random bytes');
 	like($out // '', qr/^200000 forms, [1-9]\d{3,} read, [1-9]\d{2,} sorted/,
 		'many of which it could read, and some sort');
@@ -229,25 +212,7 @@ __DATA__
 #include <string.h>
 
 #include "src/query.h"
-
-static uint64_t state;
-
-/* splitmix64 */
-static uint64_t
-next_random(void)
-{
-	uint64_t	z = (state += 0x9e3779b97f4a7c15u);
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-	return z ^ (z >> 31);
-}
-
-static size_t
-below(size_t limit)
-{
-	return (size_t) (next_random() % limit);
-}
+#include "t/oracle/random.h"
 
 static size_t
 make_form(char *bytes, size_t room)

@@ -8,7 +8,7 @@ use warnings;
 
 use Cwd qw(abs_path);
 use Exporter qw(import);
-use File::Basename qw(dirname);
+use File::Basename qw(basename dirname);
 use Fcntl qw(:flock);
 use IO::Select;
 use IO::Socket::IP;
@@ -23,7 +23,8 @@ use Test::More;
 
 our @EXPORT = qw(
   certificates sandbox cluster session query raw_server black_hole
-  read_request preload_library
+  read_request preload_library preload_clock set_clock
+  spew compile
   vm_hwm_kb descriptors wait_until
   SHOP_ID API_KEY SECRET_KEY
 );
@@ -728,18 +729,49 @@ package TegroTest::BlackHole
 
 
 #
-# Name look-ups
+# Libraries for LD_PRELOAD
 #
 
+# Name look-ups that misbehave on request: the source is below.
 sub preload_library
 {
-	my $dir = scratch();
-	my $source = "$dir/names.c";
-	my $library = "$dir/names.so";
+	return preload(spew(scratch() . '/names.c', do { local $/ = undef; <TegroTest::DATA> }), '-ldl', '-pthread');
+}
 
-	spew($source, do { local $/ = undef; <TegroTest::DATA> });
-	must_run($ENV{CC} // 'cc', '-shared', '-fPIC', '-O1', '-o', $library, $source, '-ldl', '-pthread');
+# A clock that set_clock() sets, right at first.
+my $clock_file;
+
+sub preload_clock
+{
+	$clock_file = spew(scratch() . '/clock', pack('q', 0));
+	return (preload("$root/t/lib/clock.c"), TEGRO_TEST_CLOCK => $clock_file);
+}
+
+# Sets the clock so many seconds off.
+sub set_clock
+{
+	my ($seconds) = @_;
+
+	# in place, for the server has it mapped
+	open(my $file, '+<:raw', $clock_file) or die "could not open $clock_file: $!";
+	syswrite($file, pack('q', $seconds * 1_000_000));
+	close($file);
+	return;
+}
+
+# Builds a library; returns the environment in which programs load it first.
+sub preload
+{
+	my ($source, @libraries) = @_;
+	my $library = scratch() . '/' . basename($source, '.c') . '.so';
+
+	compile('-shared', '-fPIC', '-O1', '-Wall', '-Werror', '-o', $library, $source, @libraries);
 	return (LD_PRELOAD => join(':', $library, $ENV{LD_PRELOAD} // ()));
+}
+
+sub compile
+{
+	return must_run($ENV{CC} // 'cc', @_);
 }
 
 
