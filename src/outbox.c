@@ -7,8 +7,8 @@
  * wants it, so that it exists exactly if that transaction commits.  A
  * deliverer (delivery.c) claims rows that are due, commits, sends, and
  * settles what came of each.  What a row becomes is decided in ruling.c; here
- * are the statements that find and change rows, and nothing else writes to
- * the tables.
+ * is when which statement finds and changes rows, and nothing else writes to
+ * the tables, but for what requests and notifications share (ledger.c).
  *
  * The lease.  Each claim raises a row's lease by one, and a result is written
  * only if lease and state are still those of the claim.  So a deliverer that
