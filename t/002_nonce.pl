@@ -196,7 +196,9 @@ set_clock(0);
 cmp_ok(next_nonce() / 1e6, '>', time + 7000, 'fault 42: and keep rising when it is set right');
 
 {
-	my $run = start_pgbench($node, 'postgres', $take_nonce, '-c', 8, '-t', 300);
+	# slowly enough that the clock is set eight times before they are done
+	my $take_slowly = spew("$dir/take_slowly.sql", slurp_file($take_nonce) . "\\sleep 10 ms\n");
+	my $run = start_pgbench($node, 'postgres', $take_slowly, '-c', 8, '-t', 300);
 	my $wanted = 0;
 	foreach my $hours (-1, 3, -24, 0, 5, -1, 48, 0)
 	{
