@@ -621,6 +621,23 @@ do_round(Loop *loop, void *arg)
 }
 
 /*
+ * After a claim failed: were numbers of requests given out a second time?
+ * Then the next claim will not meet what is on record under them.
+ */
+static bool
+pass_attempts(Loop *loop, const TegroClaim *claim)
+{
+	uint64 npassed = tegro_outbox_pass_attempts(&loop->ledger, claim);
+
+	if (npassed > 0)
+		ereport(LOG,
+				(errmsg("leases of " UINT64_FORMAT " requests of the tegro outbox were raised",
+						npassed),
+				 errdetail("tegro_attempt has attempts of other requests under their numbers, which were deleted by hand.")));
+	return npassed > 0;
+}
+
+/*
  * One transaction: settles what was ruled on and claims what there are places
  * for.  Returns what was claimed, to be sent.
  */
@@ -629,6 +646,7 @@ settle_and_claim(Loop *loop, int places)
 {
 	Round round = {NIL, places};
 	ErrorData *error;
+	bool mended = false;
 	ListCell *cell;
 
 	foreach(cell, loop->items)
@@ -641,6 +659,8 @@ settle_and_claim(Loop *loop, int places)
 
 	begin(loop);
 	error = try_to(loop, do_round, &round);
+	if (error && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+		mended = pass_attempts(loop, &round.claim);
 	tegro_kill_point("before claim commit");
 	commit(loop);
 	if (error == NULL)
@@ -649,7 +669,7 @@ settle_and_claim(Loop *loop, int places)
 	if (error)
 	{
 		/* without rows of ours there is nobody else to blame, but who locks all */
-		if ((round.ruled == NIL &&
+		if ((round.ruled == NIL && !mended &&
 			 error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE) ||
 			error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 			error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)

@@ -162,6 +162,13 @@ static const struct
 		 " AND (lease_until IS NULL OR lease_until <= $1) LIMIT $2) AS due",
 		 2,
 		 {TIMESTAMPTZOID, INT8OID}},
+	[TEGRO_STMT_PASS_ATTEMPTS] =
+		{"UPDATE %1$s.tegro_outbox AS o"
+		 " SET lease = (SELECT max(lease) FROM %1$s.tegro_attempt WHERE outbox_id = o.id)"
+		 " WHERE id = ANY ($1) AND state = 'ready'"
+		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND lease > o.lease)",
+		 1,
+		 {INT8ARRAYOID}},
 	[TEGRO_STMT_MARK_SENDING] =
 		{"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
 		 " lease_until = $2, attempts = attempts + 1 WHERE id = ANY ($1)",

@@ -278,6 +278,14 @@ tegro_outbox_build_request(TegroItem *item)
 	return ruling;
 }
 
+/* An array of ids. */
+static Datum
+id_array(Datum *ids, int n)
+{
+	return PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 /* The ids of items, as an array. */
 static Datum
 ids_of(List *items)
@@ -286,9 +294,7 @@ ids_of(List *items)
 
 	for (int i = 0; i < list_length(items); i++)
 		ids[i] = Int64GetDatum(((TegroItem *) list_nth(items, i))->id);
-	return PointerGetDatum(construct_array(ids, list_length(items), INT8OID,
-										   sizeof(int64), FLOAT8PASSBYVAL,
-										   TYPALIGN_DOUBLE));
+	return id_array(ids, list_length(items));
 }
 
 static Datum
@@ -386,6 +392,40 @@ end_of_lease(void)
 									   tegro_lease * INT64CONST(1000));
 }
 
+/* Finds and locks the rows that a claim made "now" takes; returns how many. */
+static int
+find_due(const TegroLedger *ledger, const TegroClaim *claim, TimestampTz now)
+{
+	Datum values[4] = {TimestampTzGetDatum(now),
+					   TimestampTzGetDatum(claim->fast ? claim->after
+													   : DT_NOBEGIN),
+					   tegro_ledger_texts(claim->paused_shops),
+					   Int32GetDatum(claim->max)};
+
+	return (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE, values, NULL);
+}
+
+uint64
+tegro_outbox_pass_attempts(const TegroLedger *ledger, const TegroClaim *claim)
+{
+	TegroLedgerScope scope;
+	Datum *ids;
+	Datum values[1];
+	int nfound;
+	uint64 npassed;
+	bool isnull;
+
+	tegro_ledger_enter(ledger, &scope);
+	nfound = find_due(ledger, claim, GetCurrentTimestamp());
+	ids = palloc((nfound + 1) * sizeof(Datum));
+	for (int i = 0; i < nfound; i++)
+		ids[i] = tegro_ledger_column(i, 1, &isnull);
+	values[0] = id_array(ids, nfound);
+	npassed = tegro_ledger_run(ledger, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
+	tegro_ledger_leave(&scope);
+	return npassed;
+}
+
 List *
 tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 {
@@ -399,19 +439,13 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	TimestampTz now = GetCurrentTimestamp();
 	int64 now_us = tegro_clock_us();
 	TimestampTz lease_until;
-	Datum values[4];
 	int nfound;
 	ListCell *cell;
 	TegroLedgerScope scope;
 	bool isnull;
 
 	tegro_ledger_enter(ledger, &scope);
-
-	values[0] = TimestampTzGetDatum(now);
-	values[1] = TimestampTzGetDatum(claim->fast ? claim->after : DT_NOBEGIN);
-	values[2] = tegro_ledger_texts(claim->paused_shops);
-	values[3] = Int32GetDatum(claim->max);
-	nfound = (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE, values, NULL);
+	nfound = find_due(ledger, claim, now);
 	claim->full = nfound == claim->max;
 
 	/* the rows first: what follows runs statements of its own */
@@ -460,7 +494,8 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	claim->next_at = claim->inbox_at = 0;
 	if (!claim->full)
 	{
-		values[0] = TimestampTzGetDatum(now);
+		Datum values[1] = {TimestampTzGetDatum(now)};
+
 		(void) tegro_ledger_run(ledger, TEGRO_STMT_NEXT_AT, values, NULL);
 		claim->next_at = DatumGetTimestampTz(
 			tegro_ledger_column(0, 1, &isnull));
@@ -485,10 +520,13 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 												  ALLOCSET_DEFAULT_SIZES);
 	TegroItem *item;
 	char *identity;
-	Datum values[1] = {Int64GetDatum(id)};
+	Datum ids[1] = {Int64GetDatum(id)};
+	Datum values[1] = {id_array(ids, 1)};
 	TegroLedgerScope scope;
 
 	tegro_ledger_enter(ledger, &scope);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
+	values[0] = ids[0];
 	if (tegro_ledger_run(ledger, TEGRO_STMT_ONE, values, NULL) != 1)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);

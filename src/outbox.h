@@ -52,6 +52,15 @@ typedef struct TegroClaim
 extern List *tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim);
 
 /*
+ * Raises the leases of what such a claim would take above those of attempts
+ * that are on record under the same numbers, and returns how many it raised.
+ * Such attempts are of other requests: they were deleted by hand, and the
+ * numbers given out again.  A claim fails (23505) where it meets one.
+ */
+extern uint64 tegro_outbox_pass_attempts(const TegroLedger *ledger,
+										 const TegroClaim *claim);
+
+/*
  * Builds and signs the request that an item is claimed for, in the current
  * memory context.  Returns NULL, or a ruling where it can't be: a key is
  * missing, say.

@@ -469,6 +469,22 @@ END
 	is($session->query('SELECT count(*) FROM tegro_outbox')->{out}, 1100, 'and no other');
 	is($session->query('SELECT count(*) FROM tegro_attempt')->{out}, 0, 'their attempts, too');
 	set('tegro.retention', '0');
+
+	# rows deleted by hand, their attempts left, and the numbers given out again
+	enqueue_many('history', 'gone', 3);
+	ok(all_done('history', 'gone', 3), 'three orders');
+	my $attempts = q{SELECT string_agg(format('%s %s %s', outbox_id, lease, nonce), E'\n' ORDER BY outbox_id, lease) FROM tegro_attempt};
+	my $left = $session->query($attempts)->{out};
+	is($session->query(q{SELECT setval('tegro_outbox_id_seq', min(id), false) IS NOT NULL FROM tegro_outbox WHERE state = 'done'})->{out},
+		't', 'their numbers will be given out again');
+	$session->query(q{DELETE FROM tegro_outbox WHERE state = 'done'});
+	enqueue_many('history', 'again', 2);
+	ok(all_done('history', 'again', 2), 'orders under the numbers of requests that were deleted are delivered');
+	is($session->query(q{SELECT tegro_create_withdrawal('{"payment_id": "again", "currency": "RUB", "amount": 1,
+		"account": "4100"}') ->> 'type'})->{out}, 'success', 'so is a payout');
+	is($session->query(q{SELECT string_agg(lease || ' ' || attempts, ',' ORDER BY id) FROM tegro_outbox WHERE state = 'done'})->{out},
+		'2 1,2 1,2 1', 'each was sent once, under a lease that none had');
+	is($session->query($attempts)->{out} =~ s/\n\d+ 2 \d+//gr, $left, 'and what is on record of the others stays');
 	leave('history');
 	$node->safe_psql('template1', 'DROP DATABASE history WITH (FORCE)');
 }

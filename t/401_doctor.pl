@@ -58,17 +58,6 @@ END
 my $credentials = query($node, 'SHOW tegro.credentials_file')->{out};
 my $told = '';
 
-sub spew
-{
-	my ($path, $content, $mode) = @_;
-
-	open(my $file, '>:raw', $path) or die "could not write $path: $!";
-	print {$file} $content;
-	close($file) or die "could not write $path: $!";
-	chmod($mode, $path) if defined $mode;
-	return $path;
-}
-
 # What the doctor says: [{check, status, detail, hint}, ...], in a session of its
 # own unless one is given.
 sub doctor
