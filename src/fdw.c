@@ -202,18 +202,17 @@ begin_look_up(ListScan *scan, Datum value, bool is_null)
 static void
 begin_reading(ForeignScanState *node, ListScan *scan)
 {
-	MemoryContext old;
-	Datum value = 0;
-	bool is_null = false;
+	MemoryContext old = MemoryContextSwitchTo(scan->context);
 
-	old = MemoryContextSwitchTo(scan->context);
 	scan->reader = tegro_reader_begin(scan->list, scan->shop_id, scan->role,
 									  scan->expected, &scan->counts);
 	if (scan->value)
 	{
-		ExprContext *econtext = node->ss.ps.ps_ExprContext;
+		bool is_null;
+		Datum value = ExecEvalExprSwitchContext(scan->value,
+												node->ss.ps.ps_ExprContext,
+												&is_null);
 
-		value = ExecEvalExprSwitchContext(scan->value, econtext, &is_null);
 		begin_look_up(scan, value, is_null);
 	}
 	MemoryContextSwitchTo(old);

@@ -39,7 +39,6 @@
 #include "optimizer/restrictinfo.h"
 #include "utils/array.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 
 #include "src/compat.h"
 #include "src/option.h"
@@ -81,6 +80,30 @@ typedef struct LookUp
 	double nkeys; /* how many, as far as can be told */
 } LookUp;
 
+/* Is it a type, or an array of one, whose values a look-up can take? */
+static bool
+is_readable(Oid type, bool is_array, Oid family)
+{
+	if (is_array)
+		type = get_element_type(type);
+	if (family == INTEGER_BTREE_FAM_OID)
+		return type == INT8OID || type == INT4OID || type == INT2OID;
+	/* there is a "text = name", too */
+	return type == TEXTOID || type == VARCHAROID;
+}
+
+/* A column by which rows can be looked up; InvalidAttrNumber if it has none. */
+static AttrNumber
+look_up_column(Oid table, const char *name, Oid family)
+{
+	AttrNumber column = get_attnum(table, name);
+
+	if (column != InvalidAttrNumber &&
+		!is_readable(get_atttype(table, column), false, family))
+		column = InvalidAttrNumber;
+	return column;
+}
+
 /*
  * Finds out what a table shows; throws if it has a column that its list can't
  * fill.
@@ -90,27 +113,17 @@ plan_table(Oid table)
 {
 	TablePlan *plan = palloc0(sizeof(TablePlan));
 	Relation relation = table_open(table, NoLock);
-	TupleDesc desc = RelationGetDescr(relation);
 
 	plan->list = tegro_option_list(table);
 	tegro_tuple_check(relation, plan->list);
-	for (int i = 0; plan->list->look_up && i < desc->natts; i++)
-	{
-		Form_pg_attribute attribute = TupleDescAttr(desc, i);
-		const char *name = NameStr(attribute->attname);
-
-		if (attribute->attisdropped)
-			continue;
-		if (strcmp(name, TEGRO_FIELD_ID) == 0 &&
-			(attribute->atttypid == INT8OID ||
-			 attribute->atttypid == INT4OID || attribute->atttypid == INT2OID))
-			plan->id = attribute->attnum;
-		if (strcmp(name, TEGRO_FIELD_PAYMENT_ID) == 0 &&
-			(attribute->atttypid == TEXTOID ||
-			 attribute->atttypid == VARCHAROID))
-			plan->payment_id = attribute->attnum;
-	}
 	table_close(relation, NoLock);
+	if (plan->list->look_up)
+	{
+		plan->id = look_up_column(table, TEGRO_FIELD_ID,
+								  INTEGER_BTREE_FAM_OID);
+		plan->payment_id = look_up_column(table, TEGRO_FIELD_PAYMENT_ID,
+										  TEXT_BTREE_FAM_OID);
+	}
 	return plan;
 }
 
@@ -139,18 +152,6 @@ count_keys(Node *array)
 	if (IsA(array, ArrayExpr) && !((ArrayExpr *) array)->multidims)
 		return list_length(((ArrayExpr *) array)->elements);
 	return EXPECTED_KEYS;
-}
-
-/* Is it a type, or an array of one, whose values a look-up can take? */
-static bool
-is_readable(Oid type, bool is_array, Oid family)
-{
-	if (is_array)
-		type = get_element_type(type);
-	if (family == INTEGER_BTREE_FAM_OID)
-		return type == INT8OID || type == INT4OID || type == INT2OID;
-	/* there is a "text = name", too */
-	return type == TEXTOID || type == VARCHAROID;
 }
 
 /*
@@ -393,6 +394,7 @@ tegro_plan_make(PlannerInfo *root, RelOptInfo *rel, Oid table,
 				ForeignPath *path, List *tlist, List *clauses,
 				Plan *outer_plan)
 {
+	TablePlan *plan = rel->fdw_private;
 	Bitmapset *used = NULL;
 	List *columns = NIL;
 	List *values = NIL;
@@ -417,17 +419,14 @@ tegro_plan_make(PlannerInfo *root, RelOptInfo *rel, Oid table,
 		if (!find_look_up(root, rel, clauses, linitial_int(path->fdw_private),
 						  &look_up))
 			elog(ERROR, "condition of the look-up is gone");
-		field = look_up.column == ((TablePlan *) rel->fdw_private)->id
-			? TEGRO_FIELD_ID
-			: TEGRO_FIELD_PAYMENT_ID;
+		field = look_up.column == plan->id ? TEGRO_FIELD_ID
+										   : TEGRO_FIELD_PAYMENT_ID;
 		values = list_make1(look_up.value);
 	}
 
 	return make_foreignscan(tlist, extract_actual_clauses(clauses, false),
 							rel->relid, values,
 							list_make3(makeString(pstrdup(field)), columns,
-									   makeInteger(
-										   ((TablePlan *) rel->fdw_private)
-											   ->expected)),
+									   makeInteger(plan->expected)),
 							NIL, NIL, outer_plan);
 }
