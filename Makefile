@@ -15,13 +15,14 @@ PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
 
 # In the order of src/: see "How the house is built" in docs/internals.md.
 OBJS = tegro.o \
-	src/calls.o src/fdw.o src/option.o src/reader.o src/list.o \
-	src/doctor.o src/monitor.o src/notification.o src/link.o \
+	src/calls.o src/fdw.o src/plan.o src/tuple.o src/option.o src/reader.o \
+	src/list.o src/doctor.o src/monitor.o src/notification.o src/link.o \
 	src/requests.o src/trigger.o src/report.o src/page.o src/payout.o \
 	src/worker.o src/delivery.o src/callback.o src/inbox.o src/outbox.o \
 	src/ledger.o src/ruling.o src/argument.o src/wake.o src/identity.o \
-	src/api.o src/stats.o src/answer.o src/transport.o src/settings.o src/error.o \
-	src/credentials.o src/nonce.o src/body.o src/query.o src/signature.o
+	src/api.o src/stats.o src/answer.o src/transport.o src/settings.o \
+	src/error.o src/credentials.o src/nonce.o src/body.o src/query.o \
+	src/signature.o
 
 REGRESS = install calls errors rights batch trigger outbox payout fdw link notification stat doctor report
 ISOLATION = enqueue claim cancel retry resolve

@@ -9,6 +9,8 @@
  *
  *		calls			SQL functions of the synchronous calls
  *		fdw				foreign tables over the provider's lists
+ *		plan			their plans: the list or look-ups, at what cost
+ *		tuple			a list's rows -> tuples
  *		option			options of foreign servers and tables; import
  *		reader			reads a list row by row, pages ahead
  *		list			which lists there are, and what their rows hold
