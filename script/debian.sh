@@ -139,6 +139,7 @@ make_tree()
 	shift
 	lock_tree "$release" exclusive
 	fetch_tree "$release" "$release" || return
+	progress "Debian $release: packages that are missing"
 	tree_command "$release" timeout "$fetch_limit" bash -euc '
 		dpkg --configure -a		# it may have been interrupted
 		PG_CONFIG=$1 /mnt/script/packages --test --model
@@ -175,7 +176,7 @@ fetch_tree()
 				return 1
 			}
 		command -v debootstrap >/dev/null || install_debootstrap || return
-		warn "fetching Debian $release into $tree; that takes some minutes"
+		progress "fetching Debian $release into $tree; that takes some minutes"
 		rm -rf "$tree"
 		run timeout "$fetch_limit" debootstrap --variant=minbase \
 			--include=ca-certificates "$release" "$tree" "$mirror" \
@@ -189,6 +190,7 @@ fetch_tree()
 	fi
 	if [[ -n $(find "$tree/.tegro" -mtime "+$((tree_days - 1))") ]]
 	then
+		progress "Debian $release: bringing it up to date"
 		tree_command "$name" timeout "$fetch_limit" bash -euc '
 			dpkg --configure -a
 			apt-get -q update
@@ -212,7 +214,7 @@ install_debootstrap()
 {
 	local log=$directory/debootstrap.log
 
-	warn 'installing debootstrap'
+	progress 'installing debootstrap'
 	{ apt-get -q update && apt-get -q -y --no-install-recommends install debootstrap; } \
 		</dev/null >"$log" 2>&1 ||
 		{

@@ -40,6 +40,13 @@ die()
 	exit 1
 }
 
+# progress TEXT: what begins now and takes a while, for who watches; not among
+# results
+progress()
+{
+	printf '# [%(%H:%M:%S)T] %s\n' -1 "$*" >&2
+}
+
 # usage: prints the comment at the head of the script that calls, and exits
 usage()
 {
