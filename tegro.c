@@ -15,6 +15,10 @@
  *		reader			reads a list row by row, pages ahead
  *		list			which lists there are, and what their rows hold
  *		doctor			what is wrong with an installation, and how to mend it
+ *		installation	its checks of library, settings, keys, rights
+ *		operation		its checks of the outbox
+ *		provider		its check of network, key and clock
+ *		finding			rows of the doctor
  *		monitor			SQL functions that show the counters
  *		notification	SQL functions that check and take notifications
  *		link			payment links

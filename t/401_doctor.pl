@@ -295,7 +295,7 @@ sub at
 	my $hole = black_hole();
 	my @also = ('provider');
 
-	finds(at('https://missing.provider.test:1'), 'network', 'error', qr/during name look-up; nothing was sent/, qr/getent ahosts missing\.provider\.test\./, 'a name that does not exist');
+	finds(at('https://missing.provider.test:1'), 'network', 'error', qr/during name look-up; nothing was sent/, qr/"getent ahosts missing\.provider\.test" on/, 'a name that does not exist');
 	finds(at('https://127.0.0.1:1'), 'network', 'error', qr/while connecting; nothing was sent/, qr/firewall or proxy/, 'a port where nobody listens');
 	finds(at('https://127.0.0.1:' . $hole->port), 'network', 'error', qr/while connecting/, qr/firewall or proxy/, 'a firewall that drops');
 	finds(at("https://linklocal.provider.test:$port"), 'network', 'error', qr/link-local/, qr/Check tegro.api_url/, 'an address of the own link');
