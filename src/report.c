@@ -864,6 +864,19 @@ put_foot(Report *report)
 	tegro_page_end(&report->page);
 }
 
+static void
+must_read(const Report *report, const char *table)
+{
+	if (!may_read(report, table))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s", table),
+				 errdetail("The report shows what its reader may see of the outbox."),
+				 errhint("GRANT SELECT ON %1$s.tegro_outbox, %1$s.tegro_attempt TO %2$s;",
+						 report->schema,
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+}
+
 /*
  * tegro_report(since timestamptz) returns text
  */
@@ -885,6 +898,8 @@ tegro_report(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"since\" is not in the past")));
 	report.schema = quote_identifier(get_namespace_name(report.namespace));
+	must_read(&report, "tegro_outbox");
+	must_read(&report, "tegro_attempt");
 	/* the caller's memory: what SPI allocates goes with SPI_finish */
 	initStringInfo(&report.page);
 	initStringInfo(&report.prefix);
