@@ -126,7 +126,6 @@ put_error(TegroDoctor *doctor, ErrorData *error)
 							error->detail ? " " : "",
 							error->detail ? error->detail : "");
 
-	detail[0] = pg_toupper((unsigned char) detail[0]);
 	/* for the log, and so for superusers: which file it is */
 	if (superuser() && error->detail_log)
 		detail = psprintf("%s. %s", error->message, error->detail_log);

@@ -116,7 +116,7 @@ judge_clock(TegroDoctor *doctor, const TegroExchange *exchange)
 										 " s %s the provider's. Nonces are made of it, and certificates are checked by it.",
 										 ahead > 0 ? ahead : -ahead,
 										 ahead > 0 ? "ahead of" : "behind"),
-								"Set the clock: timedatectl set-ntp true, or install chrony.");
+								"Set the clock: run \"timedatectl set-ntp true\" on the server, or install chrony.");
 	else
 		tegro_finding_put_named(doctor, "clock", TEGRO_FINDING_OK,
 								psprintf("It is within %d s of the provider's.",

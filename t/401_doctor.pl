@@ -296,7 +296,7 @@ sub at
 	my @also = ('provider');
 
 	finds(at('https://missing.provider.test:1'), 'network', 'error', qr/during name look-up; nothing was sent/, qr/"getent ahosts missing\.provider\.test" on/, 'a name that does not exist');
-	finds(at('https://127.0.0.1:1'), 'network', 'error', qr/while connecting; nothing was sent/, qr/firewall or proxy/, 'a port where nobody listens');
+	finds(at('https://127.0.0.1:1'), 'network', 'error', qr/while connecting; nothing was sent/, qr{"curl -v https://127\.0\.0\.1:1/api" on .*firewall or proxy}, 'a port where nobody listens');
 	finds(at('https://127.0.0.1:' . $hole->port), 'network', 'error', qr/while connecting/, qr/firewall or proxy/, 'a firewall that drops');
 	finds(at("https://linklocal.provider.test:$port"), 'network', 'error', qr/link-local/, qr/Check tegro.api_url/, 'an address of the own link');
 
@@ -314,7 +314,7 @@ sub at
 	foreach my $kind (qw(expired self_signed))
 	{
 		my $other = sandbox(certificates => $certificates, certificate => $kind);
-		finds(at($other->url), 'network', 'error', qr/certificate/i, qr/openssl s_client -connect 127\.0\.0\.1:\d+ -servername 127\.0\.0\.1 .*clock.*tegro\.ca_file/, "a certificate that is $kind");
+		finds(at($other->url), 'network', 'error', qr/certificate/i, qr{"openssl s_client -connect 127\.0\.0\.1:\d+ -servername 127\.0\.0\.1 </dev/null" on .*clock.*tegro\.ca_file}, "a certificate that is $kind");
 		$other->stop;
 	}
 	finds(doctor(undef, "SET tegro.ca_file = '/nowhere/ca.pem';\n"), 'network', 'error', qr{/nowhere/ca\.pem}, qr/tegro\.ca_file/, 'a file of authorities that is not there');
@@ -359,7 +359,7 @@ sub at
 				$socket->flush;
 			});
 		my $said = at("http://127.0.0.1:" . $server->port);
-		finds($said, 'clock', $status, $detail, $status eq 'warning' ? qr/timedatectl/ : qr/^$/, 'a clock that differs by ' . ($seconds // 'who knows'));
+		finds($said, 'clock', $status, $detail, $status eq 'warning' ? qr/"timedatectl set-ntp true" on/ : qr/^$/, 'a clock that differs by ' . ($seconds // 'who knows'));
 		$server->stop;
 	}
 }
