@@ -30,8 +30,8 @@ struct way
 	pid_t pid; /* who makes the calls */
 };
 
-/* Measures the ways in turns, in each place, and prints a table. */
-void places_measure(const struct way *ways, int count);
+/* Measures all these ways in turns, in each place, and prints a table. */
+void places_measure(const struct way *all, int count);
 
 /* The calls that each way has made. */
 long places_calls(void);
