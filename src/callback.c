@@ -33,6 +33,7 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -57,6 +58,9 @@
 
 /* How often a callback is called before it is given up. */
 #define MAX_CALLS 20
+
+/* Bytes of a callback's error that are kept and logged. */
+#define MAX_MESSAGE_LEN 1000
 
 /*
  * The callback was cancelled, and goes on.  What it can't catch is a FATAL
@@ -122,6 +126,8 @@ call_function(void *arg)
 	Oid types[4] = {INT8OID, TEXTOID, TEXTOID, JSONBOID};
 	Datum values[4];
 	char nulls[5] = "    ";
+	char *name;
+	char *schema;
 	char *sql;
 
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(item->role)))
@@ -140,11 +146,15 @@ call_function(void *arg)
 
 	function = DatumGetObjectId(
 		DirectFunctionCall1(regprocedurein, CStringGetDatum(item->callback)));
-	sql =
-		psprintf("SELECT %s($1, $2, $3, $4)",
-				 quote_qualified_identifier(get_namespace_name(
-												get_func_namespace(function)),
-											get_func_name(function)));
+	/* nobody keeps its owner from dropping it meanwhile */
+	name = get_func_name(function);
+	schema = get_namespace_name(get_func_namespace(function));
+	if (name == NULL || schema == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function %s does not exist", item->callback)));
+	sql = psprintf("SELECT %s($1, $2, $3, $4)",
+				   quote_qualified_identifier(schema, name));
 	values[0] = Int64GetDatum(item->id);
 	values[1] = CStringGetTextDatum(item->state);
 	values[2] = CStringGetTextDatum(item->reference);
@@ -213,6 +223,11 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	error = tegro_error_catch(call_function, item, context);
 	if (caller->own_session)
 		lift_limit();
+	/* it may be as long as the function likes */
+	if (error && strlen(error->message) > MAX_MESSAGE_LEN)
+		error->message[pg_mbcliplen(error->message,
+									(int) strlen(error->message),
+									MAX_MESSAGE_LEN)] = '\0';
 	cancelled = error && !caller->own_session &&
 		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
 	tegro_ledger_called_back(ledger, item, error ? error->message : NULL,
