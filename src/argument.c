@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * argument.c
- *		Arguments of SQL functions, and parameters that functions build.
+ *		Arguments of SQL functions, parameters that functions build, and values
+ *		in JSON.
  *
  * Shared by the rooms that define SQL functions.  None of those is strict, so
  * that a NULL is an error with a name and not an answer.
@@ -90,4 +91,20 @@ Jsonb *
 tegro_finish_params(JsonbParseState **state)
 {
 	return JsonbValueToJsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
+}
+
+char *
+tegro_scalar_text(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return pnstrdup(value->val.string.val, value->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(
+				DirectFunctionCall1(numeric_out,
+									NumericGetDatum(value->val.numeric)));
+		default:
+			return NULL;
+	}
 }

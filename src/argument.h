@@ -26,4 +26,7 @@ extern void tegro_add_int_param(JsonbParseState **state, const char *name,
 								int64 number);
 extern Jsonb *tegro_finish_params(JsonbParseState **state);
 
+/* A string's text, or a number's; NULL for all else.  In the current context. */
+extern char *tegro_scalar_text(const JsonbValue *value);
+
 #endif /* TEGRO_ARGUMENT_H */

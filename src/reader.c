@@ -52,7 +52,6 @@
 
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -495,13 +494,8 @@ row_number(JsonbContainer *row, int64 *number)
 
 	if (get_field(row, TEGRO_FIELD_ID, &value) == NULL)
 		return false;
-	if (value.type == jbvNumeric)
-		digits = DatumGetCString(
-			DirectFunctionCall1(numeric_out,
-								NumericGetDatum(value.val.numeric)));
-	else if (value.type == jbvString)
-		digits = pnstrdup(value.val.string.val, value.val.string.len);
-	else
+	digits = tegro_scalar_text(&value);
+	if (digits == NULL)
 		return false;
 	errno = 0;
 	*number = strtoi64(digits, &end, 10);

@@ -51,6 +51,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
+#include "src/argument.h"
 #include "src/ruling.h"
 #include "src/settings.h"
 
@@ -418,23 +419,6 @@ get_field(Jsonb *object, const char *name, JsonbValue *value)
 		value->type != jbvNull;
 }
 
-/* A field's text: a number and a string of its digits look alike. */
-static char *
-field_text(const JsonbValue *value)
-{
-	switch (value->type)
-	{
-		case jbvString:
-			return pnstrdup(value->val.string.val, value->val.string.len);
-		case jbvNumeric:
-			return DatumGetCString(
-				DirectFunctionCall1(numeric_out,
-									NumericGetDatum(value->val.numeric)));
-		default:
-			return NULL;
-	}
-}
-
 /* The number that a field is, or is the text of; NULL if it is none. */
 static Numeric
 field_number(const JsonbValue *value)
@@ -443,7 +427,7 @@ field_number(const JsonbValue *value)
 
 	if (value->type == jbvNumeric)
 		return value->val.numeric;
-	string = field_text(value);
+	string = tegro_scalar_text(value);
 	/* plain decimals only: what numeric_in would throw at is none */
 	if (string == NULL || *string == '\0' ||
 		strspn(string, "0123456789.-") != strlen(string) ||
@@ -463,8 +447,8 @@ static char *
 compare(const char *name, const JsonbValue *asked, const JsonbValue *found,
 		bool as_numbers, const char *was)
 {
-	char *asked_text = field_text(asked);
-	char *found_text = field_text(found);
+	char *asked_text = tegro_scalar_text(asked);
+	char *found_text = tegro_scalar_text(found);
 	Numeric asked_number = as_numbers ? field_number(asked) : NULL;
 	Numeric found_number = as_numbers ? field_number(found) : NULL;
 	bool same;
@@ -719,7 +703,7 @@ is_set(Jsonb *object, const char *name)
 		return false;
 	if (value.type == jbvBool)
 		return value.val.boolean;
-	string = field_text(&value);
+	string = tegro_scalar_text(&value);
 	return string == NULL || (*string != '\0' && strcmp(string, "0") != 0);
 }
 
@@ -729,7 +713,7 @@ get_text(Jsonb *object, const char *name)
 {
 	JsonbValue value;
 
-	return get_field(object, name, &value) ? field_text(&value) : NULL;
+	return get_field(object, name, &value) ? tegro_scalar_text(&value) : NULL;
 }
 
 /* The provider does not say that it is paid; it may yet. */

@@ -17,10 +17,9 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 
+#include "src/argument.h"
 #include "src/tuple.h"
 
 /* A column to be filled. */
@@ -116,23 +115,14 @@ json_text(JsonbValue *value)
 static char *
 value_text(JsonbValue *value, bool is_json)
 {
+	char *string;
+
 	if (value->type == jbvNull)
 		return NULL;
 	if (is_json)
 		return json_text(value);
-	switch (value->type)
-	{
-		case jbvString:
-			return pnstrdup(value->val.string.val, value->val.string.len);
-		case jbvNumeric:
-			return DatumGetCString(
-				DirectFunctionCall1(numeric_out,
-									NumericGetDatum(value->val.numeric)));
-		case jbvBool:
-			return pstrdup(value->val.boolean ? "true" : "false");
-		default:
-			return json_text(value);
-	}
+	string = tegro_scalar_text(value);
+	return string ? string : json_text(value);
 }
 
 /* The fields of a row that its list is not known to have, as JSON. */
