@@ -23,19 +23,15 @@
  *
  *-------------------------------------------------------------------------
  */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "floor.h"
+#include "journal.h"
 #include "places.h"
 #include "session.h"
-
-/* The journal is written a little after the answer. */
-#define JOURNAL_TURNS 50
-#define JOURNAL_US	  100000
 
 /* Connections: of floor, tegro, and pgsql-http, which has two ways. */
 #define CONNECTIONS 3
@@ -165,51 +161,17 @@ open_http(void)
 	session_execute(http_session, sql);
 }
 
-/*
- * Counts the journal's requests.  Ends the program if one had no success, or
- * if more connections than there should be were opened.
- */
-static long
-read_journal(const char *path)
+/* Counts a request; ends the program unless it is as it should be. */
+static bool
+is_good(const char *line)
 {
-	FILE *file = fopen(path, "r");
-	char line[4096];
-	long count = 0;
+	const char *connection = strstr(line, "\"connection\":");
 
-	if (file == NULL)
-		fail("%s: %s", path, strerror(errno));
-	while (fgets(line, sizeof(line), file) != NULL)
-	{
-		const char *connection = strstr(line, "\"connection\":");
-
-		if (strchr(line, '\n') == NULL)
-			break; /* it is being written */
-		if (connection == NULL ||
-			strstr(line, "\"verdict\":\"success\"") == NULL)
-			fail("a request without success: %s", line);
-		if (strtol(strchr(connection, ':') + 1, NULL, 10) > CONNECTIONS)
-			fail("a connection was not kept alive: %s", line);
-		count++;
-	}
-	fclose(file);
-	return count;
-}
-
-/* Ends the program unless all was as it should be. */
-static void
-check_journal(void)
-{
-	const char *path = require_environment("TEGRO_SANDBOX_JOURNAL");
-	long expected = places_calls() * WAY_COUNT;
-
-	for (int turn = 0; read_journal(path) != expected; turn++)
-	{
-		if (turn == JOURNAL_TURNS)
-			fail("%s does not have %ld requests", path, expected);
-		usleep(JOURNAL_US);
-	}
-	printf("%ld requests on %d connections, all with success.\n\n", expected,
-		   CONNECTIONS);
+	if (connection == NULL || strstr(line, "\"verdict\":\"success\"") == NULL)
+		fail("a request without success: %s", line);
+	if (strtol(strchr(connection, ':') + 1, NULL, 10) > CONNECTIONS)
+		fail("a connection was not kept alive: %s", line);
+	return true;
 }
 
 int
@@ -224,7 +186,9 @@ main(void)
 	open_http();
 
 	places_measure(ways, WAY_COUNT);
-	check_journal();
+	journal_wait(places_calls() * WAY_COUNT, is_good);
+	printf("%ld requests on %d connections, all with success.\n\n",
+		   places_calls() * WAY_COUNT, CONNECTIONS);
 	places_print_times("peer");
 	places_print_ratio("peer", "_send_to_floor", WAY_SEND, WAY_FLOOR);
 	places_print_ratio("peer", "_http_to_floor", WAY_HTTP, WAY_FLOOR);

@@ -11,13 +11,13 @@
  *
  *-------------------------------------------------------------------------
  */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "journal.h"
 #include "outbox.h"
 #include "request.h"
 #include "rounds.h"
@@ -26,10 +26,6 @@
 
 /* Long enough that the one before is finished and the worker waits again. */
 #define PAUSE_US 40000
-
-/* The journal is written a little after the answer. */
-#define JOURNAL_TURNS 50
-#define JOURNAL_US	  100000
 
 /* Seconds since 1970, as in the journal. */
 static double
@@ -41,50 +37,37 @@ clock_s(void)
 	return (double) now.tv_sec + (double) now.tv_nsec / 1e9;
 }
 
-/*
- * Reads when the orders from "first" on arrived; 0 where one did not.  Returns
- * how many did.
- */
-static int
-read_arrivals(const char *journal, long first, double *arrivals)
+/* When each order arrived, by the journal; 0: not yet. */
+static double arrivals[ORDERS];
+static long first; /* the number of the first order */
+
+/* Takes down when an order arrived; the first time counts. */
+static bool
+is_arrival(const char *line)
 {
-	FILE *file = fopen(journal, "r");
-	char line[4096];
-	int count = 0;
+	static const char key[] = "\\\"order_id\\\":\\\"T-";
+	const char *order = strstr(line, key);
+	double time;
+	long number;
 
-	if (file == NULL)
-		fail("%s: %s", journal, strerror(errno));
-	while (fgets(line, sizeof(line), file) != NULL)
-	{
-		static const char key[] = "\\\"order_id\\\":\\\"T-";
-		const char *order = strstr(line, key);
-		double time;
-		long number;
-
-		if (order == NULL || sscanf(line, "{\"time\":%lf", &time) != 1)
-			continue;
-		number = strtol(order + strlen(key), NULL, 10) - first;
-		if (number >= 0 && number < ORDERS && arrivals[number] == 0)
-		{
-			arrivals[number] = time;
-			count++;
-		}
-	}
-	fclose(file);
-	return count;
+	if (order == NULL || sscanf(line, "{\"time\":%lf", &time) != 1)
+		return false;
+	number = strtol(order + strlen(key), NULL, 10) - first;
+	if (number < 0 || number >= ORDERS)
+		return false;
+	if (arrivals[number] != 0 && arrivals[number] != time)
+		return false;
+	arrivals[number] = time;
+	return true;
 }
 
 int
 main(void)
 {
 	static struct series pickups, commits, afterwards;
-	static double before[ORDERS], after[ORDERS], arrivals[ORDERS];
-	const char *journal = getenv("TEGRO_SANDBOX_JOURNAL");
+	static double before[ORDERS], after[ORDERS];
 	struct outbox outbox;
-	long first;
 
-	if (journal == NULL)
-		fail("TEGRO_SANDBOX_JOURNAL is not set; run this with script/bench");
 	outbox_open(&outbox);
 	first = outbox.orders + 1;
 
@@ -99,15 +82,7 @@ main(void)
 		usleep(PAUSE_US);
 	}
 	outbox_wait(&outbox);
-	for (int turn = 0;; turn++)
-	{
-		memset(arrivals, 0, sizeof(arrivals));
-		if (read_arrivals(journal, first, arrivals) == ORDERS)
-			break;
-		if (turn == JOURNAL_TURNS)
-			fail("%s does not have all orders", journal);
-		usleep(JOURNAL_US);
-	}
+	journal_wait(ORDERS, is_arrival);
 	for (int i = 0; i < ORDERS; i++)
 	{
 		series_add(&pickups, (arrivals[i] - before[i]) * 1e3);
