@@ -948,6 +948,7 @@ END
 			like(get($reference, 'left(callback_message, 1000)'), $refused{$reference}[1], 'for that reason');
 			is(state_of($reference), 'done', 'and the outcome stands');
 		}
+		is(get('O-long', 'octet_length(callback_message)'), 1000, 'of a long reason, the beginning is kept');
 		is(worker(), $worker, 'it is still the same worker');
 		is($session->query("SELECT count(*) FROM $role.line")->{out}, 0, 'what a deferred constraint forbids is not there');
 
