@@ -197,6 +197,20 @@ may_read(const Report *report, const char *table)
 							 GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 }
 
+/* Throws if he may not: without these tables there is no report. */
+static void
+must_read(const Report *report, const char *table)
+{
+	if (!may_read(report, table))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table %s", table),
+				 errdetail("The report shows what its reader may see of the outbox."),
+				 errhint("GRANT SELECT ON %1$s.tegro_outbox, %1$s.tegro_attempt TO %2$s;",
+						 report->schema,
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+}
+
 /*
  * Finds the first number to be read in a table, by the time at which its rows
  * came.  The time from when on there is something, if not since "since", goes
@@ -862,19 +876,6 @@ put_foot(Report *report)
 						 report->first);
 	appendStringInfoString(&report->page, "</p></footer>\n");
 	tegro_page_end(&report->page);
-}
-
-static void
-must_read(const Report *report, const char *table)
-{
-	if (!may_read(report, table))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for table %s", table),
-				 errdetail("The report shows what its reader may see of the outbox."),
-				 errhint("GRANT SELECT ON %1$s.tegro_outbox, %1$s.tegro_attempt TO %2$s;",
-						 report->schema,
-						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
 /*
