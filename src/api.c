@@ -500,6 +500,8 @@ tegro_api_begin(TegroCall *call)
 		state->begun_us = tegro_clock_us();
 	}
 
+	/* what is in flight may have to be counted while an error is handled */
+	tegro_stats_attach();
 	old = MemoryContextSwitchTo(state->context);
 	request = tegro_api_build(call);
 	tegro_api_send(call, &request, (int) Max(left_ms(call), 1), 0);

@@ -78,8 +78,8 @@ init(Stats *memory)
 	pg_atomic_init_u64(&memory->since, (uint64) GetCurrentTimestamp());
 }
 
-static void
-attach(void)
+void
+tegro_stats_attach(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	uint32 holdoff_count;
@@ -127,7 +127,7 @@ tegro_stats_count(int method, const TegroExchange *exchange,
 	int64 phase_us = 0; /* when the last phase ended */
 	int bucket = 0;
 
-	attach();
+	tegro_stats_attach();
 	add(method, TEGRO_COUNT_RESULTS + result, 1);
 	add(method, TEGRO_COUNT_REPEATED, repeated);
 	if (exchange->handed_over)
@@ -172,7 +172,7 @@ tegro_stats_count(int method, const TegroExchange *exchange,
 void
 tegro_stats_count_cancelled(int method, bool repeated)
 {
-	attach();
+	Assert(stats);
 	add(method, TEGRO_COUNT_CANCELLED, 1);
 	add(method, TEGRO_COUNT_REPEATED, repeated);
 }
@@ -180,7 +180,7 @@ tegro_stats_count_cancelled(int method, bool repeated)
 void
 tegro_stats_read(int method, uint64 counters[TEGRO_N_COUNTERS])
 {
-	attach();
+	tegro_stats_attach();
 	for (int i = 0; i < TEGRO_N_COUNTERS; i++)
 		counters[i] = pg_atomic_read_u64(&stats->rows[method].counters[i]);
 }
@@ -188,7 +188,7 @@ tegro_stats_read(int method, uint64 counters[TEGRO_N_COUNTERS])
 void
 tegro_stats_reset(void)
 {
-	attach();
+	tegro_stats_attach();
 	for (int i = 0; i < TEGRO_STATS_METHODS; i++)
 	{
 		for (int j = 0; j < TEGRO_N_COUNTERS; j++)
@@ -200,13 +200,13 @@ tegro_stats_reset(void)
 TimestampTz
 tegro_stats_since(void)
 {
-	attach();
+	tegro_stats_attach();
 	return (TimestampTz) pg_atomic_read_u64(&stats->since);
 }
 
 bool
 tegro_stats_are_shared(void)
 {
-	attach();
+	tegro_stats_attach();
 	return shared;
 }

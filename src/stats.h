@@ -42,6 +42,13 @@ typedef enum TegroCounter
 } TegroCounter;
 
 /*
+ * Finds the counters.  Everything here does so by itself, but for what is
+ * called while an error is handled: to find that there is no room would lose
+ * that error.  Never throws.
+ */
+extern void tegro_stats_attach(void);
+
+/*
  * Counts a request that has ended.  Never throws, takes no lock, except at a
  * process's first.
  *
@@ -51,7 +58,10 @@ typedef enum TegroCounter
 extern void tegro_stats_count(int method, const TegroExchange *exchange,
 							  TegroResult result, bool repeated);
 
-/* Counts one that was given up before it ended: by a cancel, say. */
+/*
+ * Counts one that was given up before it ended: by a cancel, say.
+ * tegro_stats_attach() must have been called before.
+ */
 extern void tegro_stats_count_cancelled(int method, bool repeated);
 
 /*

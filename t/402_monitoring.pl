@@ -127,6 +127,17 @@ END
 	is($full->query("SELECT requests, server_wide FROM tegro_stat WHERE method = 'balance'")->{out}, '1|f', 'it is counted by the session itself');
 	like($full->query(q{SELECT detail FROM tegro_doctor() WHERE "check" = 'statistics' AND status = 'warning'})->{out}, qr/^There is no shared memory left/, '... and the doctor says so');
 	$full->close;
+
+	# to find that there is no room must not take the place of an error
+	$full = session($node);
+	is($full->query("SELECT count(*) FROM tegro_preview('balance')")->{out}, '1', 'nonces are there, in another session');
+	is($full->query("LOAD '$fill'")->{sqlstate}, '', 'and no room');
+	$sandbox->fault('balance', 'hold', ms => 3000);
+	is($full->query("SET statement_timeout = '200ms'; SELECT tegro_balance()")->{sqlstate}, '57014', "a session's first call, cancelled, is cancelled");
+	$full->query('RESET statement_timeout');
+	is($full->query("SELECT cancelled FROM tegro_stat WHERE method = 'balance'")->{out}, '1', 'and counted');
+	$sandbox->clear_faults;
+	$full->close;
 	$node->restart;
 	$session = session($node);
 }
