@@ -137,10 +137,12 @@ is_deceptive(pg_wchar c)
 void
 tegro_page_text(StringInfo page, const char *string, int limit)
 {
-	bool encoded = GetDatabaseEncoding() != PG_SQL_ASCII;
-	char *utf8 = encoded
-		? pg_server_to_any(string, (int) strlen(string), PG_UTF8)
-		: unconstify(char *, string);
+	int len = (int) strlen(string);
+	/* a role's name, or a database's, may be in another database's encoding */
+	bool encoded = GetDatabaseEncoding() != PG_SQL_ASCII &&
+		pg_verifymbstr(string, len, true);
+	char *utf8 = encoded ? pg_server_to_any(string, len, PG_UTF8)
+						 : unconstify(char *, string);
 	const unsigned char *at = (const unsigned char *) utf8;
 
 	for (int n = 0; *at; n++)

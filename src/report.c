@@ -12,9 +12,9 @@
  * read from its end, by its primary key, until a whole block of requests is
  * older than what is asked for; what is left to do is found by the index of
  * what is due, however old it is.  Missed is what was enqueued before that and
- * finished since; the page says so.  Requests that wait for a person may be of
- * any age, and none may be missed: for them, and for nothing else, the whole
- * table is read.
+ * finished since; the page says so.  What waits for a person, requests and
+ * notifications, may be of any age, and none of it may be missed: for that, and
+ * for nothing else, the whole tables are read.
  *
  * The page itself is written by page.c; nothing that anyone else wrote is
  * appended here but by tegro_page_text().  The commands that it advises have

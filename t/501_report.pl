@@ -315,4 +315,18 @@ VALUES ('s', 'createOrder', 'Заказ', '{}', 'review', NULL, 'postgres', 'x')
 	like($seen->{text}, qr/order \Q$reference\E/, "$database: a text in its encoding");
 }
 
+# A role's name is in the encoding of the database that it was made in: here a
+# byte that begins a character of four bytes in UTF-8, and is the last.
+$node->safe_psql('koi', q{SET client_encoding = UTF8; CREATE ROLE "Ж"});
+$seen = look($node->safe_psql('postgres', q{
+DO $$
+DECLARE name name := (SELECT rolname FROM pg_roles WHERE rolname::bytea = '\xf6');
+BEGIN
+	EXECUTE format('GRANT EXECUTE ON FUNCTION tegro_report(timestamptz) TO %I', name);
+	EXECUTE format('GRANT SELECT ON tegro_outbox, tegro_attempt TO %I', name);
+	EXECUTE format('SET ROLE %I', name);
+END $$;
+SELECT tegro_report()}));
+like($seen->{text}, qr/Only requests of role \Q\xf6\E, and/, "a name in another database's encoding");
+
 done_testing();
