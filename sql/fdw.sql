@@ -225,6 +225,11 @@ SELECT * FROM try('SELECT FROM balances');
 SELECT * FROM try('SELECT amount FROM balances');
 \! curl -sS -o /dev/null -d '{"method": "orders", "action": "answer", "body": "{\"type\":\"success\",\"data\":[{\"id\":\"77\",\"date_payed\":\"soon\"}]}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT * FROM try('SELECT * FROM orders');
+-- what is shown of it is fit to be shown: no control characters, and not all of it
+\! curl -sS -o /dev/null -d '{"method": "balance", "action": "answer", "body": "{\"type\":\"success\",\"data\":{\"user_id\":1,\"balance\":{\"RUB\":\"\\u001b[2J1\\n2\\u202e\"}}}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try('SELECT amount FROM balances');
+\! curl -sS -o /dev/null -d '{"method": "orders", "action": "answer", "body": "{\"type\":\"success\",\"data\":[{\"id\":\"\\u001b\\u0007'$(printf %01000d 7 | tr 0 x)'\"}]}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try('SELECT * FROM orders');
 -- the same page for ever
 \! curl -sS -o /dev/null -d '{"method": "orders", "times": 12, "action": "answer", "body": "{\"type\":\"success\",\"data\":[{\"id\":7}]}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SET tegro.max_concurrency = 1;

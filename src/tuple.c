@@ -9,7 +9,8 @@
  *
  * Hazard: the provider's values go through the input functions of the
  * columns' types, which throw at what they can't read.  An error context says
- * which column of which row it was.
+ * which column of which row it was.  These errors repeat the value, which may
+ * be a megabyte of control characters: what is not fit to be shown is cut out.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,9 +18,11 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "src/argument.h"
+#include "src/error.h"
 #include "src/tuple.h"
 
 /* A column to be filled. */
@@ -29,6 +32,7 @@ typedef struct ScanColumn
 	const char *name; /* as the list has it */
 	bool is_other;	  /* all fields that the list is not known to have */
 	bool is_json;	  /* takes JSON as it is, not a string's content */
+	Oid type;
 	FmgrInfo input;
 	Oid io_param;
 	int32 typmod;
@@ -92,7 +96,8 @@ tegro_tuple_prepare(Relation relation, const TegroList *list, List *columns)
 		column->i = attribute->attnum - 1;
 		column->name = pstrdup(NameStr(attribute->attname));
 		column->is_other = tegro_list_field(list, column->name) == NULL;
-		type = getBaseType(attribute->atttypid);
+		column->type = attribute->atttypid;
+		type = getBaseType(column->type);
 		column->is_json = type == JSONBOID || type == JSONOID;
 		getTypeInputInfo(attribute->atttypid, &input, &column->io_param);
 		fmgr_info(input, &column->input);
@@ -164,11 +169,52 @@ tell_value(void *arg)
 	if (string)
 		errcontext("column \"%s\" of foreign table \"%s\", row with id %s",
 				   maker->column->name,
-				   RelationGetRelationName(maker->relation), string);
+				   RelationGetRelationName(maker->relation),
+				   tegro_error_excerpt(string, strlen(string),
+									   TEGRO_EXCERPT_LEN, NULL));
 	else
 		errcontext("column \"%s\" of foreign table \"%s\"",
 				   maker->column->name,
 				   RelationGetRelationName(maker->relation));
+}
+
+/*
+ * Has a value read by the column's type; "string" is NULL for null, for which
+ * it is called, too: a domain may forbid it.
+ */
+static Datum
+read_value(ScanColumn *column, char *string)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	volatile Datum datum = (Datum) 0;
+
+	PG_TRY();
+	{
+		datum = InputFunctionCall(&column->input, string, column->io_param,
+								  column->typmod);
+	}
+	PG_CATCH();
+	{
+		int sqlstate = geterrcode();
+		const char *excerpt;
+
+		/* of what it could not read it shows all, just as the provider sent it */
+		if (string == NULL ||
+			ERRCODE_TO_CATEGORY(sqlstate) != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(caller);
+		excerpt = tegro_error_excerpt(string, strlen(string),
+									  TEGRO_EXCERPT_LEN, NULL);
+		if (strcmp(excerpt, string) == 0)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(sqlstate),
+				 errmsg("invalid value of type %s: \"%s\"",
+						format_type_be(column->type), excerpt)));
+	}
+	PG_END_TRY();
+	return datum;
 }
 
 void
@@ -196,10 +242,7 @@ tegro_tuple_fill(TegroTupleMaker *maker, JsonbContainer *row, Datum *values,
 											  (int) strlen(column->name),
 											  &value))
 			string = value_text(&value, column->is_json);
-		/* called for null, too: a domain may forbid it */
-		values[column->i] = InputFunctionCall(&column->input, string,
-											  column->io_param,
-											  column->typmod);
+		values[column->i] = read_value(column, string);
 		nulls[column->i] = string == NULL;
 	}
 	maker->column = NULL;
