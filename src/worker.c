@@ -133,6 +133,9 @@ tegro_worker_connect(Oid database)
 	force("default_transaction_isolation", "read committed");
 	force("default_transaction_read_only", "off");
 	force("statement_timeout", "0");
+	/* from PostgreSQL 17 on */
+	if (GetConfigOption("transaction_timeout", true, false))
+		force("transaction_timeout", "0");
 	force("idle_in_transaction_session_timeout", "0");
 	force("lock_timeout", "1s");
 }

@@ -260,8 +260,9 @@ sub median
 	ok(!-d "/proc/$pid", 'it is gone');
 
 	# settings of a database that would be in its way
+	my @timeouts = ('statement_timeout', $node->pg_version >= 17 ? 'transaction_timeout' : ());
 	$node->safe_psql('template1', "ALTER DATABASE shop_2 SET $_") foreach
-	  'default_transaction_read_only = on', q{statement_timeout = '1ms'}, q{lock_timeout = '1ms'},
+	  'default_transaction_read_only = on', (map { "$_ = '1ms'" } @timeouts), q{lock_timeout = '1ms'},
 	  'default_transaction_isolation = serializable', 'default_transaction_deferrable = on',
 	  'search_path = evil, pg_catalog', 'row_security = off', 'standard_conforming_strings = off',
 	  'enable_indexscan = off', q{datestyle = 'SQL, DMY'}, 'bytea_output = escape', 'synchronous_commit = off',
@@ -287,7 +288,7 @@ END
 	enqueue(in('shop_2'), 'createOrder', 'hostile');
 	enqueue(in('shop_2'), 'createWithdrawal', 'hostile payout');
 	is_done($_, "\"$_\" is delivered from a database whose settings are against it", 'shop_2') foreach 'hostile', 'hostile payout';
-	local $ENV{PGOPTIONS} = '-c statement_timeout=0';
+	local $ENV{PGOPTIONS} = join(' ', map { "-c $_=0" } @timeouts);
 	my $result = query($node, 'SET default_transaction_read_only = off; SET ROLE postgres; CALL public.tegro_deliver()',
 		database => 'shop_2');
 	is($result->{sqlstate}, '', 'so it is by a session with such settings') or diag($result->{err});
