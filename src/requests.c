@@ -138,7 +138,7 @@ tegro_requests_callback_name(Oid function)
 				 errhint("A callback takes (id bigint, state text, reference text, answer jsonb).")));
 	if (!tegro_may_execute(function, GetUserId()))
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
-					   get_func_name(function));
+					   format_procedure(function));
 	return format_procedure_qualified(function);
 }
 
