@@ -558,34 +558,29 @@ quoted_schema(const TegroLedger *ledger)
 	return pstrdup(quote_identifier(name));
 }
 
+const char *const tegro_ledger_planner_settings[TEGRO_N_PLANNER_SETTINGS] =
+	{"enable_seqscan", "enable_sort", "enable_bitmapscan", "enable_hashjoin",
+	 "enable_mergejoin"};
+
+void
+tegro_ledger_plan_by_index(GucAction action)
+{
+	for (int i = 0; i < TEGRO_N_PLANNER_SETTINGS; i++)
+		(void) set_config_option(tegro_ledger_planner_settings[i], "off",
+								 PGC_USERSET, PGC_S_SESSION, action, true, 0,
+								 false);
+}
+
 /* Plans a statement, if it is not planned yet. */
 static void
 prepare(const TegroLedger *ledger, TegroStatement which)
 {
 	if (plans[which] == NULL)
 	{
-		/*
-		 * The outbox may be empty now and have millions of rows when the plan
-		 * is used: all ways are by index, in its order.
-		 */
 		char *sql = psprintf(statements[which].text, quoted_schema(ledger));
 		SPIPlanPtr plan;
 
-		(void) set_config_option("enable_seqscan", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		(void) set_config_option("enable_sort", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		(void) set_config_option("enable_bitmapscan", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		(void) set_config_option("enable_hashjoin", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
-		(void) set_config_option("enable_mergejoin", "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
+		tegro_ledger_plan_by_index(GUC_ACTION_SAVE);
 		plan = SPI_prepare_cursor(sql, statements[which].nargs,
 								  (Oid *) statements[which].args,
 								  CURSOR_OPT_GENERIC_PLAN);

@@ -9,6 +9,7 @@
 #define TEGRO_LEDGER_H
 
 #include "nodes/pg_list.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 
 #include "src/item.h"
@@ -176,8 +177,23 @@ extern uint64 tegro_ledger_run_rows(const TegroLedger *ledger,
 									TegroLedgerRows *rows);
 
 /*
- * For what is acknowledged to others once it is committed: under
- * synchronous_commit = off it could be, and be lost.
+ * What is off while statements are planned: the outbox may be empty then and
+ * have millions of rows when the plan is used, so that all ways are by index,
+ * in its order.
+ */
+#define TEGRO_N_PLANNER_SETTINGS 5
+extern const char
+	*const tegro_ledger_planner_settings[TEGRO_N_PLANNER_SETTINGS];
+
+/* Turns these off, as an action of SET, SET LOCAL or a function's SET. */
+extern void tegro_ledger_plan_by_index(GucAction action);
+
+/*
+ * Has the current transaction's commit wait for the disk, and for synchronous
+ * standbys: for what is acted on, or acknowledged to others, once it is
+ * committed.  Under synchronous_commit = off it could be, and be lost.  It
+ * holds for this transaction alone, since a reload may change the setting at
+ * any time.
  */
 extern void tegro_ledger_commit_durably(void);
 

@@ -339,11 +339,6 @@ tegro_arm(PG_FUNCTION_ARGS)
  * CALL tegro_deliver(max int): the transactions of a procedure.
  */
 
-static const char *const planner_settings[] = {
-	"enable_seqscan",  "enable_sort",	   "enable_bitmapscan",
-	"enable_hashjoin", "enable_mergejoin",
-};
-
 static void
 procedure_begin(void)
 {
@@ -355,15 +350,9 @@ procedure_begin(void)
 		(void) set_config_option("transaction_isolation", "read committed",
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
 								 true, 0, false);
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
-								 false);
-	/* plans are made anew after an ANALYZE: see ledger.c */
-	for (int i = 0; i < lengthof(planner_settings); i++)
-		(void) set_config_option(planner_settings[i], "off", PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
-								 false);
+	tegro_ledger_commit_durably();
+	/* plans are made anew after an ANALYZE */
+	tegro_ledger_plan_by_index(GUC_ACTION_LOCAL);
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 

@@ -56,6 +56,7 @@
 #include "src/compat.h"
 #include "src/delivery.h"
 #include "src/identity.h"
+#include "src/ledger.h"
 #include "src/settings.h"
 #include "src/wake.h"
 #include "src/worker.h"
@@ -123,13 +124,8 @@ tegro_worker_connect(Oid database)
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	connected = true;
 
-	/*
-	 * The database may have settings for all its sessions; these are ours.
-	 * A claim must be on disk, and where it is replicated, before it is sent.
-	 */
+	/* the database may have settings for all its sessions; these are ours */
 	force("search_path", "pg_catalog, pg_temp");
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
-		force("synchronous_commit", "on");
 	force("default_transaction_isolation", "read committed");
 	force("default_transaction_read_only", "off");
 	force("statement_timeout", "0");
@@ -146,12 +142,8 @@ force_settings_of_deliverer(void)
 {
 	/* a row that someone holds must not hold up the others for long */
 	force("lock_timeout", "250ms");
-	/* all ways to the rows are by index, in its order: see ledger.c */
-	force("enable_seqscan", "off");
-	force("enable_sort", "off");
-	force("enable_bitmapscan", "off");
-	force("enable_hashjoin", "off");
-	force("enable_mergejoin", "off");
+	for (int i = 0; i < TEGRO_N_PLANNER_SETTINGS; i++)
+		force(tegro_ledger_planner_settings[i], "off");
 	force("jit", "off");
 }
 
@@ -160,6 +152,8 @@ tegro_worker_begin(void)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	/* a claim must be on disk, and where it is replicated, before it is sent */
+	tegro_ledger_commit_durably();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 

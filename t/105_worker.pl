@@ -259,6 +259,22 @@ sub median
 	unlike(substr(slurp_file($node->logfile), $log), qr/tegro delivery worker/, 'and it is not started again');
 	ok(!-d "/proc/$pid", 'it is gone');
 
+	# a setting that comes while it runs: a claim is on disk before it is sent
+	in('postgres')->query($_) foreach split(/;\n/, <<'END');
+CREATE TABLE commits AS SELECT NULL::text AS op, NULL::text AS synchronous_commit LIMIT 0;
+CREATE FUNCTION note_commit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.commits SELECT TG_OP, pg_catalog.current_setting(''synchronous_commit''); RETURN NULL; END';
+CREATE TRIGGER note_commit AFTER INSERT OR UPDATE ON tegro_attempt FOR EACH ROW EXECUTE FUNCTION note_commit()
+END
+	enqueue(in('postgres'), 'createOrder', 'waits for the disk');
+	is_done('waits for the disk', 'a worker runs');
+	set('synchronous_commit', $_), enqueue(in('postgres'), 'createOrder', "under $_"), is_done("under $_", "under synchronous_commit = $_")
+	  foreach qw(off local remote_write remote_apply);
+	is(in('postgres')->query(q{SELECT string_agg(op || ' ' || synchronous_commit, ', ') FROM commits})->{out},
+		join(', ', map { ("INSERT $_", "UPDATE $_") } qw(on on on on remote_apply)),
+		'... whatever a reload brings, claims and outcomes wait for the disk');
+	in('postgres')->query('DROP TRIGGER note_commit ON tegro_attempt; DROP FUNCTION note_commit(); DROP TABLE commits');
+	set('synchronous_commit', 'on');
+
 	# settings of a database that would be in its way
 	my @timeouts = ('statement_timeout', $node->pg_version >= 17 ? 'transaction_timeout' : ());
 	$node->safe_psql('template1', "ALTER DATABASE shop_2 SET $_") foreach
