@@ -258,13 +258,14 @@ static const struct
 		 {TEXTOID}},
 	/*
 	 * Numbers rise with time, nearly: where those looked at are too young,
-	 * those behind them are.
+	 * those behind them are.  Whether one is finished is asked where it is
+	 * locked, and so again of a row that was changed since it was seen.
 	 */
 	[TEGRO_STMT_FORGET] =
-		{"WITH seen AS (SELECT id, enqueued_at, finished_at, next_at, callback_at FROM %1$s.tegro_outbox"
+		{"WITH seen AS (SELECT id, enqueued_at FROM %1$s.tegro_outbox"
 		 " WHERE id > $3 ORDER BY id LIMIT $2),"
-		 " old AS (SELECT id FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM seen"
-		 " WHERE finished_at < $1 AND next_at IS NULL AND callback_at IS NULL) FOR UPDATE SKIP LOCKED),"
+		 " old AS (SELECT id FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM seen)"
+		 " AND finished_at < $1 AND next_at IS NULL AND callback_at IS NULL FOR UPDATE SKIP LOCKED),"
 		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old)),"
 		 " requests AS (DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old))"
 		 " SELECT CASE WHEN count(*) = $2 AND min(enqueued_at) < $1 THEN max(id) ELSE 0 END FROM seen",

@@ -471,6 +471,34 @@ END
 #
 
 {
+	# one that a person has sent again in the very moment: when the statement
+	# that deletes has begun, and looks at its row next
+	my $session = create_database('saved');
+
+	enqueue($session, 'createOrder', 'saved', amount => -1);
+	ok(becomes_true('saved', q{SELECT state = 'failed' FROM tegro_outbox WHERE reference = 'saved'}), 'an order that failed');
+	$session->query($_) foreach split(/;\n/, <<'END');
+CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_catalog.pg_sleep(2); RETURN NULL; END';
+CREATE TRIGGER linger BEFORE DELETE ON tegro_outbox FOR EACH STATEMENT EXECUTE FUNCTION linger();
+CREATE TRIGGER linger BEFORE DELETE ON tegro_attempt FOR EACH STATEMENT EXECUTE FUNCTION linger()
+END
+	sleep 1.5;
+	set('tegro.retention', '1s');
+	enqueue($session, 'createOrder', 'starts a worker');
+	ok(becomes_true('saved', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'
+		AND datname = 'saved' AND wait_event = 'PgSleep'}), 'is about to be deleted');
+	$sandbox->fault('createOrder', 'hold', ms => 60_000);
+	is($session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'saved'})->{sqlstate}, '', 'when a person retries it');
+	ok(becomes_true('saved', q{SELECT coalesce((SELECT state FROM tegro_outbox WHERE reference = 'saved'), 'deleted') <> 'ready'}, 20),
+		'the worker goes on');
+	is($session->query(q{SELECT state FROM tegro_outbox WHERE reference = 'saved'})->{out}, 'sending', 'and sends it');
+	$session->query('DROP FUNCTION linger() CASCADE');
+	set('tegro.retention', '0');
+	$sandbox->clear_faults;
+	leave('saved');
+}
+
+{
 	my $session = create_database('history');
 
 	# those with the lowest numbers can't go, and are more than are looked at together
