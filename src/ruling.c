@@ -11,6 +11,8 @@
  *		sending  -> done		answered
  *		sending  -> failed		refused
  *		sending  -> review		refused, after an attempt in doubt
+ *		sending  -> unknown		refused as a duplicate, or a payout refused for
+ *								now in words that a repeat of it would meet
  *		sending  -> unknown		all else, and where the deliverer is gone
  *		unknown  -> done		found, and it agrees with what was asked
  *		unknown  -> review		found, but different
@@ -241,6 +243,54 @@ doubt_ms(const TegroItem *item)
 	return (now - item->unknown_since) / 1000;
 }
 
+/*
+ * This attempt was refused, and there is none to come: it failed, unless an
+ * earlier one is in doubt.
+ */
+static void
+give_up(const TegroItem *item, TegroRuling *ruling)
+{
+	if (item->unknown_since == 0)
+	{
+		finish(ruling, TEGRO_FAILED);
+		return;
+	}
+	finish(ruling, TEGRO_IN_REVIEW);
+	ruling->message =
+		psprintf("refused, but an earlier attempt may have taken effect: %s",
+				 ruling->message);
+}
+
+/* The provider said no: for good, for now, or to a repeat. */
+static void
+rule_refused(const TegroItem *item, TegroRuling *ruling)
+{
+	const TegroOutcome *outcome = &item->call->outcome;
+
+	/* before all else: it may have taken effect */
+	if (matches(outcome->desc, tegro_duplicate, "tegro.duplicate"))
+		doubt(ruling, 0);
+	else if (outcome->unauthorized)
+	{
+		/* the key is wrong: so it is for the others of the shop */
+		wait_ready(ruling, 0);
+		ruling->not_sent = true;
+		ruling->pause_until_reload = true;
+	}
+	else if (!matches(outcome->desc, tegro_repeatable, "tegro.repeatable"))
+		give_up(item, ruling);
+	else if (is_payout(item))
+		/*
+		 * Whoever is on the way may have repeated it: then this is the word to
+		 * the repeat ("Wrong nonce"), and the payout was made.
+		 */
+		doubt(ruling, 0);
+	else if (item->attempts < tegro_max_attempts)
+		wait_ready(ruling, 0);
+	else
+		give_up(item, ruling);
+}
+
 TegroRuling *
 tegro_rule_sent(const TegroItem *item)
 {
@@ -274,7 +324,7 @@ tegro_rule_sent(const TegroItem *item)
 			pause_ms = Min(exchange->retry_after_s, MAX_PAUSE_MS / 1000) *
 				1000;
 			if (item->attempts >= tegro_max_attempts)
-				finish(ruling, TEGRO_FAILED);
+				give_up(item, ruling);
 			else
 				wait_ready(ruling, pause_ms);
 			ruling->pause_ms = Max(pause_ms, FIRST_BACKOFF_MS);
@@ -282,38 +332,7 @@ tegro_rule_sent(const TegroItem *item)
 
 		case TEGRO_REFUSED:
 			ruling->outcome = "refused";
-			if (outcome->unauthorized)
-			{
-				/* the key is wrong: so it is for the others of the shop */
-				wait_ready(ruling, 0);
-				ruling->not_sent = true;
-				ruling->pause_until_reload = true;
-			}
-			else if (matches(outcome->desc, tegro_duplicate,
-							 "tegro.duplicate"))
-				doubt(ruling, 0);
-			else if (is_payout(item) &&
-					 matches(outcome->desc, tegro_repeatable,
-							 "tegro.repeatable"))
-				/*
-				 * Whoever is on the way may have repeated it: then this is the
-				 * word to the repeat ("Wrong nonce"), and the payout was made.
-				 */
-				doubt(ruling, 0);
-			else if (item->attempts < tegro_max_attempts &&
-					 matches(outcome->desc, tegro_repeatable,
-							 "tegro.repeatable"))
-				wait_ready(ruling, 0);
-			else if (item->unknown_since != 0)
-			{
-				/* this attempt was refused; what of the one before? */
-				finish(ruling, TEGRO_IN_REVIEW);
-				ruling->message =
-					psprintf("refused, but an earlier attempt may have taken effect: %s",
-							 ruling->message);
-			}
-			else
-				finish(ruling, TEGRO_FAILED);
+			rule_refused(item, ruling);
 			return ruling;
 
 		case TEGRO_UNKNOWN:

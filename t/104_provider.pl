@@ -611,6 +611,22 @@ story(
 		$sandbox->fault('createWithdrawal', 'answer', status => 429, executed => JSON::PP::true, body => $success);
 		ask('W-429', shop_id => 'contradiction');
 		settled('a payout that is answered with 429 and success', 'W-429', 'done', 1);
+		$sandbox->fault('createWithdrawal', 'answer', status => 403, executed => JSON::PP::true,
+			body => '{"type":"error","desc":"This withdrawal was already authorized"}');
+		ask('W-authorized');
+		settled('a payout that the provider has already, and says so as if the key were wrong', 'W-authorized', 'done', 1);
+
+		# One that is given up, after a send that took effect and can't be seen.
+		set('tegro.withdrawal_unknown', q{'resend'});
+		set('tegro.max_attempts', q{'2'});
+		$sandbox->fault('createWithdrawal', 'hide', ms => 60_000);
+		$sandbox->fault('createWithdrawal', 'execute_then_close');
+		$sandbox->fault('createWithdrawal', 'answer', status => 429, body => '');
+		ask('W-given-up', shop_id => 'doubt');
+		settled('fault 35: 429, and no more attempts, after one in doubt', 'W-given-up', 'review', 1);
+		like(get('W-given-up', 'message'), qr/an earlier attempt may have taken effect/, 'its message says why');
+		set('tegro.max_attempts', q{'20'});
+		set('tegro.withdrawal_unknown', q{'review'});
 
 		# 34
 		ask('W-before');
@@ -628,7 +644,7 @@ story(
 		settled('fault 34: after a reload, an order', 'O-paused', 'done', 1);
 		settled('after a reload, what the gateway stopped', 'W-403', 'review', 0);
 	},
-	arguments => [ map { ('--shop', "$_:" . API_KEY . ':x') } qw(seconds date garbage negative huge none limited contradiction) ]);
+	arguments => [ map { ('--shop', "$_:" . API_KEY . ':x') } qw(seconds date garbage negative huge none limited contradiction doubt) ]);
 
 
 #
