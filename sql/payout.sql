@@ -59,6 +59,49 @@ SELECT tegro_resolve(:id, 'failed', 'the provider says by telephone that there i
 SELECT tegro_wait(:id);
 SELECT state, decision ~ '^resolved as failed by .*: the provider says by telephone' AS decision FROM tegro_outbox WHERE id = :id;
 
+-- A snapshot from before does not hide the outcome.
+SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "W9", "amount": 1, "currency": "RUB", "account": "4111"}',
+                     deliver_after => clock_timestamp() + interval '1 s') AS id \gset
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT state FROM tegro_outbox WHERE id = :id;
+SELECT tegro_create_withdrawal('{"payment_id": "W10", "amount": 1, "currency": "RUB", "account": "4111"}') ->> 'type' AS type;
+SELECT tegro_wait(:id) ->> 'type' AS type;
+COMMIT;
+
+-- Nor does money leave a transaction that only reads.
+BEGIN READ ONLY;
+SELECT tegro_create_withdrawal('{"payment_id": "W12", "amount": 1, "currency": "RUB", "account": "4111"}');
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "W12", "amount": 1, "currency": "RUB", "account": "4111"}');
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT tegro_retry(1);
+ROLLBACK;
+SELECT count(*) FROM tegro_outbox WHERE reference = 'W12';
+
+-- With an address or a key of the session's own: what was not sent there is not
+-- sent by the worker to its own.
+SET tegro.api_url = 'https://127.0.0.1:1/api';
+SELECT tegro_create_withdrawal('{"payment_id": "W13", "amount": 1, "currency": "RUB", "account": "4111"}');
+\echo :LAST_ERROR_SQLSTATE
+RESET tegro.api_url;
+SELECT state, attempts, sqlstate, message ~ 'has an address or a key of its own' AS message FROM tegro_outbox WHERE reference = 'W13';
+SELECT tegro_create_withdrawal('{"payment_id": "W13", "amount": 1, "currency": "RUB", "account": "4111"}');
+-- who enqueues it again is told that it goes nowhere
+SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "W13", "amount": 1, "currency": "RUB", "account": "4111"}') IS NOT NULL AS id;
+SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'W13';
+SELECT tegro_wait(id) ->> 'type' AS type FROM tegro_outbox WHERE reference = 'W13';
+
+-- Where it is not over in time, it goes on, and the caller is told so.
+\! curl -sS -o /dev/null -d '{"method": "createWithdrawal", "action": "answer", "status": 429, "headers": {"Retry-After": "60"}, "body": ""}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SET tegro.timeout = '500ms';
+SELECT tegro_create_withdrawal('{"payment_id": "W14", "amount": 1, "currency": "RUB", "account": "4111"}');
+\echo :LAST_ERROR_SQLSTATE
+RESET tegro.timeout;
+SELECT tegro_cancel(id) FROM tegro_outbox WHERE reference = 'W14';
+SELECT tegro_create_withdrawal('{"payment_id": "W14", "amount": 1, "currency": "RUB", "account": "4111"}');
+
 -- Payouts don't go in batches, nor for roles without the right.
 SELECT * FROM tegro_batch('createWithdrawal', ARRAY['{"payment_id": "1"}']::jsonb[]);
 CREATE ROLE regress_tegro_reader;

@@ -133,7 +133,7 @@ static const struct
 		 " ON CONFLICT (shop_id, method, reference) DO NOTHING",
 		 .given = given_request},
 	[TEGRO_STMT_FIND_REFERENCE] =
-		{"SELECT id, params = $4 FROM %1$s.tegro_outbox"
+		{"SELECT id, params = $4, state FROM %1$s.tegro_outbox"
 		 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
 		 4,
 		 {TEXTOID, TEXTOID, TEXTOID, JSONBOID}},
@@ -593,17 +593,31 @@ prepare(const TegroLedger *ledger, TegroStatement which)
 	}
 }
 
-uint64
-tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
-				 Datum *values, const char *nulls)
+static uint64
+execute(const TegroLedger *ledger, TegroStatement which, Datum *values,
+		const char *nulls, bool read_only)
 {
 	int result;
 
 	prepare(ledger, which);
-	result = SPI_execute_plan(plans[which], values, nulls, false, 0);
+	result = SPI_execute_plan(plans[which], values, nulls, read_only, 0);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
 	return SPI_processed;
+}
+
+uint64
+tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
+				 Datum *values, const char *nulls)
+{
+	return execute(ledger, which, values, nulls, false);
+}
+
+uint64
+tegro_ledger_look(const TegroLedger *ledger, TegroStatement which,
+				  Datum *values, const char *nulls)
+{
+	return execute(ledger, which, values, nulls, true);
 }
 
 /* What the rows are like that a statement is given. */

@@ -162,6 +162,14 @@ extern uint64 tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
 							   Datum *values, const char *nulls);
 
 /*
+ * The same for a statement that only reads: it sees what the active snapshot
+ * sees, and not, as the others do, what the transaction's does.
+ */
+extern uint64 tegro_ledger_look(const TegroLedger *ledger,
+								TegroStatement which, Datum *values,
+								const char *nulls);
+
+/*
  * Rows for a statement that works on many at once: it finds them in a relation
  * "given".  They are made, in the scope's memory, for one statement, which
  * frees them when it is run.  "values" and "nulls" have an element for each

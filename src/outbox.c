@@ -88,6 +88,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 	bool isnull;
 	bool is_new;
 	bool same = true;
+	const char *state = TEGRO_READY;
 	int64 id;
 
 	if (call->method->effect != TEGRO_ORDERS &&
@@ -102,6 +103,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 				 errmsg("a request of the outbox can't have a \"nonce\" of its own"),
 				 errhint("Leave it out, and one that was never used is added when the request is sent.")));
 
+	PreventCommandIfReadOnly("tegro_enqueue()");
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_ledger_enter_plainly(ledger, &scope);
 	id = next_id(ledger);
@@ -156,6 +158,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 					 errmsg("could not serialize access to the outbox")));
 		id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
 		same = DatumGetBool(tegro_ledger_column(0, 2, &isnull));
+		state = tegro_ledger_text(0, 3);
 		tegro_ledger_leave(&scope);
 	}
 
@@ -168,6 +171,15 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 						   id, call->method->reference),
 				 errhint("Use a number of the shop's own that was never used for %s.",
 						 call->method->name)));
+	/* its number looks like success to who does not ask for the outcome */
+	if (inserted == NULL &&
+		(strcmp(state, TEGRO_CANCELLED) == 0 ||
+		 strcmp(state, TEGRO_FAILED) == 0))
+		ereport(WARNING,
+				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and is \"%s\"",
+						call->method->reference, call->reference, id, state),
+				 errdetail("It is not sent again by that."),
+				 errhint("tegro_retry(" INT64_FORMAT ") sends it.", id)));
 	return id;
 }
 
@@ -834,28 +846,32 @@ tegro_outbox_any_prepared(void)
 	return found;
 }
 
-bool
-tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
-					 Jsonb **answer, TegroOutcome *outcome, const char **state)
+/* A request as it is committed now, and as far as its outcome goes. */
+typedef struct Ending
+{
+	int64 id;
+	const char *method;
+	const char *reference;
+	const char *state;
+	const char *sqlstate;
+	const char *message;
+	Jsonb *answer;
+} Ending;
+
+/* Reads it, in the current memory context, whatever the caller's snapshot. */
+static Ending
+read_ending(const TegroLedger *ledger, int64 id, Oid caller)
 {
 	MemoryContext context = CurrentMemoryContext;
 	TegroLedgerScope scope;
 	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
-	char *sqlstate;
-	char *message;
-	char *reference;
-	char *method;
+	Ending ending = {id};
 	TransactionId xmin;
 	bool isnull;
-	bool ended = true;
 
-	*answer = NULL;
-	memset(outcome, 0, sizeof(*outcome));
-
-	/* as it is committed now, whatever the caller's snapshot says */
 	PushActiveSnapshot(GetLatestSnapshot());
 	tegro_ledger_enter(ledger, &scope);
-	if (tegro_ledger_run(ledger, TEGRO_STMT_OUTCOME, values, NULL) != 1 ||
+	if (tegro_ledger_look(ledger, TEGRO_STMT_OUTCOME, values, NULL) != 1 ||
 		!DatumGetBool(tegro_ledger_column(0, 7, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -869,76 +885,90 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 				 errdetail("It is delivered after the transaction has committed."),
 				 errhint("Commit first, then wait.")));
 	MemoryContextSwitchTo(context);
-	*state = tegro_ledger_text(0, 1);
-	*answer = tegro_ledger_jsonb(0, 2);
-	sqlstate = tegro_ledger_text(0, 3);
-	message = tegro_ledger_text(0, 4);
-	reference = tegro_ledger_text(0, 5);
-	method = tegro_ledger_text(0, 6);
+	ending.state = tegro_ledger_text(0, 1);
+	ending.answer = tegro_ledger_jsonb(0, 2);
+	ending.sqlstate = tegro_ledger_text(0, 3);
+	ending.message = tegro_ledger_text(0, 4);
+	ending.reference = tegro_ledger_text(0, 5);
+	ending.method = tegro_ledger_text(0, 6);
 	tegro_ledger_leave(&scope);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(context);
+	return ending;
+}
 
-	if (strcmp(*state, TEGRO_DONE) == 0)
+/* "Tegro refused createOrder: It says ...": not twice. */
+static const char *
+words_of_refusal(const char *message)
+{
+	const char *words = message && strncmp(message, "Tegro refused", 13) == 0
+		? strstr(message, ": ")
+		: NULL;
+
+	return words ? words + 2 : message;
+}
+
+bool
+tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
+					 Jsonb **answer, TegroOutcome *outcome, const char **state)
+{
+	Ending ending = read_ending(ledger, id, caller);
+	const char *method = ending.method;
+	const char *reference = ending.reference;
+
+	memset(outcome, 0, sizeof(*outcome));
+	outcome->result = TEGRO_UNKNOWN;
+	outcome->detail = ending.message;
+	*state = ending.state;
+	*answer = NULL;
+
+	if (strcmp(ending.state, TEGRO_DONE) == 0 && ending.answer)
 	{
+		*answer = ending.answer;
 		outcome->result = TEGRO_ANSWERED;
-		if (*answer == NULL)
-		{
-			outcome->result = TEGRO_UNKNOWN;
-			outcome->message =
-				psprintf("%s \"%s\" counts as done, without an answer", method,
-						 reference);
-			outcome->detail = message;
-		}
+		outcome->detail = NULL;
 	}
-	else if (strcmp(*state, TEGRO_FAILED) == 0)
+	else if (strcmp(ending.state, TEGRO_DONE) == 0)
+		outcome->message =
+			psprintf("%s \"%s\" counts as done, without an answer", method,
+					 reference);
+	else if (strcmp(ending.state, TEGRO_FAILED) == 0)
 	{
-		*answer = NULL;
-		outcome->result = sqlstate && strcmp(sqlstate, "TG005") == 0
+		outcome->result = ending.sqlstate &&
+				strcmp(ending.sqlstate, "TG005") == 0
 			? TEGRO_RATE_LIMITED
 			: TEGRO_REFUSED;
 		outcome->message = psprintf("Tegro refused %s \"%s\"", method,
 									reference);
-		/* "Tegro refused createOrder: It says ...": not twice */
-		outcome->detail = message &&
-				strncmp(message, "Tegro refused", 13) == 0 &&
-				strstr(message, ": ")
-			? strstr(message, ": ") + 2
-			: message;
+		outcome->detail = words_of_refusal(ending.message);
 		outcome->hint =
-			psprintf("Request " INT64_FORMAT
-					 " of the outbox failed; tegro_retry sends it again.",
+			psprintf("What is wrong is mended by a request under another number; tegro_retry(" INT64_FORMAT
+					 ") sends this one again as it is.",
 					 id);
 	}
-	else if (strcmp(*state, TEGRO_IN_REVIEW) == 0)
+	else if (strcmp(ending.state, TEGRO_IN_REVIEW) == 0)
 	{
-		*answer = NULL;
-		outcome->result = TEGRO_UNKNOWN;
 		outcome->message = psprintf("the outcome of %s \"%s\" is unknown",
 									method, reference);
-		outcome->detail = message;
 		outcome->hint =
 			psprintf("Find out what became of it, then call tegro_resolve(" INT64_FORMAT
-					 ", ...).",
+					 ", 'done', reason), or with 'failed' or 'resend'.",
 					 id);
 	}
-	else if (strcmp(*state, TEGRO_CANCELLED) == 0)
+	else if (strcmp(ending.state, TEGRO_CANCELLED) == 0)
 	{
-		*answer = NULL;
 		outcome->result = TEGRO_NOT_SENT;
 		outcome->message = psprintf("%s \"%s\" was cancelled", method,
 									reference);
+		/* by a person: then there is nothing to add */
+		if (ending.sqlstate == NULL)
+			outcome->detail = NULL;
 		outcome->hint =
 			psprintf("tegro_retry(" INT64_FORMAT ") sends it after all.", id);
 	}
 	else
-	{
-		*answer = NULL;
-		outcome->result = TEGRO_UNKNOWN;
-		outcome->detail = message;
-		ended = false;
-	}
-	return ended;
+		return false;
+	return true;
 }
 
 bool

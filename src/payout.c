@@ -18,6 +18,11 @@
  *		the worker, after it: the row is "sending" until its lease ends, then
  *		the delivery worker looks it up.  The caller is told "unknown".
  *
+ * What was certainly not sent, or is refused for now, is left to the delivery
+ * worker, which sends it when that is possible.  But not where the caller's
+ * session has an address or a key of its own: what was meant for a sandbox, or
+ * for another account, must not go to the server's.  It is cancelled.
+ *
  * The request, and the settings and keys of the caller's session, pass through
  * a segment of dynamic shared memory, and are zeroed there as soon as they are
  * read: keys are never written anywhere.
@@ -96,12 +101,6 @@ typedef struct PayoutShared
 /*
  * The caller's side.
  */
-
-typedef struct Waiting
-{
-	PayoutShared *shared;
-	const char *payment_id;
-} Waiting;
 
 /* Says on a cancel or a shutdown that the payout goes on. */
 static void
@@ -233,6 +232,15 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
 				tegro_error_raise(&outcome);
 			return answer;
 		}
+		if (strcmp(state, TEGRO_READY) == 0 && tegro_clock_us() > until_us)
+			ereport(ERROR,
+					(errcode(TEGRO_ERRCODE_UNKNOWN),
+					 errmsg("createWithdrawal \"%s\" is still to be sent", payment_id),
+					 errdetail("Request " INT64_FORMAT " of the outbox is \"ready\"%s%s", id,
+							   outcome.detail ? ": " : ".",
+							   outcome.detail ? outcome.detail : ""),
+					 errhint("It is sent by itself as soon as that is possible: before you pay in another way, take it back with tegro_cancel(" INT64_FORMAT "). The same call again, or tegro_wait(" INT64_FORMAT "), returns its outcome.",
+							 id, id)));
 		if (strcmp(state, TEGRO_IN_DOUBT) == 0 || tegro_clock_us() > until_us)
 			ereport(ERROR,
 					(errcode(TEGRO_ERRCODE_UNKNOWN),
@@ -268,6 +276,8 @@ tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 				 errmsg("cannot pay out during recovery"),
 				 errdetail("A payout must be on record before it is sent, and a standby can't write."),
 				 errhint("Call this on the primary.")));
+
+	PreventCommandIfReadOnly("tegro_create_withdrawal()");
 
 	/* what is wrong with the parameters or the keys is said here, at once */
 	call = tegro_api_prepare("createWithdrawal", params, role);
@@ -394,6 +404,7 @@ tegro_payout_main(Datum arg)
 	char *json;
 	TegroLedger ledger;
 	TegroItem *item;
+	bool is_directed;
 	volatile bool recorded = false;
 	int64 id = 0;
 
@@ -419,7 +430,7 @@ tegro_payout_main(Datum arg)
 
 		tegro_worker_connect(shared->database);
 		pgstat_report_activity(STATE_RUNNING, "paying out");
-		tegro_settings_import(settings, shared->settings_len);
+		is_directed = tegro_settings_import(settings, shared->settings_len);
 		explicit_bzero(settings, shared->settings_len);
 
 		MemoryContextSwitchTo(TopMemoryContext);
@@ -439,6 +450,9 @@ tegro_payout_main(Datum arg)
 				item->ruling =
 					tegro_rule_unsent(item,
 									  "the claim was not confirmed; nothing was sent");
+			if (is_directed)
+				tegro_rule_not_again(item->ruling,
+									 "the session that asked for it has an address or a key of its own, so it is not left to the worker");
 
 			tegro_worker_begin();
 			tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);

@@ -210,7 +210,7 @@ tegro_wait(PG_FUNCTION_ARGS)
 					 errmsg("request " INT64_FORMAT " of the outbox has no outcome yet", id),
 					 errdetail("It is \"%s\"%s%s", state, outcome.detail ? ": " : ".",
 							   outcome.detail ? outcome.detail : ""),
-					 errhint("It goes on by itself; wait again, or look at it in tegro_outbox.")));
+					 errhint("It goes on by itself, and you can wait again; if it does not, tegro_doctor() says why.")));
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(poll_ms, Max((until - now) / 1000, 1)),
@@ -234,6 +234,8 @@ decide(FunctionCallInfo fcinfo, TegroDecision decision, const char *what,
 
 	tegro_require_argument(fcinfo, 0, "id");
 	id = PG_GETARG_INT64(0);
+	PreventCommandIfReadOnly(
+		psprintf("%s()", get_func_name(fcinfo->flinfo->fn_oid)));
 	note = psprintf("%s by %s at %s%s%s", what,
 					GetUserNameFromId(GetUserId(), false),
 					timestamptz_to_str(GetCurrentTimestamp()),
@@ -323,6 +325,7 @@ tegro_arm(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a reason is needed"),
 				 errhint("Say why this database pays now, and not the one that it is a copy of.")));
+	PreventCommandIfReadOnly("tegro_arm()");
 	tegro_wake_hold(false);
 	tegro_outbox_arm(&ledger,
 					 psprintf("armed by %s: %s",

@@ -352,6 +352,17 @@ tegro_rule_sent(const TegroItem *item)
 	return ruling;
 }
 
+void
+tegro_rule_not_again(TegroRuling *ruling, const char *why)
+{
+	if (strcmp(ruling->state, TEGRO_READY) != 0)
+		return;
+	finish(ruling, TEGRO_CANCELLED);
+	ruling->message = ruling->message
+		? psprintf("%s; %s", ruling->message, why)
+		: why;
+}
+
 TegroRuling *
 tegro_rule_overdue(const TegroItem *item)
 {

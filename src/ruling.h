@@ -21,6 +21,9 @@ extern TegroRuling *tegro_rule_sent(const TegroItem *item);
 /* No answer has come in tegro.timeout; whether one will is open. */
 extern TegroRuling *tegro_rule_overdue(const TegroItem *item);
 
+/* Has what would be sent again cancelled instead, and its message say why. */
+extern void tegro_rule_not_again(TegroRuling *ruling, const char *why);
+
 /* It was certainly not sent, for a reason of our own. */
 extern TegroRuling *tegro_rule_unsent(const TegroItem *item, const char *why);
 

@@ -738,13 +738,14 @@ static const struct
 	const char *name;
 	char **string; /* or */
 	int *number;
+	bool directs; /* says where a request goes, or who signs it */
 } call_settings[] = {
 	{"tegro.shop_id", &shop_id, NULL},
-	{"tegro.api_key", &api_key, NULL},
+	{"tegro.api_key", &api_key, NULL, true},
 	{"tegro.secret_key", &secret_key, NULL},
-	{"tegro.api_url", &tegro_api_url, NULL},
-	{"tegro.ca_file", &tegro_ca_file, NULL},
-	{"tegro.proxy", &tegro_proxy, NULL},
+	{"tegro.api_url", &tegro_api_url, NULL, true},
+	{"tegro.ca_file", &tegro_ca_file, NULL, true},
+	{"tegro.proxy", &tegro_proxy, NULL, true},
 	{"tegro.user_agent", &tegro_user_agent, NULL},
 	{"tegro.max_answer_size", NULL, &tegro_max_answer_size},
 	{"tegro.connect_timeout", NULL, &tegro_connect_timeout},
@@ -774,15 +775,22 @@ tegro_settings_export(Size *len)
 	return out.data;
 }
 
-void
+bool
 tegro_settings_import(const char *bytes, Size len)
 {
 	const char *end = bytes + len;
+	bool differs = false;
 
 	for (int i = 0; i < lengthof(call_settings) && bytes < end; i++)
 	{
+		char **string = call_settings[i].string;
+
+		if (call_settings[i].directs &&
+			strcmp(*string ? *string : "", bytes) != 0)
+			differs = true;
 		SetConfigOption(call_settings[i].name, bytes, PGC_SUSET,
 						PGC_S_SESSION);
 		bytes += strlen(bytes) + 1;
 	}
+	return differs;
 }

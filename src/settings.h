@@ -99,7 +99,11 @@ extern const char *tegro_settings_secret_key(const char *shop_id, Oid role,
  */
 extern char *tegro_settings_export(Size *len);
 
-/* Takes over what tegro_settings_export() put down in another session. */
-extern void tegro_settings_import(const char *bytes, Size len);
+/*
+ * Takes over what tegro_settings_export() put down in another session.  Returns
+ * true if that session's requests go elsewhere than this process's own would,
+ * or are signed with a key of the session's.
+ */
+extern bool tegro_settings_import(const char *bytes, Size len);
 
 #endif /* TEGRO_SETTINGS_H */
