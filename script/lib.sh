@@ -403,7 +403,7 @@ start_sandbox()
 	sandbox_pid=$spawned
 	export TEGRO_SANDBOX_PID=$sandbox_pid
 	at_exit stop_sandbox
-	for ((turn = 0; turn < 200; turn++))
+	for ((turn = 0; turn < 1200; turn++))
 	do
 		if [[ -s $ready ]]
 		then

@@ -70,8 +70,8 @@ SELECT count(*) FROM jsonb_array_elements(tegro_orders() -> 'data');
 SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "500", "amount": 1, "currency": "RUB"}')$$);
 \! curl -sS -o /dev/null -d '{"method": "*", "times": 1, "action": "answer", "status": 403, "body": "<html>error 1010</html>"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT * FROM try($$SELECT tegro_call('newMethod')$$);
-SET tegro.timeout = '200ms';
-\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "hold", "ms": 2000}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SET tegro.timeout = '1s';
+\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "hold", "ms": 60000}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "late", "amount": 1, "currency": "RUB"}')$$);
 RESET tegro.timeout;
 

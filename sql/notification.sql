@@ -13,7 +13,7 @@ CREATE OR REPLACE FUNCTION becomes_true(query text) RETURNS boolean LANGUAGE plp
 DECLARE
 	yes boolean;
 BEGIN
-	FOR i IN 1..200 LOOP
+	FOR i IN 1..2000 LOOP
 		EXECUTE query INTO yes;
 		IF yes THEN RETURN true; END IF;
 		PERFORM pg_sleep(0.05);

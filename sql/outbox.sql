@@ -15,7 +15,7 @@ CREATE FUNCTION becomes_true(query text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
 	yes boolean;
 BEGIN
-	FOR i IN 1..200 LOOP
+	FOR i IN 1..2000 LOOP
 		EXECUTE query INTO yes;
 		IF yes THEN RETURN true; END IF;
 		PERFORM pg_sleep(0.05);

@@ -20,8 +20,8 @@ SELECT tegro_create_order('{"order_id": "2", "currency": "RUB", "amount": 1}') -
 SELECT tegro_shops() ->> 'type' AS type;
 \! curl -sS -o /dev/null -d '{"method": "shops", "times": 1, "action": "answer", "status": 429, "body": "{\"type\":\"error\",\"desc\":\"slow down\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT tegro_shops() ->> 'type' AS type;
-\! curl -sS -o /dev/null -d '{"method": "rates", "times": 1, "action": "hold", "ms": 5000}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
-SET statement_timeout = '300ms';
+\! curl -sS -o /dev/null -d '{"method": "rates", "times": 1, "action": "hold", "ms": 60000}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SET statement_timeout = '2s';
 SELECT tegro_rates() ->> 'type' AS type;
 RESET statement_timeout;
 SELECT tegro_call('newMethod') ->> 'type' AS type;

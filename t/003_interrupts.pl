@@ -8,8 +8,9 @@
 # one that lets them drip.  In each, a read and a createOrder are stopped by
 # all that can stop a statement.  The time from the stop to the end of the
 # statement, as psql sees it, may be 250 ms.  On a machine that is busy that
-# can fail by chance: a scenario is tried three times, and one must be in time;
-# all must be within 2 s.
+# can fail by chance: what the machine was late is not counted, a scenario is tried
+# up to five times, and one must be in time; all must be within 10 s, for nothing
+# here ends by itself in less than a minute.
 #
 use strict;
 use warnings;
@@ -17,13 +18,14 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
+use IO::Select;
 use List::Util qw(max min);
 use Test::More;
 use TegroTest;
 use Time::HiRes qw(sleep time);
 
 use constant LIMIT_MS => 250;
-use constant NEVER_MS => 2000;
+use constant NEVER_MS => 10_000;
 
 # Sent to a server that does not read: more than the kernels take on behalf of
 # either end, which is some 200 kB there.
@@ -35,13 +37,29 @@ my %tls = (certificates => $certificates);
 my $sandbox = sandbox(%tls);
 my $holding = sandbox(%tls);
 my $dripping = sandbox(%tls);
-my $silent = raw_server(sub { sleep 600; });
-my $deaf = raw_server(sub { sleep 600; }, small_buffer => 1);
+# both say when something has come to them
+my $stays_silent = sub {
+	my ($socket) = @_;
+
+	IO::Select->new($socket)->can_read;
+	TegroTest::raw_note(came => 1);
+	sleep 600;
+};
+my $silent = raw_server($stays_silent);
+my $deaf = raw_server($stays_silent, small_buffer => 1);
 my $full = black_hole();
 my $node = cluster('main', $sandbox, %tls, environment => \%preloaded);
 
 $holding->fault('*', 'hold', ms => 600_000, times => -1);
 $dripping->fault('*', 'drip', ms => 300, times => -1);
+
+# How often something has come to one of them.
+sub came_to
+{
+	my ($server) = @_;
+
+	return scalar(grep { $_->{came} } $server->notes);
+}
 
 # Where a call gets stuck; how many calls got there so far, where that can be
 # told; whether its request is on its way by then.
@@ -59,13 +77,13 @@ my @phases = (
 	{
 		name => 'during the TLS handshake',
 		url => 'https://127.0.0.1:' . $silent->port . '/api',
-		count => sub { return $silent->connections; },
+		count => sub { return came_to($silent); },
 		sent => 0,
 	},
 	{
 		name => 'while sending',
 		url => $deaf->url,
-		count => sub { return $deaf->connections; },
+		count => sub { return came_to($deaf); },
 		size => LARGE,
 		sent => 1,
 	},
@@ -154,7 +172,7 @@ sub get_stuck
 	begin($calls);
 	foreach my $phase (@counted)
 	{
-		wait_until(sub { return $phase->{count}->() >= $expected{ $phase->{name} }; }, 20)
+		wait_until(sub { return $phase->{count}->() >= $expected{ $phase->{name} }; })
 		  or die "calls did not get stuck $phase->{name}";
 	}
 	# the others, and for what is sent to run full
@@ -171,14 +189,14 @@ sub goes_on
 	my ($session, $what) = @_;
 	my $name = 'slow-0-' . ++$name_count . '.provider.test:' . $sandbox->port;
 
-	set($session, 'tegro.timeout' => '10s', 'tegro.connect_timeout' => '3s', statement_timeout => 0);
+	set($session, 'tegro.timeout' => '40s', 'tegro.connect_timeout' => '30s', statement_timeout => 0);
 	foreach my $url ("https://$name/api", $sandbox->api_url)
 	{
 		set($session, 'tegro.api_url' => $url);
 		my $result = $session->query('SELECT tegro_balance()');
 		like($result->{out}, qr/"type": "success"/, "$what: the session makes a right call after it")
 		  or diag($result->{err});
-		cmp_ok($result->{ms}, '<=', 2000, "$what: which does not hang");
+		cmp_ok(own_ms($result), '<=', NEVER_MS, "$what: which does not hang");
 	}
 	return;
 }
@@ -209,7 +227,7 @@ sub in_time
 	my ($scenario) = @_;
 	my (%best, %worst);
 
-	foreach (1 .. 3)
+	foreach (1 .. 5)
 	{
 		my %late_ms = $scenario->();
 		foreach my $name (keys %late_ms)
@@ -244,7 +262,7 @@ subtest 'pg_cancel_backend ends a call in every phase' => sub {
 				is($control->query('SELECT pg_cancel_backend(' . $session->pid . ')')->{out},
 					't', "$call->{name}: cancelled");
 				my $result = $session->wait;
-				$late_ms{ $call->{name} } = 1000 * ($result->{ended} - $from);
+				$late_ms{ $call->{name} } = own_ms($from, $result->{ended});
 				is($result->{sqlstate}, '57014', "$call->{name}: the statement was cancelled");
 				tells_what_was_sent($call, $result);
 				goes_on($session, $call->{name});
@@ -268,7 +286,7 @@ sub ends_by_itself
 			{
 				my $result = $call->{session}->wait;
 
-				$late_ms{ $call->{name} } = $result->{ms} - $limit_ms;
+				$late_ms{ $call->{name} } = own_ms($result) - $limit_ms;
 				cmp_ok($result->{ms}, '>=', $limit_ms - 5, "$call->{name}: had its time");
 				$check->($call, $result);
 				goes_on($call->{session}, $call->{name});
@@ -280,8 +298,8 @@ sub ends_by_itself
 
 subtest 'statement_timeout ends a call in every phase' => sub {
 	ends_by_itself(
-		\@calls, 1000,
-		{ statement_timeout => '1s' },
+		\@calls, 2000,
+		{ statement_timeout => '2s' },
 		sub {
 			my ($call, $result) = @_;
 
@@ -294,8 +312,8 @@ subtest 'statement_timeout ends a call in every phase' => sub {
 subtest 'tegro.connect_timeout ends a call that gets no connection' => sub {
 	ends_by_itself(
 		[ grep { !$_->{phase}{sent} } @calls ],
-		300,
-		{ 'tegro.connect_timeout' => '300ms', 'tegro.read_retries' => 0 },
+		1000,
+		{ 'tegro.connect_timeout' => '1s', 'tegro.read_retries' => 0 },
 		sub {
 			my ($call, $result) = @_;
 
@@ -308,8 +326,8 @@ subtest 'tegro.connect_timeout ends a call that gets no connection' => sub {
 
 subtest 'tegro.timeout ends a call in every phase' => sub {
 	ends_by_itself(
-		\@calls, 600,
-		{ 'tegro.timeout' => '600ms' },
+		\@calls, 2000,
+		{ 'tegro.timeout' => '2s' },
 		sub {
 			my ($call, $result) = @_;
 
@@ -329,14 +347,14 @@ subtest 'repeats after tegro.connect_timeout stay within tegro.timeout' => sub {
 	in_time(
 		sub {
 			set($call->{session},
-				'tegro.timeout' => '700ms',
-				'tegro.connect_timeout' => '200ms',
+				'tegro.timeout' => '2100ms',
+				'tegro.connect_timeout' => '600ms',
 				'tegro.read_retries' => 100,
 				'tegro.api_url' => $call->{phase}{url});
 			my $result = $call->{session}->query((statement('createOrder'))[0]);
 			is($result->{sqlstate}, 'TG002', 'it was not sent');
 			like($result->{detail}, qr/attempt [23]/, 'it was tried again');
-			return ('createOrder' => $result->{ms} - 700);
+			return ('createOrder' => own_ms($result) - 2100);
 		});
 	set($call->{session}, 'tegro.read_retries' => 2);
 	goes_on($call->{session}, 'createOrder');
@@ -360,7 +378,7 @@ subtest 'a call can be cancelled while it waits to be repeated' => sub {
 			is(scalar($sandbox->journal), 1, 'nothing was sent after it');
 			goes_on($session, 'balance');
 			$session->close;
-			return (balance => 1000 * ($result->{ended} - $from));
+			return (balance => own_ms($from, $result->{ended}));
 		});
 };
 
@@ -395,7 +413,7 @@ subtest 'a batch can be cancelled in every phase' => sub {
 						"$name: the detail says what had been sent");
 					goes_on($session, $name);
 					$session->close;
-					return ($name => 1000 * ($result->{ended} - $from));
+					return ($name => own_ms($from, $result->{ended}));
 				});
 		}
 	}
@@ -477,7 +495,7 @@ subtest '200 calls that are cancelled leave no descriptor open' => sub {
 		is($result->{sqlstate}, '57014', "call $round was cancelled") if $result->{sqlstate} ne '57014';
 		set($session, statement_timeout => 0);
 	}
-	wait_until(sub { return descriptors($session->pid) <= $before; }, 5);
+	wait_until(sub { return descriptors($session->pid) <= $before; }, 30);
 	cmp_ok(descriptors($session->pid), '<=', $before, "no more than the $before from before");
 	goes_on($session, 'after');
 	$session->close;
@@ -492,7 +510,7 @@ subtest 'the end of the client ends the call' => sub {
 	sleep 0.2;
 	my $pid = $session->pid;
 	$session->close;
-	ok(wait_until(sub { return !kill(0, $pid); }, 5), 'the backend is gone');
+	ok(wait_until(sub { return !kill(0, $pid); }, 30), 'the backend is gone');
 };
 
 subtest 'signals while calls run don\'t crash the backend' => sub {
@@ -522,7 +540,9 @@ SQL
 	sleep 0.3;
 	my $cancels = 0;
 	my $problem = '';
-	for (my $round = 0; $cancels < 200 && !$problem; $round++)
+	my $calls = 0;
+	my $deadline = time + 60;
+	for (my $round = 0; ($cancels < 200 || $calls < 20) && !$problem && time < $deadline; $round++)
 	{
 		my $pid = $session->pid;
 
@@ -530,17 +550,19 @@ SQL
 		kill('HUP', $pid) if $round % 10 == 0;
 		$other->query('NOTIFY storm') if $round % 10 == 5;
 		$cancels += kill('INT', $pid) if $round % 2;
-		if ($session->poll(0.002 * ($round % 5)))
+		# where the machine is so slow that no call gets far, they come more seldom
+		if ($session->poll($cancels < 200 ? 0.002 * ($round % 5) : 0.1))
 		{
 			# a cancel between the calls ends the loop
 			my $result = $session->wait;
 			$problem = $result->{err} || 'no error' if $result->{sqlstate} ne '57014';
 			$session->send($loop);
 		}
+		$calls = $sandbox->journal(method => 'balance') if $cancels >= 200;
 	}
 	is($problem, '', 'the loop ended by cancels only');
-	is($cancels, 200, '200 cancels reached the backend');
-	cmp_ok(scalar($sandbox->journal(method => 'balance')), '>=', 20, 'calls were made meanwhile');
+	cmp_ok($cancels, '>=', 200, '200 cancels reached the backend');
+	cmp_ok($calls, '>=', 20, 'calls were made meanwhile');
 
 	$session->send($loop) if $session->poll(0);
 	sleep 0.1;
@@ -577,10 +599,10 @@ subtest 'pg_terminate_backend ends a call in every phase' => sub {
 				is($control->query('SELECT pg_terminate_backend(' . $session->pid . ')')->{out},
 					't', "$call->{name}: terminated");
 				my $result = $session->wait;
-				$late_ms{ $call->{name} } = 1000 * ($result->{ended} - $from);
+				$late_ms{ $call->{name} } = own_ms($from, $result->{ended});
 				is($result->{sqlstate}, '57P01', "$call->{name}: the session was terminated");
 				tells_what_was_sent($call, $result);
-				ok(wait_until(sub { return !kill(0, $session->pid); }, 2),
+				ok(wait_until(sub { return !kill(0, $session->pid); }, 20),
 					"$call->{name}: the backend is gone");
 				$session->close;
 			}
@@ -599,18 +621,18 @@ subtest 'a fast shutdown ends calls in every phase' => sub {
 			my ($postmaster) = TegroTest::slurp($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
 			my $from = time;
 			kill('INT', $postmaster);
-			wait_until(sub { return @calls == grep { $_->{session}->poll(0) } @calls; }, 20);
+			wait_until(sub { return @calls == grep { $_->{session}->poll(0) } @calls; });
 			foreach my $call (@calls)
 			{
 				my $session = delete $call->{session};
 				my $result = $session->wait;
 
-				$late_ms{ $call->{name} } = 1000 * ($result->{ended} - $from);
+				$late_ms{ $call->{name} } = own_ms($from, $result->{ended});
 				is($result->{sqlstate}, '57P01', "$call->{name}: the session was terminated");
 				tells_what_was_sent($call, $result);
 				$session->close;
 			}
-			wait_until(sub { return !kill(0, $postmaster); }, 20);
+			wait_until(sub { return !kill(0, $postmaster); });
 			{
 				local %ENV = (%ENV, %preloaded);
 				$node->restart;

@@ -199,9 +199,10 @@ my %faults = (
 	5 => {
 		what => 'the answer read and not committed',
 		point => 'answer read',
-		# both are executed before the first answer comes
+		# both are executed before the first answer comes, and that in time
+		conf => "tegro.timeout = '3s'\ntegro.lease = '6s'",
 		prepare => sub {
-			$_[0]{sandbox}->fault($_, 'execute_then_hold', ms => 300)
+			$_[0]{sandbox}->fault($_, 'execute_then_hold', ms => 1500)
 			  foreach qw(createOrder createWithdrawal);
 		},
 		states => qr/^(sending|unknown)$/,
@@ -282,6 +283,21 @@ sub way_of
 	return $round eq 'worker' ? ('worker', 0) : @{ $ways[ ($lane->{number} + $round) % @ways ] };
 }
 
+# What is in review is looked up for a day more.  No more after this: such a
+# look-up could pass the kill point that is meant for what comes now.
+sub let_rest
+{
+	my ($node) = @_;
+
+	wait_until(
+		sub {
+			ask($node, q{UPDATE tegro_outbox SET next_at = NULL WHERE state = 'review' AND next_at IS NOT NULL});
+			return ask($node,
+				'SELECT count(*) FROM tegro_outbox WHERE next_at IS NOT NULL OR lease_until IS NOT NULL')->{out} eq '0';
+		}) or die 'something is still on its way';
+	return;
+}
+
 # The fault itself: the requests, the crash, the restart.
 sub crash
 {
@@ -291,6 +307,7 @@ sub crash
 	my $log = log_mark($node);
 	my %seen;
 
+	let_rest($node);
 	$lane->{mark} = scalar(my @all = $sandbox->journal);
 	kill_at($node, $fault->{point}, $how eq 'worker' ? 'KILL' : 'STOP') if $fault->{point};
 	$fault->{prepare}->($lane) if $fault->{prepare};
@@ -434,7 +451,7 @@ sub set_and_reload
 	my ($where, %settings) = @_;
 
 	$where->append_conf('postgresql.conf', "$_ = '$settings{$_}'") foreach sort keys %settings;
-	$where->reload;
+	reload_conf($where);
 	# the worker has to see it, too
 	sleep 0.3;
 	return;
@@ -481,7 +498,10 @@ part 'fault 17: a deliverer that was stopped beyond its lease does no harm when 
 	like(row($node, "$_-17")->{state}, qr/^(unknown|ready|sending|done)$/, "it leaves the $_ to others")
 	  foreach qw(order payout);
 
-	# stopped once more, with the answer in its hands
+	# stopped once more, with the answer in its hands, not that of a look-up
+	wait_until(sub { return 0 == rows($node, "reference LIKE '%-17' AND state IN ('ready', 'sending')") });
+	ask($node, q{UPDATE tegro_outbox SET next_at = now() + interval '1 hour'
+		WHERE reference LIKE '%-17' AND state = 'unknown'});
 	kill_at($node, 'answer read', 'STOP');
 	enqueue($node, 'createWithdrawal', 'payout-17-answered');
 	$worker = worker_pid($node);
@@ -503,6 +523,7 @@ part 'fault 17: a deliverer that was stopped beyond its lease does no harm when 
 	is_deeply($later, $settled, 'and changes nothing');
 
 	set_and_reload($node, 'tegro.settle_time' => '3s');
+	ask($node, q{UPDATE tegro_outbox SET next_at = now() WHERE reference = 'order-17' AND state = 'unknown'});
 	ask($node, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'payout-17'});
 
 	# a payout that a session waits for, stopped until a person has it in review
@@ -709,7 +730,7 @@ part 'fault 21: the worker is terminated during a send' => sub {
 		my $terminated = time;
 		is(ask($node, "SELECT pg_terminate_backend($worker, 5000)")->{out}, 't',
 			"$action: the worker ends");
-		cmp_ok(time - $terminated, '<', 2, "$action: soon");
+		cmp_ok(own_ms($terminated), '<', 3000, "$action: soon");
 		my %seen = %{ states($node) };
 		like($seen{"$_-terminated-$action"}, qr/^(unknown|done)$/, "$action: the $_ is looked up")
 		  foreach qw(order payout);
@@ -740,7 +761,7 @@ part 'fault 21: the extension is dropped during a send' => sub {
 	ok(wait_until(sub { requests($elsewhere, 'payout-dropped') }), 'it was sent');
 	my $dropped = $session->query('DROP EXTENSION tegro');
 	is($dropped->{err}, '', 'DROP EXTENSION works');
-	cmp_ok($dropped->{ms}, '<', 5000, 'and does not hang');
+	cmp_ok(own_ms($dropped), '<', 10_000, 'and does not hang');
 	sleep 1.5;
 	is($session->query('SELECT 1')->{out}, '1', 'the server runs on');
 	unlike(log_since($node, $log), qr/PANIC|terminated by signal/, 'nothing crashed');
@@ -760,17 +781,16 @@ part 'fault 21: the extension is dropped during a send' => sub {
 	$session->query('DROP EXTENSION tegro; CREATE EXTENSION tegro');
 	my ($id) = $old->{out} =~ /^(\d+)/;
 	$session->query("ALTER TABLE tegro_outbox ALTER id RESTART WITH $id") if $id > 1;
-	$elsewhere->fault('createWithdrawal', 'hold', ms => 3000);
+	$elsewhere->fault('createWithdrawal', 'hold', ms => 60_000);
 	enqueue($session, 'createWithdrawal', 'payout-new');
+	my $new;
 	wait_until(
 		sub {
-			return $session->query(
-				"SELECT state NOT IN ('ready', 'sending') FROM tegro_outbox WHERE reference = 'payout-new'")
-			  ->{out} eq 't';
+			$new = $session->query(
+				q{SELECT state, answer FROM tegro_outbox WHERE reference = 'payout-new'})->{out};
+			return $new !~ /^(ready|sending)/;
 		});
-	is( $session->query(
-			q{SELECT state, answer FROM tegro_outbox WHERE reference = 'payout-new'})->{out},
-		'unknown|',
+	like($new, qr/^(unknown|review)\|$/,
 		'the answer of the old payout is not taken for that of the new one, which has none yet');
 	$session->close;
 };
@@ -784,7 +804,7 @@ part 'fault 21: the database is dropped during a send' => sub {
 	$session->close;
 	my $dropped = ask($node, 'DROP DATABASE doomed WITH (FORCE)');
 	is($dropped->{err}, '', 'DROP DATABASE works');
-	cmp_ok($dropped->{ms}, '<', 10_000, 'and does not hang');
+	cmp_ok(own_ms($dropped), '<', 20_000, 'and does not hang');
 	# it would be started again after 5 s
 	sleep 6.5;
 	is( ask($node,
@@ -877,12 +897,15 @@ part 'fault 22: the caller of a payout is cancelled, or gone' => sub {
 		'rolled-back' => sub { ask($node, "SELECT pg_cancel_backend($_[1])"); });
 	my %results;
 
+	# no answer comes before the caller is gone, and yet each comes in time
+	set_and_reload($node, 'tegro.lease' => '40s');
 	foreach my $way (sort keys %ways)
 	{
 		my $session = session($node);
 
-		$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 800);
-		$session->query('SET statement_timeout = 500') if $way eq 'timed-out';
+		$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 6000);
+		$session->query(q{SET tegro.timeout = '20s'});
+		$session->query('SET statement_timeout = 2000') if $way eq 'timed-out';
 		$session->query('BEGIN') if $way eq 'rolled-back';
 		$session->send(pay("W-$way"));
 		ok(wait_until(sub { executed($sandbox, "W-$way") }), "$way: the payout is under way");
@@ -899,16 +922,17 @@ part 'fault 22: the caller of a payout is cancelled, or gone' => sub {
 	is($results{terminated}{sqlstate}, '57P01', 'terminated: the session ends');
 	ok(is_lost($results{'client-gone'}), 'client-gone: the session is lost');
 
+	# all, so that their workers are gone when they are called again
+	my %rows = map { ($_ => wait_for_row($node, "W-$_", 'done', 'failed', 'review')) } sort keys %ways;
 	foreach my $way (sort keys %ways)
 	{
-		my $row = wait_for_row($node, "W-$way", 'done', 'failed', 'review');
-
-		is($row->{state}, 'done', "$way: the payout is done");
+		is($rows{$way}{state}, 'done', "$way: the payout is done");
 		is(scalar(requests($sandbox, "W-$way")), 1, "$way: it was sent once");
 		like(ask($node, pay("W-$way"))->{out}, qr/"type": "success"/,
 			"$way: the same call again returns its outcome");
 		is(scalar(requests($sandbox, "W-$way")), 1, "$way: and sends nothing");
 	}
+	set_and_reload($node, 'tegro.lease' => '4s');
 	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
 };
 
@@ -984,7 +1008,7 @@ part 'fault 22: the worker of a payout dies' => sub {
 		else
 		{
 			like($result->{sqlstate}, qr/^(TG003|57P01|)$/, "$name: the caller is told");
-			cmp_ok($result->{ms}, '<', 15_000, "$name: and does not hang");
+			cmp_ok(own_ms($result), '<', 20_000, "$name: and does not hang");
 		}
 		$results{$name}{again} = ask($node, pay($name));
 	}
@@ -1030,7 +1054,7 @@ part 'fault 22: two sessions pay the same at once' => sub {
 	enqueue($sessions[0], 'createWithdrawal', 'W-own', amount => 5);
 	my $result = $sessions[0]->query(pay('W-own'));
 	isnt($result->{sqlstate}, '', 'a payout that waits for the session itself is an error');
-	cmp_ok($result->{ms}, '<', 5000, 'and does not hang');
+	cmp_ok(own_ms($result), '<', 10_000, 'and does not hang');
 	$sessions[0]->query('ROLLBACK');
 	is(scalar(requests($sandbox, 'W-own')), 0, 'it is not sent');
 	$_->close foreach @sessions;
@@ -1071,7 +1095,7 @@ part 'fault 22: no worker is to be had' => sub {
 		0, 'of the others there is no trace');
 	foreach my $name (@refused)
 	{
-		wait_until(sub { ask($alone, pay($name))->{sqlstate} eq '' }, 20);
+		wait_until(sub { ask($alone, pay($name))->{sqlstate} eq '' });
 	}
 	is(scalar(grep { executed($alone_sandbox, $_) != 1 } sort keys %results),
 		0, 'called again, all are paid once');
@@ -1086,7 +1110,7 @@ $node->restart;
 # Waits until nothing is delivered, and nobody would.
 sub no_worker
 {
-	return wait_until(sub { !processes($node, 'tegro delivery worker') }, 20);
+	return wait_until(sub { !processes($node, 'tegro delivery worker') });
 }
 
 sub prepare_both
@@ -1103,7 +1127,7 @@ sub prepare_both
 }
 
 # Long enough for a worker to be started again, and to deliver.
-use constant SOON => 15;
+use constant SOON => 40;
 
 part 'fault 20: a prepared transaction that outlives those who would deliver it' => sub {
 	prepare_both('restart');
@@ -1151,7 +1175,7 @@ part 'fault 7: a session is killed while its commit returns' => sub {
 	crash_worker($node, $session->pid);
 	$session->close;
 	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
-	$node->reload;
+	reload_conf($node);
 	is(row($node, 'payout-commit')->{enqueued_by}, 'postgres', 'it is there after the restart');
 	ok(wait_until(sub { row($node, 'payout-commit')->{state} eq 'done' }, SOON),
 		'it is delivered with nothing else enqueued');

@@ -101,18 +101,28 @@ sub round_trips
 	return $trips;
 }
 
-my $result;
-my @trips;
-
-# on a busy machine a page can be late by chance
-foreach my $turn (1 .. 3)
+# Runs a query, and again if it took more round trips than it should: on a busy
+# machine a page can be late by chance.  Tests what it took at best; returns the
+# last result.
+sub in_few_round_trips
 {
-	forget_journal($slow);
-	$result = $session->query(
-		'SELECT count(*), count(DISTINCT id), sum(amount) FROM orders');
-	push @trips, round_trips($slow->journal);
-	last if $trips[-1] <= 101 / 8;
+	my ($sql, $most, $name) = @_;
+	my ($result, @trips);
+
+	foreach my $turn (1 .. 5)
+	{
+		forget_journal($slow);
+		$result = $session->query($sql);
+		push @trips, round_trips($slow->journal);
+		last if $trips[-1] <= $most;
+	}
+	cmp_ok(min(@trips), '<=', $most, $name) or diag("round trips: @trips");
+	return $result;
 }
+
+my $result = in_few_round_trips(
+	'SELECT count(*), count(DISTINCT id), sum(amount) FROM orders',
+	101 / 8, 'at least 8 times fewer round trips than pages');
 is($result->{out}, '10000|10000|' . 10_000 * 10_001 / 2 . '.00000000',
 	'each of 10,000 orders comes once');
 my %asked;
@@ -122,19 +132,15 @@ is(join(' ', grep { $asked{$_} != 1 } sort { $a <=> $b } keys %asked),
 is($asked{1}, 2, 'which tells at the end whether the list moved');
 is(scalar(grep { $_ <= 101 } keys %asked), 101, 'all pages, and one past the end');
 cmp_ok(max(keys %asked), '<=', 101 + 32, 'not many pages past the end');
-cmp_ok(min(@trips), '<=', 101 / 8, 'at least 8 times fewer round trips than pages');
-diag("round trips: @trips");
 
 # the planner's estimate, where it is known: nothing is asked for in vain
 $session->query('ANALYZE orders');
-forget_journal($slow);
-is($session->query('SELECT count(*) FROM orders')->{out}, '10000', 'after ANALYZE');
+is(in_few_round_trips('SELECT count(*) FROM orders', 101 / 6, 'hardly more round trips after ANALYZE')->{out},
+	'10000', '... for all');
 is(join(' ', sort { $a <=> $b } pages($slow)), join(' ', 1, 1 .. 101), '... no page past the end is asked for but one');
-cmp_ok(round_trips($slow->journal), '<=', 101 / 6, '... in hardly more round trips');
 $session->query(q{UPDATE pg_class SET reltuples = 2000 WHERE relname = 'orders'});
-forget_journal($slow);
-is($session->query('SELECT count(*) FROM orders')->{out}, '10000', 'a list that has grown since');
-cmp_ok(round_trips($slow->journal), '<=', 101 / 4, '... is read ahead beyond what was known, too');
+is(in_few_round_trips('SELECT count(*) FROM orders', 101 / 4, 'a list that has grown since')->{out},
+	'10000', '... is read ahead beyond what was known, too');
 $session->query(q{UPDATE pg_class SET reltuples = -1 WHERE relname = 'orders'});
 
 $result = $session->query('EXPLAIN (ANALYZE, COSTS OFF) SELECT FROM orders');
@@ -162,13 +168,12 @@ is( $session->query(q{SELECT amount FROM orders WHERE payment_id = 'order 77'})-
 	'77.00000000', 'payment_id finds an order');
 is(join(' ', map { "$_->{method} $_->{params}{payment_id}" } $slow->journal),
 	'order order 77', '... with one request');
-forget_journal($slow);
-is( $session->query(
-		q{SELECT count(*) FROM orders WHERE payment_id = ANY (ARRAY(SELECT 'order ' || i FROM generate_series(1, 64) i))}
+is( in_few_round_trips(
+		q{SELECT count(*) FROM orders WHERE payment_id = ANY (ARRAY(SELECT 'order ' || i FROM generate_series(1, 64) i))},
+		8, 'payment_ids are looked up many at once'
 	)->{out},
 	'64', '64 payment_ids find 64 orders');
 is(scalar($slow->journal(method => 'order')), 64, '... with as many requests');
-cmp_ok(round_trips($slow->journal), '<=', 8, '... many at once');
 
 # EXPLAIN, planning and what can't match send nothing
 forget_journal($slow);
@@ -190,17 +195,17 @@ sub cancel
 	my ($name, $sql) = @_;
 	my @ms;
 
-	foreach my $turn (1 .. 3)
+	foreach my $turn (1 .. 5)
 	{
 		my $count = scalar($slow->journal);
 
 		$session->send($sql);
-		wait_until(sub { scalar($slow->journal) > $count + 4 }, 10);
+		wait_until(sub { scalar($slow->journal) > $count + 4 });
 		sleep 0.1;
 		my $cancelled = time;
 		kill('INT', $session->pid);
-		$result = $session->wait(20);
-		push @ms, 1000 * ($result->{ended} - $cancelled);
+		$result = $session->wait;
+		push @ms, own_ms($cancelled, $result->{ended});
 		last if $ms[-1] <= LIMIT_MS;
 	}
 	is($result->{sqlstate}, '57014', "$name can be cancelled");
@@ -251,9 +256,9 @@ $slow->clear_faults;
 # Cursors that rest
 #
 
-$session->query(q{SET tegro.timeout = '400ms'});
+$session->query(q{SET tegro.timeout = '2s'});
 $session->query('BEGIN; DECLARE c CURSOR FOR SELECT id FROM orders WHERE amount <= 10000; MOVE 350 FROM c');
-sleep 1;
+sleep 2.5;
 $result = $session->query('MOVE ALL FROM c; COMMIT');
 is($result->{err}, '', 'a cursor may rest for longer than tegro.timeout');
 $session->query('RESET tegro.timeout');
@@ -312,11 +317,12 @@ came_once($out, 'orders made between two pages');
 sub overtake
 {
 	my ($from, $to) = @_;
+	my $hold_ms = 1500;
 
-	foreach my $turn (1 .. 20)
+	foreach my $turn (1 .. 40)
 	{
 		forget_journal($small);
-		$small->fault('orders', 'hold', ms => 1500, skip => 2);
+		$small->fault('orders', 'hold', ms => $hold_ms, skip => 2);
 		$session->send('SELECT payment_id FROM orders');
 		my ($held, $read_4);
 		wait_until(
@@ -325,8 +331,7 @@ sub overtake
 				($held) = map { $_->{params}{page} } grep { ($_->{fault} // '') eq 'hold' } @lines;
 				$read_4 = grep { $_->{params}{page} == 4 && $_->{verdict} eq 'success' } @lines;
 				return defined $held && ($held != 3 || $read_4);
-			},
-			10);
+			});
 		if ($held == 3)
 		{
 			make_orders($maker, $from, $to);
@@ -335,9 +340,17 @@ sub overtake
 			my ($page_3) = map { $_->{time} }
 			  grep { $_->{params}{page} == 3 && $_->{verdict} eq 'success' }
 			  $small->journal(method => 'orders');
+			if ($page_3 < max(@made) && $hold_ms < 20_000)
+			{
+				# it took longer than page 3 was held: again, with others
+				$hold_ms *= 3;
+				$_ += 100 foreach $from, $to;
+				next;
+			}
 			cmp_ok($page_3, '>', max(@made), '... before the provider read page 3');
 			return $answer->{out};
 		}
+		kill('INT', $session->pid);
 		$session->wait;
 	}
 	die 'the sandbox never held page 3';
@@ -437,8 +450,7 @@ print {$file} join(':', SHOP_ID, 'alice', API_KEY, SECRET_KEY), "\n";
 close($file);
 chmod(0600, $credentials);
 $node->append_conf('postgresql.conf', "tegro.credentials_file = '$credentials'");
-$node->reload;
-$session->query("SELECT pg_sleep(0.2)");
+reload_conf($node);
 
 my $alice = session($node, user => 'alice');
 is($alice->query('SELECT count(*) > 0 FROM orders')->{out}, 't', 'who has a key reads');

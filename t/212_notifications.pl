@@ -144,7 +144,7 @@ sub settled
 			  && $last->{state} ne 'waiting'
 			  && (!$last->{confirmed} || !$last->{callback} || ($last->{callback_state} // '') eq 'done');
 		},
-		$patience // 30);
+		$patience // 120);
 	return $last // {};
 }
 
@@ -469,7 +469,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	ask($node, q{UPDATE tegro_notification SET waiting_since = now() - interval '4 days', next_at = now() WHERE order_id = 'F1'});
 	query($node, q{SELECT tegro_retry_notification(id) FROM tegro_notification WHERE order_id = 'F1'}, user => 'shopkeeper');
 	ask($node, q{UPDATE tegro_notification SET waiting_since = now() - interval '4 days', next_at = now() WHERE order_id = 'F1'});
-	my $row = settled('F1', 20);
+	my $row = settled('F1');
 	is("$row->{state} $row->{confirmed}", 'unpaid 0', 'is looked up no more after days');
 	is($row->{next_at}, undef, 'at all');
 	my $before = look_ups('F1');
@@ -542,9 +542,11 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 			'', "\"$function\" is registered");
 	};
 
-	# a slow one holds up no look-up
-	ask($node, q{SET ROLE shopkeeper; CREATE FUNCTION shop.slow(id bigint, state text, reference text, answer jsonb) RETURNS void
-		LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3); PERFORM shop.paid(id, state, reference, answer); END $$; RESET ROLE});
+	# a slow one, which waits until it is let go, holds up no look-up
+	ask($node, q{SET ROLE shopkeeper; CREATE TABLE shop.let_go (); CREATE FUNCTION shop.slow(id bigint, state text, reference text, answer jsonb) RETURNS void
+		LANGUAGE plpgsql AS $$ BEGIN
+		WHILE NOT EXISTS (SELECT FROM shop.let_go) LOOP PERFORM pg_sleep(0.05); END LOOP;
+		PERFORM shop.paid(id, state, reference, answer); END $$; RESET ROLE});
 	order($_, 100) foreach 'L1', 'L2';
 	pay($_, notify_url => 'http://127.0.0.1:1/') foreach 'L1', 'L2';
 	$register->('slow');
@@ -555,6 +557,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	ok(wait_until(sub { my ($row) = notifications('L2'); $row->{confirmed} }), 'another is looked up');
 	my ($row) = notifications('L1');
 	is($row->{callback_state}, 'waiting', 'meanwhile');
+	ask($node, q{INSERT INTO shop.let_go DEFAULT VALUES});
 	settled($_) foreach 'L1', 'L2';
 	is(shop_row($_), 'paid 1', "$_ is credited") foreach 'L1', 'L2';
 
@@ -568,7 +571,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	$register->('deadly');
 	bring(form(order_id => 'L3'));
 	$register->('paid');
-	ok(wait_until(sub { ask($node, 'SELECT last_value FROM shop.calls WHERE is_called')->{out} eq '2' }, 20),
+	ok(wait_until(sub { ask($node, 'SELECT last_value FROM shop.calls WHERE is_called')->{out} =~ /^([2-9]|\d\d+)$/ }),
 		'a callback that ends its process is called again');
 	($row) = notifications('L3');
 	is("$row->{state} $row->{confirmed} $row->{callback_state} $row->{callback_message}",
@@ -579,24 +582,34 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	settled('L3');
 	is(shop_row('L3'), 'paid 1', 'one that returns is called once');
 
-	# a row that somebody holds while its order is looked up
-	order($_, 100) foreach 'L4', 'L5';
-	pay($_, notify_url => 'http://127.0.0.1:1/') foreach 'L4', 'L5';
-	$sandbox->fault('order', 'execute_then_hold', ms => 600);
-	bring(form(order_id => 'L4'));
-	ok(wait_until(sub { look_ups('L4') >= 1 }), 'an order is looked up');
+	# a row that somebody holds while its order is looked up; whoever takes it may
+	# come too late, for a look-up lasts no longer than tegro.timeout
 	my $holder = session($node);
-	$holder->query(q{BEGIN; SELECT FROM tegro_notification WHERE order_id = 'L4' FOR UPDATE});
+	my $held;
+	foreach my $turn (1 .. 10)
+	{
+		$held = "L4-$turn";
+		order($held, 100);
+		pay($held, notify_url => 'http://127.0.0.1:1/');
+		$sandbox->fault('order', 'execute_then_hold', ms => 600);
+		bring(form(order_id => $held));
+		ok(wait_until(sub { look_ups($held) >= 1 }), 'an order is looked up');
+		my $is = $holder->query(qq{BEGIN; SELECT state FROM tegro_notification WHERE order_id = '$held' FOR UPDATE});
+		last if $is->{out} eq 'waiting';
+		$holder->query('ROLLBACK');
+	}
+	order('L5', 100);
+	pay('L5', notify_url => 'http://127.0.0.1:1/');
 	sleep 1;
 	bring(form(order_id => 'L5'));
-	is(settled('L5', 5)->{callback_state}, 'done', 'a row that is held holds up no other');
-	($row) = notifications('L4');
+	is(settled('L5')->{callback_state}, 'done', 'a row that is held holds up no other');
+	($row) = notifications($held);
 	is($row->{state}, 'waiting', 'and waits itself');
 	$holder->query('COMMIT');
 	$holder->close;
-	$row = settled('L4');
-	is("$row->{state} $row->{confirmed} " . shop_row('L4'), 'confirmed 1 paid 1', 'until it is let go');
-	is(look_ups('L4'), 1, 'what was seen of it meanwhile was kept');
+	$row = settled($held);
+	is("$row->{state} $row->{confirmed} " . shop_row($held), 'confirmed 1 paid 1', 'until it is let go');
+	is(look_ups($held), 1, 'what was seen of it meanwhile was kept');
 
 	# a backlog of requests leaves notifications a place
 	order('L6', 100);
@@ -608,7 +621,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	$session->query(sprintf(q{SELECT tegro_notify('%s')}, form(order_id => 'L6')));
 	$session->query('COMMIT');
 	$session->close;
-	ok(wait_for_end($node, 60), 'three thousand requests, and then a notification');
+	ok(wait_for_end($node), 'three thousand requests, and then a notification');
 	settled('L6');
 	cmp_ok(
 		ask($node, q{SELECT count(*) FROM tegro_outbox, tegro_notification n WHERE n.order_id = 'L6'
@@ -628,7 +641,7 @@ foreach my $point ('before claim commit', 'after claim commit', 'answer read', '
 
 	order($number, 100);
 	pay($number, notify_url => 'http://127.0.0.1:1/');
-	ok(wait_for_end($node, 10), 'nothing else is on its way');
+	ok(wait_for_end($node), 'nothing else is on its way');
 	# what the order's own callback left to do must not meet the kill point
 	wait_until(sub { ask($node, q{SELECT count(*) FROM tegro_outbox WHERE next_at IS NOT NULL OR callback_at IS NOT NULL})->{out} eq '0' });
 	ask($node, q{UPDATE tegro_notification SET next_at = NULL, state = 'unpaid' WHERE state = 'waiting'});
@@ -637,7 +650,7 @@ foreach my $point ('before claim commit', 'after claim commit', 'answer read', '
 	$mark = log_mark($node);
 	kill_at($node, $point);
 	is(bring(form(order_id => $number))->{out}, 't', "$point: the notification is taken");
-	ok(killed($node, 20), "$point: the worker is killed there");
+	ok(killed($node), "$point: the worker is killed there");
 	wait_for_restart($node, $mark);
 	my $row = settled($number);
 	is("$row->{state} $row->{confirmed} $row->{callback_state}", 'confirmed 1 done', "$point: it goes on");
@@ -679,7 +692,7 @@ foreach my $how ('kill9', 'immediate')
 	ask($node, q{UPDATE tegro_notification SET callback_state = 'waiting', callback_at = now() + interval '1 second' WHERE order_id = 'I1'});
 	crash_server($node, 'kill9');
 	start_again($node);
-	ok(wait_until(sub { my ($row) = notifications('I1'); $row->{callback_state} eq 'done' }, 20),
+	ok(wait_until(sub { my ($row) = notifications('I1'); $row->{callback_state} eq 'done' }),
 		'is called after a restart, whatever else waits');
 	ask($node, "SELECT tegro_cancel($later)");
 }
@@ -691,7 +704,7 @@ foreach my $how ('kill9', 'immediate')
 	ask($node, q{ALTER SYSTEM SET tegro.delivery = off});
 	ask($node, q{ALTER SYSTEM SET wal_writer_delay = '10s'});
 	ask($node, q{ALTER DATABASE postgres SET synchronous_commit = off});
-	$node->reload;
+	reload_conf($node);
 	sleep 0.5;
 	is(bring(form(order_id => 'J1'))->{out}, 't', 'synchronous_commit = off: the notification is taken');
 	crash_server($node, 'kill9');
@@ -720,7 +733,7 @@ foreach my $how ('kill9', 'immediate')
 	ask($node, q{CREATE TABLE set_aside AS SELECT id, next_at FROM tegro_notification WHERE next_at IS NOT NULL});
 	ask($node, q{UPDATE tegro_notification SET next_at = NULL});
 	ask($node, q{ALTER SYSTEM RESET tegro.delivery});
-	$node->reload;
+	reload_conf($node);
 	sleep 0.3;
 	query($node, q{SELECT tegro_retry_notification(id) FROM tegro_notification WHERE order_id = 'J1'}, database => 'somewhere');
 	ok(wait_until(sub { log_since($node, $mark) =~ /delivery of the tegro outbox is held/ }), 'a copy is held');

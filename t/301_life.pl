@@ -46,8 +46,7 @@ sub end_of
 			$state = $node->safe_psql($database, "SELECT state FROM tegro_outbox WHERE reference = '$reference'");
 			sleep 0.05;
 			return $state =~ /^(done|failed|review|cancelled)$/;
-		},
-		20);
+		});
 	return $state;
 }
 
@@ -128,16 +127,14 @@ subtest 'in a schema of its own, and there it stays' => sub {
 	ok( wait_until(
 			sub {
 				$session->query("SELECT state FROM pay.tegro_outbox")->{out} eq 'done';
-			},
-			20),
+			}),
 		'the worker finds it there');
 	is($session->query('ALTER SCHEMA pay RENAME TO money')->{sqlstate}, '', 'the schema itself may be renamed');
 	$session->query('SELECT money.tegro_enqueue(' . enqueue_arguments('createOrder', 'life renamed') . ')');
 	ok( wait_until(
 			sub {
 				$session->query("SELECT count(*) FROM money.tegro_outbox WHERE state = 'done'")->{out} eq '2';
-			},
-			20),
+			}),
 		'and the worker finds it again');
 	is($session->query('SELECT money.tegro_balance() IS NOT NULL')->{out}, 't', 'so do calls');
 	is($session->query('DROP SCHEMA money')->{sqlstate}, '2BP01', 'the schema stays while it is there');
@@ -249,7 +246,7 @@ END
 	my $connection = $node->connstr($from) =~ s/'/''/gr;
 	$node->safe_psql($to, "CREATE SUBSCRIPTION shop CONNECTION '$connection' PUBLICATION shop WITH (slot_name = shop, create_slot = false)");
 	$node->safe_psql($from, 'INSERT INTO orders SELECT 800000 + n, 5 FROM generate_series(1, 5) n');
-	ok(wait_until(sub { $node->safe_psql($to, 'SELECT count(*) FROM orders') eq '6' }, 30), 'the rows arrive');
+	ok(wait_until(sub { $node->safe_psql($to, 'SELECT count(*) FROM orders') eq '6' }), 'the rows arrive');
 	is(end_of($from, '800005'), 'done', 'the publisher delivers for them');
 	is($node->safe_psql($to, 'SELECT count(*) FROM tegro_outbox'), '0', 'the subscriber enqueues nothing');
 	is(executed('createOrder 800003'), 1, 'so that each is sent once');
@@ -259,7 +256,7 @@ END
 	$node->safe_psql($to, 'ALTER TABLE orders ENABLE REPLICA TRIGGER ask');
 	$node->safe_psql($from, 'ALTER TABLE orders DISABLE TRIGGER ask');
 	$node->safe_psql($from, 'INSERT INTO orders VALUES (800010, 5)');
-	ok(wait_until(sub { $node->safe_psql($to, 'SELECT count(*) FROM tegro_outbox') eq '1' }, 30),
+	ok(wait_until(sub { $node->safe_psql($to, 'SELECT count(*) FROM tegro_outbox') eq '1' }),
 		'a REPLICA trigger enqueues in the apply worker');
 	is(end_of($to, '800010'), 'done', 'and its commit wakes delivery');
 	is(executed('createOrder 800010'), 1, 'once');
@@ -275,8 +272,7 @@ subtest 'the outbox of a LATIN1 database' => sub {
 	ok( wait_until(
 			sub {
 				$session->query('SELECT state FROM tegro_outbox')->{out} eq 'done';
-			},
-			20),
+			}),
 		'a request with a character of its own is delivered');
 	is($session->query('SELECT reference FROM tegro_outbox')->{out}, "Caf\xc3\xa9 1", 'as it is');
 	is($session->query(q{SELECT tegro_order(payment_id => reference) #>> '{data,payment_id}' FROM tegro_outbox})->{out},

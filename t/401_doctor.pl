@@ -15,7 +15,7 @@ use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep time);
+use Time::HiRes qw(time);
 
 use TegroTest;
 
@@ -72,7 +72,7 @@ END
 	$session->close if $own;
 	$told .= "$result->{out}\n$result->{err}\n";
 	my ($line) = reverse(split(/\n/, $result->{out}));
-	return { ms => $result->{ms}, sqlstate => $result->{sqlstate}, rows => eval { decode_json($line) } // [] };
+	return { ms => own_ms($result), sqlstate => $result->{sqlstate}, rows => eval { decode_json($line) } // [] };
 }
 
 # The rows of one check.
@@ -106,8 +106,7 @@ sub configure
 	my (@lines) = @_;
 
 	$node->append_conf('postgresql.conf', "$_") foreach @lines;
-	$node->reload;
-	sleep 0.2;
+	reload_conf($node);
 	return;
 }
 
@@ -117,8 +116,7 @@ my $conf = slurp_file($node->data_dir . '/postgresql.conf');
 sub restore
 {
 	spew($node->data_dir . '/postgresql.conf', $conf);
-	$node->reload;
-	sleep 0.2;
+	reload_conf($node);
 	return;
 }
 
@@ -136,7 +134,7 @@ sub run_sql { return $node->safe_psql('postgres', $_[0]); }
 		[], 'a sound installation is well');
 	finds($said, 'preload', 'warning', qr/^The library is not preloaded/,
 		qr/shared_preload_libraries/, 'but the library is not preloaded');
-	ok($said->{ms} < 2000, 'it takes no time');
+	ok($said->{ms} < 5000, 'it takes no time');
 }
 
 
@@ -194,12 +192,12 @@ sub run_sql { return $node->safe_psql('postgres', $_[0]); }
 
 	run_sql("LOAD 'tegro'; SELECT 1");
 	query($node, "LOAD 'tegro'; ALTER SYSTEM SET tegro.api_key = '@{[CANARY]}'; SELECT pg_reload_conf();");
-	sleep 0.2;
+	reload_conf($node);
 	my $row = finds(doctor(), 'keys in files', 'error', qr/postgresql.auto.conf/, qr/^ALTER SYSTEM RESET tegro.api_key/,
 		'a key by ALTER SYSTEM', also => [ 'provider', 'secret key' ]);
 	my ($command) = ($row->{hint} // '') =~ /^(ALTER SYSTEM RESET \S+; SELECT pg_reload_conf\(\);)/;
 	query($node, "LOAD 'tegro'; $command");
-	sleep 0.2;
+	reload_conf($node);
 	is(scalar(grep { $_->{status} eq 'error' } @{ doctor()->{rows} }), 0, 'the command of the hint takes it out');
 
 	run_sql('CREATE DATABASE "other base"');
@@ -287,7 +285,7 @@ sub at
 {
 	my ($url, $more) = @_;
 
-	return doctor(undef, "SET tegro.api_url = '$url/api'; SET tegro.connect_timeout = '300ms';\n" . ($more // ''));
+	return doctor(undef, "SET tegro.api_url = '$url/api'; SET tegro.connect_timeout = '9s';\n" . ($more // ''));
 }
 
 {
@@ -297,19 +295,19 @@ sub at
 
 	finds(at('https://missing.provider.test:1'), 'network', 'error', qr/during name look-up; nothing was sent/, qr/"getent ahosts missing\.provider\.test" on/, 'a name that does not exist');
 	finds(at('https://127.0.0.1:1'), 'network', 'error', qr/while connecting; nothing was sent/, qr{"curl -v https://127\.0\.0\.1:1/api" on .*firewall or proxy}, 'a port where nobody listens');
-	finds(at('https://127.0.0.1:' . $hole->port), 'network', 'error', qr/while connecting/, qr/firewall or proxy/, 'a firewall that drops');
+	finds(at('https://127.0.0.1:' . $hole->port, "SET tegro.connect_timeout = '300ms';\n"), 'network', 'error', qr/while connecting/, qr/firewall or proxy/, 'a firewall that drops');
 	finds(at("https://linklocal.provider.test:$port"), 'network', 'error', qr/link-local/, qr/Check tegro.api_url/, 'an address of the own link');
 
 	# the whole takes no longer than tegro.timeout
 	my $said = at("https://stuck.provider.test:$port", "SET tegro.connect_timeout = '1min'; SET tegro.timeout = '1s';\n");
 	finds($said, 'network', 'error', qr/during name look-up/, qr/resolv\.conf/, 'a name server that does not answer');
-	ok($said->{ms} < 1500, "... is waited for no longer than tegro.timeout: $said->{ms} ms");
+	ok($said->{ms} < 3000, "... is waited for no longer than tegro.timeout: $said->{ms} ms");
 
 	# and a cancel ends it
 	my $before = time;
 	$said = at("https://stuck.provider.test:$port", "SET tegro.connect_timeout = '1min'; SET statement_timeout = '500ms';\n");
 	is($said->{sqlstate}, '57014', 'a cancel is not taken for a finding');
-	ok($said->{ms} < 1000, "... and ends it at once: $said->{ms} ms");
+	ok($said->{ms} < 3000, "... and ends it at once: $said->{ms} ms");
 
 	foreach my $kind (qw(expired self_signed))
 	{
@@ -332,10 +330,10 @@ sub at
 	finds(doctor(), 'provider', 'warning', qr/no more requests/, qr/tegro\.rate_limit/, 'too many requests');
 	$sandbox->fault('balance', 'answer', status => 502, body => 'bad gateway');
 	finds(doctor(), 'provider', 'error', qr/HTTP 502/, qr/safe to repeat/, 'a gateway that fails');
-	$sandbox->fault('balance', 'hold', ms => 3000);
-	$said = doctor(undef, "SET tegro.timeout = '1s';\n");
+	$sandbox->fault('balance', 'hold', ms => 20_000);
+	$said = doctor(undef, "SET tegro.timeout = '2s';\n");
 	finds($said, 'provider', 'error', qr/while waiting for the answer/, qr/safe to repeat/, 'a provider that does not answer');
-	ok($said->{ms} < 1500, "... is waited for no longer than tegro.timeout: $said->{ms} ms");
+	ok($said->{ms} < 3000, "... is waited for no longer than tegro.timeout: $said->{ms} ms");
 }
 
 # clocks
@@ -397,7 +395,7 @@ END
 SELECT tegro_enqueue('createOrder', jsonb_build_object('order_id', 'o' || i, 'currency', 'RUB', 'amount', 1)) FROM generate_series(1, 3) AS i;
 UPDATE tegro_outbox SET next_at = now() - interval '5 min';
 END
-	finds(doctor(), 'backlog', 'warning', qr/^Requests that are due: 3, the first for 30\d s/, qr/"delivery"/, '... while requests wait', also => ['delivery']);
+	finds(doctor(), 'backlog', 'warning', qr/^Requests that are due: 3, the first for 3\d\d s/, qr/"delivery"/, '... while requests wait', also => ['delivery']);
 	restore();
 	query($node, 'CALL tegro_deliver()');
 
@@ -409,7 +407,7 @@ END
 	  SELECT 'late', 'createOrder', '{}', 'late', now() - interval '2 min', current_user::regrole, identity FROM tegro_identity});
 	my $said = doctor($session);
 	is((rows_of($said, 'worker'))[0]{detail}, 'The delivery worker of this database runs.', 'a worker that runs is seen');
-	finds($said, 'backlog', 'warning', qr/^Requests that are due: 1, the first for 12\d s/, qr/tegro_outbox_summary.*pauses/, 'and that it is late');
+	finds($said, 'backlog', 'warning', qr/^Requests that are due: 1, the first for 1[2-9]\d s/, qr/tegro_outbox_summary.*pauses/, 'and that it is late');
 	run_sql("DELETE FROM tegro_outbox WHERE reference = 'late'");
 	$session->close;
 
@@ -428,7 +426,7 @@ END
 	run_sql(<<'END');
 UPDATE tegro_outbox SET state = 'review', message = 'not found', enqueued_at = now() - interval '2 h' WHERE reference IN ('o1', 'o2');
 END
-	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:00:0\d\. They may have been paid/, qr/tegro_resolve\(1, 'done', 'how you know'\)/,
+	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:0\d:\d\d\. They may have been paid/, qr/tegro_resolve\(1, 'done', 'how you know'\)/,
 		'requests in review');
 	run_sql("SELECT tegro_resolve(1, 'done', 'a test'), tegro_resolve(2, 'done', 'a test')");
 
@@ -445,7 +443,7 @@ END
 	run_sql(<<'END');
 UPDATE tegro_outbox SET state = 'unknown', failures = 7, next_at = now() + interval '1 h', enqueued_at = now() - interval '3 h', message = 'no API key' WHERE id = 2;
 END
-	finds(doctor(), 'failing', 'warning', qr/^Requests older than ten minutes .*: 1, the oldest for 03:00:0\d\. Request 2: no API key/, qr/tegro_retry\(2\)/, 'a request that fails for hours');
+	finds(doctor(), 'failing', 'warning', qr/^Requests older than ten minutes .*: 1, the oldest for 03:0\d:\d\d\. Request 2: no API key/, qr/tegro_retry\(2\)/, 'a request that fails for hours');
 	run_sql("UPDATE tegro_outbox SET state = 'done', failures = 0, next_at = NULL");
 }
 
@@ -569,7 +567,7 @@ END
 	$session->query('BEGIN; LOCK TABLE tegro_outbox');
 	my $said = doctor(undef, "SET tegro.timeout = '2s';\n");
 	finds($said, 'review', 'skipped', qr/locked|too long/, qr/./, 'a table that someone has locked');
-	ok($said->{ms} < 2500, "... is not waited for: $said->{ms} ms");
+	ok($said->{ms} < 5000, "... is not waited for: $said->{ms} ms");
 	is((rows_of($said, 'provider'))[0]{status}, 'ok', 'and what comes after it is done');
 	$session->query('ROLLBACK');
 	$session->close;

@@ -79,8 +79,8 @@ END
 # a cancel
 {
 	$session->query('SELECT tegro_stat_reset()');
-	$sandbox->fault('balance', 'hold', ms => 3000, times => 3);
-	is($session->query("SET statement_timeout = '200ms'; SELECT tegro_batch('balance', '{\"{}\", \"{}\", \"{}\"}')")->{sqlstate}, '57014', 'a cancel');
+	$sandbox->fault('balance', 'hold', ms => 20_000, times => 3);
+	is($session->query("SET statement_timeout = '2s'; SELECT tegro_batch('balance', '{\"{}\", \"{}\", \"{}\"}')")->{sqlstate}, '57014', 'a cancel');
 	$session->query('RESET statement_timeout');
 	is(counted('cancelled'), 3, 'what it ended is counted');
 	is(counted('requests'), 3, '... as a request');
@@ -172,14 +172,14 @@ END
 
 {
 	$node->append_conf('postgresql.conf', "tegro.settle_time = '1s'");
-	$node->reload;
+	reload_conf($node);
 	sleep 0.2;
 	my $from = -s $node->logfile;
 	$sandbox->fault('createWithdrawal', 'close_after_read');
 	run_sql(q{SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "lost", "currency": "RUB", "amount": 1, "account": "1"}')});
 	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'lost'")->{out} eq 'review' }), 'a payout is in review');
 	my $id = $session->query("SELECT id FROM tegro_outbox WHERE reference = 'lost'")->{out};
-	ok(wait_until(sub { substr(slurp_file($node->logfile), $from) =~ /LOG:  request $id of the tegro outbox is in review: \S/ }, 10), 'the log says so');
+	ok(wait_until(sub { substr(slurp_file($node->logfile), $from) =~ /LOG:  request $id of the tegro outbox is in review: \S/ }), 'the log says so');
 	my @lines = slurp_file($node->logfile, $from) =~ /in review/g;
 	is(scalar(@lines), 1, '... once');
 }

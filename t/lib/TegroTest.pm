@@ -13,6 +13,7 @@ use Fcntl qw(:flock);
 use IO::Select;
 use IO::Socket::IP;
 use JSON::PP;
+use List::Util qw(max min);
 use POSIX ();
 use Socket qw(IPPROTO_TCP SOL_SOCKET SOMAXCONN SO_RCVBUF TCP_MAXSEG);
 use Time::HiRes qw(sleep time);
@@ -25,7 +26,7 @@ our @EXPORT = qw(
   certificates sandbox cluster session query raw_server black_hole
   read_request preload_library preload_clock set_clock
   spew compile
-  vm_hwm_kb descriptors wait_until
+  vm_hwm_kb descriptors wait_until own_ms reload_conf
   SHOP_ID API_KEY SECRET_KEY
 );
 
@@ -35,8 +36,11 @@ use constant SHOP_ID => 'D0F98E7D7742609DC508D86BB7500914';
 use constant API_KEY => 'sandbox-api-key';
 use constant SECRET_KEY => 'GB%^&*YJni677';
 
-# Nothing here takes as long, unless it hangs.
-use constant PATIENCE => 60;
+# Nothing here takes as long, not even on a busy machine, unless it hangs.
+use constant PATIENCE => 120;
+
+# How often the process that watches the machine looks at the clock.
+use constant TICK => 0.01;
 
 my $root = dirname(dirname(dirname(abs_path(__FILE__))));
 my $serial = 0;
@@ -401,6 +405,29 @@ END
 	return $node;
 }
 
+# A session for each server that sees it read its configuration.
+my %onlookers;
+
+sub reload_conf
+{
+	my ($node) = @_;
+	my $when = 'SELECT pg_conf_load_time()';
+	my $session = $onlookers{ $node->name };
+	my $before = $session ? $session->query($when)->{out} : '';
+
+	if ($before eq '')
+	{
+		# none yet, or its server has been another since
+		$session->close if $session;
+		$session = $onlookers{ $node->name } = session($node);
+		$before = $session->query($when)->{out};
+	}
+	$node->reload;
+	wait_until(sub { return $session->query($when)->{out} ne $before; })
+	  or die 'the server did not reload';
+	return;
+}
+
 
 #
 # Sessions
@@ -518,6 +545,7 @@ package TegroTest::Session
 			out => $out,
 			err => $err,
 			lost => $self->{select}->count == 0,
+			begun => $self->{begun},
 			ended => $self->{ended},
 			ms => 1000 * ($self->{ended} - $self->{begun}),
 			sqlstate => '',
@@ -796,6 +824,78 @@ sub descriptors
 	return scalar(grep { /^\d+$/ } readdir $dir);
 }
 
+#
+# The machine
+#
+
+# A process that wakes up again and again, and notes when.  How late it was is
+# how late the machine was to let go on what had nothing to wait for but its turn.
+my %watch;
+
+sub watch_machine
+{
+	my $path = scratch() . '/ticks';
+	# it ends with the test, however that ends: then the pipe is closed
+	pipe(my $alive, my $keep_alive) or die "could not make a pipe: $!";
+
+	spew($path, '');
+	my $pid = fork() // die "could not fork: $!";
+	if ($pid == 0)
+	{
+		close($keep_alive);
+		open(my $file, '>>:raw', $path) or POSIX::_exit(1);
+		my $select = IO::Select->new($alive);
+
+		syswrite($file, pack('d', time)) until $select->can_read(TICK);
+		POSIX::_exit(0);
+	}
+	$to_end{$pid} = 'process';
+	close($alive);
+	open(my $file, '<:raw', $path) or die "could not open $path: $!";
+	%watch = (keep_alive => $keep_alive, file => $file, ticks => []);
+	return;
+}
+
+# Takes in the ticks so far; returns the last.
+sub latest_tick
+{
+	my $bytes = '';
+
+	seek($watch{file}, 8 * @{ $watch{ticks} }, 0);
+	while (read($watch{file}, $bytes, 65536, length $bytes)) { }
+	push @{ $watch{ticks} }, unpack('d*', substr($bytes, 0, length($bytes) & ~7));
+	return $watch{ticks}[-1] // 0;
+}
+
+# Milliseconds that a statement took, or between two times, without those for
+# which the machine was late.
+sub own_ms
+{
+	my ($from, $until) = ref $_[0] ? @{ $_[0] }{qw(begun ended)} : @_;
+	my $late = 0;
+
+	$until //= time;
+	my $deadline = time + PATIENCE;
+	while (latest_tick() < $until)
+	{
+		die 'nothing watches the machine' if time > $deadline;
+		sleep TICK;
+	}
+	my $ticks = $watch{ticks};
+	for (my $i = $#$ticks; $i > 0 && $ticks->[$i] > $from; $i--)
+	{
+		# as far as it lies between the two
+		my $due = max($ticks->[ $i - 1 ] + TICK, $from);
+		my $end = min($ticks->[$i], $until);
+
+		$late += $end - $due if $end > $due;
+	}
+	return 1000 * ($until - $from - $late);
+}
+
+# when PostgreSQL::Test::Utils has its directories
+INIT { watch_machine(); }
+
 # Waits until something holds; says whether it came to hold.
 sub wait_until
 {
@@ -889,6 +989,12 @@ Makes and starts a PostgreSQL::Test::Cluster with the extension, configured for
 the sandbox (undef: for none), in encoding UTF8; C<conf> is added to
 postgresql.conf, C<environment> to that of the postmaster.
 
+=item reload_conf(NODE)
+
+Has the server read its configuration again, and waits until it has: sessions
+that begin afterwards go by it, and those that are there with their next
+statement; a worker that waits does within a moment.
+
 =item session(NODE, database => ..., user => ..., encoding => ...)
 
 A session, by psql.  Its C<pid> is the backend's.
@@ -900,7 +1006,7 @@ A session, by psql.  Its C<pid> is the backend's.
 Runs SQL and returns what came of it: a hash of C<out> (the rows, unaligned),
 C<err> (all else that psql printed), C<sqlstate>, C<message>, C<detail> and
 C<hint> of the first error (empty if there was none), C<ms> that it took,
-C<ended> (when), and C<lost>: whether the session is gone.
+C<begun> and C<ended> (when), and C<lost>: whether the session is gone.
 
 =item send(SQL), poll(SECONDS), wait(PATIENCE)
 
@@ -952,9 +1058,16 @@ C<linklocal>, C<mapped>, C<dual> (see the source at the end of this file).
 
 =item vm_hwm_kb(PID), descriptors(PID)
 
+=item own_ms(RESULT), own_ms(FROM), own_ms(FROM, UNTIL)
+
+The milliseconds that a statement took, or between two times (the later is now,
+unless it is given), without those by which the machine was late to let another
+process go on, which only slept.  A limit on how long something takes is to be
+compared with this, so that it holds on a busy machine, too.
+
 =item wait_until(CODE, PATIENCE)
 
-Waits until CODE returns true, 60 s unless PATIENCE says another time; returns
+Waits until CODE returns true, 120 s unless PATIENCE says another time; returns
 whether it did.
 
 =back

@@ -95,8 +95,7 @@ ok( wait_until(
 		sub {
 			sleep 0.05;
 			return $two->query(q{SELECT state FROM tegro_outbox WHERE reference = 'pooled'})->{out} eq 'done';
-		},
-		20),
+		}),
 	'a request is delivered');
 $one->query('BEGIN');
 $one->query('SELECT tegro_enqueue(' . enqueue_arguments('createOrder', 'pooled never') . ')');
@@ -117,7 +116,7 @@ $sandbox->fault('balance', 'hold', ms => 60_000);
 $one->send('SELECT tegro_balance()');
 sleep 0.5;
 kill('KILL', $one->{psql});
-is($two->query('SELECT tegro_balance() IS NOT NULL', 20)->{out}, 't', 'a client that is gone holds up nobody');
+is($two->query('SELECT tegro_balance() IS NOT NULL')->{out}, 't', 'a client that is gone holds up nobody');
 $two->close;
 $node->stop;
 done_testing();

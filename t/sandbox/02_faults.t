@@ -36,6 +36,45 @@ sub meet
 	return ($result, journal($s));
 }
 
+# Sends a payout that is not answered, and gives up once the journal says that
+# the sandbox has it.  Returns the lines.
+sub give_up
+{
+	my ($s) = @_;
+	my ($pid, @lines);
+	forget_journal($s);
+	my $text = JSON::PP->new->canonical->encode({ %payout, shop_id => $SHOP, nonce => next_nonce(),
+		payment_id => 'p' . ++$number });
+	my @options = signed($text);
+	$pid = fork // die "fork: $!";
+	if ($pid == 0)
+	{
+		exec 'curl', '-sk', '--noproxy', '*', '-o', '/dev/null', @options, base($s) . '/api/createWithdrawal/'
+			or exit 127;
+	}
+	ok(wait_until(sub { push @lines, journal($s); grep { !$_->{deferred} } @lines }), '… it waits');
+	kill 'KILL', $pid;
+	waitpid $pid, 0;
+	return @lines;
+}
+
+sub waiting { return control($_[0], 'GET', 'state?summary=1')->{data}{counts}{waiting} }
+
+# Has the last look at what is to be seen for so many milliseconds only: it is
+# handed how long, and does all again with more if the machine was too slow.
+sub in_time
+{
+	my ($ms, $scenario) = @_;
+	for (1 .. 4)
+	{
+		my $begun = time;
+		my $test = $scenario->($ms);
+		return $test->() if time < $begun + $ms / 1000 || $_ == 4;
+		$ms *= 3;
+	}
+	return;
+}
+
 # Says whether the last payout is there.
 sub is_there
 {
@@ -48,12 +87,7 @@ sub is_there
 sub appears
 {
 	my ($s) = @_;
-	for (1 .. 200)
-	{
-		return 1 if is_there($s);
-		sleep 0.05;
-	}
-	return 0;
+	return wait_until(sub { is_there($s) });
 }
 
 for my $scheme (@BOTH)
@@ -106,28 +140,37 @@ for my $scheme (@BOTH)
 	cmp_ok($lines[1]{time} - $lines[0]{time}, '>=', 0.4, '… so much later');
 	is($lines[1]{nonce}, $lines[0]{nonce}, '… the same request');
 
-	fault($s, action => 'hold', ms => 2000);
-	($result, @lines) = meet($s, '-m', '0.3');
-	is($result->{exit}, $TIMEOUT, "$scheme hold: the client gives up");
-	is(control($s, 'GET', 'state?summary=1')->{data}{counts}{waiting}, 1, '… one waits');
-	is(is_there($s), 0, '… not executed');
+	in_time(2000, sub {
+		fault($s, action => 'hold', ms => $_[0]);
+		give_up($s);
+		my ($waiting, $there) = (waiting($s), is_there($s));
+		return sub {
+			is($waiting, 1, "$scheme hold: one waits");
+			is($there, 0, "$scheme hold: the client gives up, it is not executed");
+		};
+	});
 	is(appears($s), 1, '… executed all the same');
-	is(control($s, 'GET', 'state?summary=1')->{data}{counts}{waiting}, 0, '… none waits');
+	ok(wait_until(sub { waiting($s) == 0 }), '… none waits');
 
-	fault($s, action => 'execute_then_hold', ms => 2000);
-	($result, @lines) = meet($s, '-m', '0.3');
-	is($result->{exit}, $TIMEOUT, "$scheme execute_then_hold: the client gives up");
-	is(is_there($s), 1, '… executed at once');
+	in_time(2000, sub {
+		fault($s, action => 'execute_then_hold', ms => $_[0]);
+		@lines = give_up($s);
+		my $there = is_there($s);
+		return sub { is($there, 1, "$scheme execute_then_hold: the client gives up, it is executed at once") };
+	});
 	ok($lines[0]{executed}, '… says the journal');
 	is(scalar @lines, 1, '… in one line');
 	fault($s, action => 'execute_then_hold', ms => 200);
 	($result) = meet($s);
 	is($result->{status}, 200, '… answered to who waits');
 
-	fault($s, action => 'execute_later', ms => 2000);
-	($result, @lines) = meet($s);
-	is($result->{exit}, $EMPTY, "$scheme execute_later: no answer");
-	is(is_there($s), 0, '… not executed');
+	in_time(2000, sub {
+		fault($s, action => 'execute_later', ms => $_[0]);
+		($result, @lines) = meet($s);
+		my $there = is_there($s);
+		return sub { is($there, 0, "$scheme execute_later: not executed") };
+	});
+	is($result->{exit}, $EMPTY, '… no answer');
 	is(scalar @lines, 1, '… one line');
 	ok(!$lines[0]{executed}, '… which says so');
 	is(appears($s), 1, '… executed later');
@@ -149,8 +192,8 @@ for my $scheme (@BOTH)
 	like($result->{body}, qr/"success".*\}$/, "$scheme drip: a whole answer");
 	cmp_ok($result->{seconds}, '>=', 0.01 * length $result->{body}, '… slowly');
 	ok($lines[0]{executed}, '… executed');
-	fault($s, action => 'drip', ms => 100);
-	($result) = meet($s, '-m', '0.55');
+	fault($s, action => 'drip', ms => 500);
+	($result) = meet($s, '-m', '2.75');
 	is($result->{exit}, $TIMEOUT, '… the client gives up');
 	cmp_ok(length $result->{body}, '<=', 6, '… after some bytes');
 
@@ -165,7 +208,7 @@ for my $scheme (@BOTH)
 	is($result->{exit}, $CUT, '… after none');
 
 	fault($s, action => 'length');
-	($result, @lines) = meet($s, '-m', '0.5');
+	($result, @lines) = meet($s, '-m', '2.5');
 	is($result->{exit}, $TIMEOUT, "$scheme length: curl waits for more");
 	my ($length) = $result->{headers} =~ /^Content-Length: (\d+)\r$/m;
 	is($length, 10 + length $result->{body}, '… ten bytes too many announced');
@@ -176,7 +219,7 @@ for my $scheme (@BOTH)
 	is($result->{body}, '{"type":"success","d', '… too short: curl takes what it says');
 	like($result->{headers}, qr/^Content-Length: 20\r$/m, '… as announced');
 	fault($s, action => 'length', bytes => 5);
-	($result) = meet($s, '-m', '0.5');
+	($result) = meet($s, '-m', '2.5');
 	is($result->{body}, '{"typ', '… only some bytes');
 
 	# Other answers.
@@ -204,7 +247,7 @@ for my $scheme (@BOTH)
 	fault($s, action => 'answer', body => 'ab', headers => { 'Content-Length' => '7' });
 	# not every curl shows a header that it refuses
 	my $head = raw_answer($s, "POST /api/createWithdrawal/ HTTP/1.1\r\nHost: x\r\nUser-Agent: x\r\n"
-		. "Content-Length: 2\r\n\r\n{}");
+		. "Content-Length: 2\r\n\r\n{}", qr/\r\n\r\n/);
 	is(scalar(() = $head =~ /^Content-Length: [27]\r$/mg), 2, '… Content-Length twice');
 	fault($s, action => 'answer', body => 'ab', headers => { 'Transfer-Encoding' => 'chunked' });
 	($result) = meet($s);
@@ -226,26 +269,36 @@ for my $scheme (@BOTH)
 	# Look-ups that find nothing.
 	control($s, 'POST', 'reset');
 	answer_of($s, 'createOrder', { currency => 'RUB', amount => 1, order_id => 'o' });
-	fault($s, action => 'hide', ms => 2000);
-	($result, @lines) = meet($s);
-	is($result->{status}, 200, "$scheme hide: the payout is answered");
+	in_time(2000, sub {
+		fault($s, action => 'hide', ms => $_[0]);
+		($result, @lines) = meet($s);
+		my $there = is_there($s);
+		my $listed = grep { $_->{payment_id} eq "p$number" } @{ answer_of($s, 'withdrawals')->{data} };
+		return sub {
+			is($there, 0, "$scheme hide: the payout is not found");
+			is($listed, 0, '… nor listed');
+		};
+	});
+	is($result->{status}, 200, '… but answered');
 	is($lines[0]{fault}, undef, '… no fault, says the journal');
 	is($lines[0]{verdict}, 'success', '… a success');
-	is(is_there($s), 0, '… and not found');
-	is(scalar @{ answer_of($s, 'withdrawals')->{data} }, 0, '… nor listed');
-	is(answer_of($s, 'order', { payment_id => 'o' })->{type}, 'success', '… orders are');
-	is(control($s, 'GET', 'state')->{data}{counts}{withdrawals}, 1, '… the state knows it');
+	is(answer_of($s, 'order', { payment_id => 'o' })->{type}, 'success', '… orders are found');
+	is(scalar(grep { $_->{payment_id} eq "p$number" } @{ control($s, 'GET', 'state')->{data}{withdrawals} }),
+		1, '… the state knows it');
 	is(appears($s), 1, '… found later');
 	fault($s, method => 'order', action => 'hide', ms => 1000);
 	is(answer_of($s, 'order', { payment_id => 'o' })->{desc}, 'Order not found',
 		'… asked by a look-up: that one, too');
 	is(is_there($s), 1, '… not the payouts');
-	fault($s, action => 'hide', ms => 1500);
-	fault($s, action => 'execute_then_close');
-	($result, @lines) = meet($s);
-	is($result->{exit}, $EMPTY, '… together with the next fault');
+	in_time(1500, sub {
+		fault($s, action => 'hide', ms => $_[0]);
+		fault($s, action => 'execute_then_close');
+		($result, @lines) = meet($s);
+		my $there = is_there($s);
+		return sub { is($there, 0, '… together with the next fault: not found') };
+	});
+	is($result->{exit}, $EMPTY, '… no answer');
 	is($lines[0]{fault}, 'execute_then_close', '… which the journal names');
-	is(is_there($s), 0, '… not found');
 	is(appears($s), 1, '… found later');
 
 	# The queue.
@@ -325,8 +378,12 @@ for (1, 2)
 {
 	print $socket "POST /api/balance/ HTTP/1.1\r\nHost: x\r\nUser-Agent: x\r\n"
 		. "Content-Length: 2\r\n\r\n{}";
-	sleep 0.2;
-	sysread $socket, $read, 10000, length $read;
+	# the first is whole with its ten bytes, the second with what follows them
+	my $whole = $_ == 1 ? qr/\r\n\r\n.{10}/s : qr/ 200.* 200/s;
+	until ($read =~ $whole)
+	{
+		sysread $socket, $read, 10000, length $read or last;
+	}
 }
 like($read, qr/Content-Length: 10\r\n\r\n\{"type":"error".*\}HTTP\/1.1 200/s,
 	'the rest of a body stands before the next answer');

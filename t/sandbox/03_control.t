@@ -9,7 +9,7 @@ use IO::Socket::INET;
 use JSON::PP;
 use POSIX qw(WNOHANG);
 use Test::More;
-use Time::HiRes qw(sleep time);
+use Time::HiRes qw(time);
 
 my $json = JSON::PP->new->utf8->canonical;
 
@@ -107,11 +107,10 @@ is($lines[4]{method}, '/other', 'a path that names no method');
 is($lines[4]{user_agent}, "x\x{ff}", 'any bytes in a header');
 cmp_ok($lines[$_]{time}, '>=', $lines[$_ - 1]{time}, 'times rise') for 2 .. 4;
 
-# Lines come within 50 ms by themselves, and at the end.
+# Lines come by themselves, and at the end.
 my $size = -s $s->{journal};
 call($s, 'balance');
-sleep 0.3;
-cmp_ok(-s $s->{journal}, '>', $size, 'a line comes by itself');
+ok(wait_until(sub { -s $s->{journal} > $size }), 'a line comes by itself');
 $size = -s $s->{journal};
 call($s, 'balance') for 1 .. 3;
 my $file = $s->{journal};
@@ -131,12 +130,7 @@ if (-c '/dev/full')
 {
 	$s = start_sandbox('http', '--journal', '/dev/full');
 	call($s, 'balance');
-	my $ended = 0;
-	for (1 .. 100)
-	{
-		last if ($ended = waitpid $s->{pid}, WNOHANG) > 0;
-		sleep 0.05;
-	}
+	wait_until(sub { waitpid($s->{pid}, WNOHANG) > 0 });
 	is($? >> 8, 1, 'a full disk ends it');
 }
 
@@ -174,12 +168,19 @@ $s = start_sandbox('http', '--nonce', 'any', '--latency', '500', '--threads', '1
 is(answer_of($s, 'balance', { nonce => 1 })->{type}, 'success', '--nonce any') for 'once', 'twice';
 $result = call($s, 'balance');
 cmp_ok($result->{seconds}, '>=', 0.5, '--latency');
-cmp_ok(curl(base($s) . '/_sandbox/')->{seconds}, '<', 0.5, '… not of control requests');
-my $begun = time;
-my @pids = map { my $pid = fork; if (!$pid) { exec 'curl', '-s', '-o', '/dev/null', '-A', 'x', '-d', '{}',
-	base($s) . '/api/balance/'; } $pid } 1 .. 20;
-waitpid $_, 0 for @pids;
-cmp_ok(time - $begun, '<', 6, '… twenty wait together, on one thread');
+# a slow machine may take as long by itself, but not always
+ok((grep { curl(base($s) . '/_sandbox/')->{seconds} < 0.5 } 1 .. 10), '… not of control requests');
+my $together = 0;
+for (1 .. 3)
+{
+	my $begun = time;
+	my @pids = map { my $pid = fork; if (!$pid) { exec 'curl', '-s', '-o', '/dev/null', '-A', 'x', '-d', '{}',
+		base($s) . '/api/balance/'; } $pid } 1 .. 20;
+	waitpid $_, 0 for @pids;
+	# one after the other they take ten seconds and more
+	last if $together = time - $begun < 10;
+}
+ok($together, '… twenty wait together, on one thread');
 stop_sandbox($s);
 
 # State.
@@ -283,18 +284,19 @@ $paid = control($s, 'POST', 'pay', { payment_id => 't', notify_url => 'file:///e
 like($paid->{data}{notification_error}, qr/protocol/i, 'no files');
 
 # A receiver that hangs holds up nothing else.
-my ($slow_url) = receiver(200, 2);
+my $hold = spew("$DIR/hold", '');
+my ($slow_url, $slow_received) = receiver(200, $hold);
 my $pid = fork;
 if (!$pid)
 {
 	exec 'curl', '-s', '-o', "$DIR/slow", base($s) . '/_sandbox/pay', '-d',
 		$json->encode({ payment_id => 't', notify_url => $slow_url });
 }
-sleep 0.2;
-$begun = time;
+ok(wait_until(sub { -s $slow_received }), 'a slow receiver is notified');
 answer_of($s, 'balance');
 ok(control($s, 'POST', 'pay', { order_id => 755555 })->{data}{notified}, 'another is notified');
-cmp_ok(time - $begun, '<', 1.5, '… meanwhile');
+ok(!-s "$DIR/slow", '… meanwhile');
+unlink $hold;
 waitpid $pid, 0;
 like(slurp("$DIR/slow"), qr/"notified":true/, '… and the slow one, too');
 
@@ -365,17 +367,12 @@ if (!$pid)
 		open STDOUT, '>', '/dev/null';
 		exec $SANDBOX, '--parent-death', '--ready-file', $ready;
 	}
-	for (1 .. 200) { last if -e $ready; sleep 0.05; }
+	wait_until(sub { -e $ready });
 	POSIX::_exit(0);
 }
 waitpid $pid, 0;
 my ($orphan) = slurp($ready) =~ /:(\d+)$/;
-my $gone = 0;
-for (1 .. 100)
-{
-	last if $gone = !IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $orphan);
-	sleep 0.05;
-}
-ok($gone, 'it ends with its parent');
+ok(wait_until(sub { !IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $orphan) }),
+	'it ends with its parent');
 
 done_testing();

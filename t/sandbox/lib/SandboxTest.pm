@@ -23,7 +23,7 @@ our @EXPORT = qw(
 	$SHOP $API_KEY $SECRET_KEY $SANDBOX $ROOT $DIR @BOTH
 	start_sandbox stop_sandbox base journal forget_journal
 	call answer_of control curl signed next_nonce slurp spew php run_command
-	receiver raw_socket raw_answer);
+	wait_until receiver raw_socket raw_answer);
 
 our $SHOP = 'D0F98E7D7742609DC508D86BB7500914';
 our $API_KEY = 'sandbox-api-key';
@@ -99,7 +99,7 @@ sub start_sandbox
 		read => 0
 	};
 	$running{$pid} = $self;
-	for (1 .. 500)
+	for (1 .. 3000)
 	{
 		last if -e $ready;
 		BAIL_OUT("the sandbox ended: status $?") if waitpid($pid, WNOHANG) > 0;
@@ -160,6 +160,20 @@ sub curl
 		body => -e "$DIR/body" ? slurp("$DIR/body") : '',
 		seconds => time - $begun
 	};
+}
+
+# Waits until something holds; says whether it came to hold.
+sub wait_until
+{
+	my ($holds) = @_;
+	my $deadline = time + 60;
+
+	until ($holds->())
+	{
+		return 0 if time > $deadline;
+		sleep 0.02;
+	}
+	return 1;
 }
 
 # Returns curl's options for a signed request.
@@ -247,12 +261,12 @@ sub run_command
 	return ($? >> 8, defined $printed ? $printed : '');
 }
 
-# Starts a receiver of notifications that answers each with a status, after
-# so many seconds; returns its URL and the file to which it writes the bodies,
+# Starts a receiver of notifications that answers each with a status, once a
+# file, if one is named, is gone; returns its URL and the file to which it writes the bodies,
 # a line each.
 sub receiver
 {
-	my ($status, $seconds) = @_;
+	my ($status, $hold) = @_;
 	my $file = "$DIR/received." . ++$count;
 	my $listener = IO::Socket::INET->new(
 		Listen => 20, LocalAddr => '127.0.0.1') or die "listen: $@";
@@ -276,7 +290,7 @@ sub receiver
 			open my $out, '>>', $file;
 			print $out "$body\n";
 			close $out;
-			sleep $seconds if $seconds;
+			sleep 0.02 while defined $hold && -e $hold;
 			print $socket "HTTP/1.1 $status X\r\nContent-Length: 0\r\n"
 				. "Connection: close\r\n\r\n";
 			close $socket;
@@ -297,10 +311,10 @@ sub raw_socket
 		|| die "connect: $@";
 }
 
-# Sends bytes as they are, and returns what comes within half a second, as it is.
+# Sends bytes as they are, and returns what comes until it matches, as it is.
 sub raw_answer
 {
-	my ($self, $request) = @_;
+	my ($self, $request, $whole) = @_;
 	my ($address) = $self->{base} =~ m{//(.*)$};
 	my ($out, $in, $pid);
 
@@ -314,14 +328,17 @@ sub raw_answer
 		$in = $out = raw_socket($self);
 	}
 	print $in $request;
-	sleep 0.5;
-	sysread $out, my $answer, 10000;
+	my $answer = '';
+	until ($answer =~ $whole)
+	{
+		sysread $out, $answer, 10000, length $answer or last;
+	}
 	if ($pid)
 	{
 		kill 'KILL', $pid;
 		waitpid $pid, 0;
 	}
-	return $answer // '';
+	return $answer;
 }
 
 1;
