@@ -65,17 +65,16 @@
 #define MAX_DESC_LEN 500
 
 static const TegroMethod methods[] = {
-	{"createOrder", TEGRO_ORDERS, "order_id", "tegro_order", "order"},
-	{"shops", TEGRO_READS, NULL, NULL, NULL},
-	{"balance", TEGRO_READS, NULL, NULL, NULL},
-	{"order", TEGRO_READS, NULL, NULL, NULL},
-	{"orders", TEGRO_READS, NULL, NULL, NULL},
-	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal",
-	 "withdrawal"},
-	{"withdrawals", TEGRO_READS, NULL, NULL, NULL},
-	{"withdrawal", TEGRO_READS, NULL, NULL, NULL},
-	{"rates", TEGRO_READS, NULL, NULL, NULL},
-	{"modules", TEGRO_READS, NULL, NULL, NULL},
+	{"createOrder", TEGRO_ORDERS, "order_id", "tegro_order"},
+	{"shops", TEGRO_READS, NULL, NULL},
+	{"balance", TEGRO_READS, NULL, NULL},
+	{"order", TEGRO_READS, NULL, NULL},
+	{"orders", TEGRO_READS, NULL, NULL},
+	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal"},
+	{"withdrawals", TEGRO_READS, NULL, NULL},
+	{"withdrawal", TEGRO_READS, NULL, NULL},
+	{"rates", TEGRO_READS, NULL, NULL},
+	{"modules", TEGRO_READS, NULL, NULL},
 };
 
 /* A call's own keys. */

@@ -26,10 +26,9 @@ typedef struct TegroMethod
 {
 	const char *name; /* as in the URL */
 	TegroEffect effect;
-	const char *reference;		/* parameter that names what is asked for in
-								 * the shop's own terms; NULL if none */
-	const char *look_up;		/* SQL function that finds it; NULL if none */
-	const char *look_up_method; /* the method behind that */
+	const char *reference; /* parameter that names what is asked for in the
+							* shop's own terms; NULL if none */
+	const char *look_up;   /* SQL function that finds it; NULL if none */
 } TegroMethod;
 
 /*
