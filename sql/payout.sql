@@ -102,6 +102,13 @@ RESET tegro.timeout;
 SELECT tegro_cancel(id) FROM tegro_outbox WHERE reference = 'W14';
 SELECT tegro_create_withdrawal('{"payment_id": "W14", "amount": 1, "currency": "RUB", "account": "4111"}');
 
+-- Its worker can't begin: nothing is sent, and nothing is on record.
+UPDATE pg_database SET datallowconn = false WHERE datname = current_database();
+SELECT tegro_create_withdrawal('{"payment_id": "W15", "amount": 1, "currency": "RUB", "account": "4111"}');
+\echo :LAST_ERROR_SQLSTATE
+UPDATE pg_database SET datallowconn = true WHERE datname = current_database();
+SELECT count(*) FROM tegro_outbox WHERE reference = 'W15';
+
 -- Payouts don't go in batches, nor for roles without the right.
 SELECT * FROM tegro_batch('createWithdrawal', ARRAY['{"payment_id": "1"}']::jsonb[]);
 CREATE ROLE regress_tegro_reader;

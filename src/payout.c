@@ -12,7 +12,9 @@
  * same payment_id again finds the same row.
  *
  * If a process dies
- *		the caller, at any time: the worker goes on;
+ *		the caller, before the worker has read the request: nothing was sent,
+ *		and nothing will be;
+ *		the caller, later: the worker goes on;
  *		the worker, before its first commit: nothing was sent, the caller is
  *		told so;
  *		the worker, after it: the row is "sending" until its lease ends, then
@@ -25,7 +27,7 @@
  *
  * The request, and the settings and keys of the caller's session, pass through
  * a segment of dynamic shared memory, and are zeroed there as soon as they are
- * read: keys are never written anywhere.
+ * read, or when the caller gives up before.
  *
  *-------------------------------------------------------------------------
  */
@@ -71,7 +73,10 @@ PGDLLEXPORT void tegro_payout_main(Datum arg);
 /* How far the worker has come. */
 typedef enum PayoutProgress
 {
-	PAYOUT_BEGUN,	 /* nothing is on record */
+	PAYOUT_WAITS,	 /* it has read nothing */
+	PAYOUT_LEFT,	 /* nor will it: the caller has gone */
+	PAYOUT_READ,	 /* nothing is on record */
+	PAYOUT_BEGUN,	 /* it may be on record */
 	PAYOUT_RECORDED, /* "id" is in the outbox, and may be sent */
 	PAYOUT_ENDED,	 /* see its outcome there */
 	PAYOUT_FAILED	 /* see the error; nothing was recorded */
@@ -144,6 +149,26 @@ start_worker(dsm_segment *segment)
 	return handle;
 }
 
+/*
+ * When the caller lets the segment go, on whatever way: where no worker has
+ * read the request, none will, and the keys are zeroed.
+ */
+static void
+take_back(dsm_segment *segment, Datum arg)
+{
+	PayoutShared *shared = dsm_segment_address(segment);
+	bool waits;
+
+	SpinLockAcquire(&shared->lock);
+	waits = shared->progress == PAYOUT_WAITS;
+	if (waits)
+		shared->progress = PAYOUT_LEFT;
+	SpinLockRelease(&shared->lock);
+	if (waits)
+		explicit_bzero(shared->data,
+					   shared->settings_len + shared->params_len);
+}
+
 /* Puts the request into a new segment of shared memory. */
 static dsm_segment *
 hand_over(Jsonb *params, Oid role)
@@ -164,7 +189,8 @@ hand_over(Jsonb *params, Oid role)
 	shared->settings_len = settings_len;
 	shared->params_len = params_len;
 	SpinLockInit(&shared->lock);
-	shared->progress = PAYOUT_BEGUN;
+	shared->progress = PAYOUT_WAITS;
+	on_dsm_detach(segment, take_back, (Datum) 0);
 	memcpy(shared->data, settings, settings_len);
 	memcpy(shared->data + settings_len, json, params_len);
 	explicit_bzero(settings, settings_len);
@@ -303,6 +329,12 @@ tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 				 errmsg_internal("%s", shared->message),
 				 shared->detail[0] ? errdetail_internal("%s", shared->detail) : 0,
 				 shared->hint[0] ? errhint("%s", shared->hint) : 0));
+	if (progress == PAYOUT_WAITS || progress == PAYOUT_READ)
+		ereport(ERROR,
+				(errcode(TEGRO_ERRCODE_NOT_SENT),
+				 errmsg("the worker for the payout \"%s\" could not begin", call->reference),
+				 errdetail("Nothing was sent."),
+				 errhint("The server's log says why.")));
 	if (progress == PAYOUT_BEGUN)
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_UNKNOWN),
@@ -329,6 +361,20 @@ set_progress(PayoutShared *shared, PayoutProgress progress, int64 id)
 	shared->id = id;
 	SpinLockRelease(&shared->lock);
 	SetLatch(shared->caller);
+}
+
+/* Takes the request over from the caller; returns false if he has gone. */
+static bool
+begin(PayoutShared *shared)
+{
+	bool waits;
+
+	SpinLockAcquire(&shared->lock);
+	waits = shared->progress == PAYOUT_WAITS;
+	if (waits)
+		shared->progress = PAYOUT_READ;
+	SpinLockRelease(&shared->lock);
+	return waits;
 }
 
 /* Puts an error where the caller finds it. */
@@ -418,6 +464,8 @@ tegro_payout_main(Datum arg)
 		proc_exit(0);
 	dsm_pin_mapping(segment);
 	shared = dsm_segment_address(segment);
+	if (!begin(shared))
+		proc_exit(0);
 
 	PG_TRY();
 	{
@@ -434,6 +482,7 @@ tegro_payout_main(Datum arg)
 		explicit_bzero(settings, shared->settings_len);
 
 		MemoryContextSwitchTo(TopMemoryContext);
+		set_progress(shared, PAYOUT_BEGUN, 0);
 		item =
 			record(shared, &ledger,
 				   DatumGetJsonbP(
