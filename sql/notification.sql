@@ -144,6 +144,7 @@ $$;
 SELECT tegro_on_payment('shop.order_paid(bigint,text,text,jsonb)');
 SELECT shop_id = :'shop' AS shop, callback, role = current_user::regrole AS mine FROM tegro_payment_callback;
 SELECT tegro_on_payment('now()'::regprocedure);
+SELECT tegro_on_payment(NULL, '');
 
 INSERT INTO shop.orders VALUES ('N1', 100), ('N2', 100), ('N3', 100), ('N4', 100), ('N5', 100), ('N6', 100);
 CREATE FUNCTION pay(payment_id text) RETURNS void LANGUAGE plpgsql AS $$

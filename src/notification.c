@@ -39,6 +39,7 @@
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 
+#include "src/api.h"
 #include "src/argument.h"
 #include "src/compat.h"
 #include "src/inbox.h"
@@ -62,10 +63,10 @@ PG_FUNCTION_INFO_V1(tegro_retry_notification);
 #define MAX_FORM_LEN (64 * 1024)
 
 /*
- * Longest shop, number, status or currency: they are columns of an index,
- * whose entries have some 2700 bytes.
+ * Longest shop, status, currency or number of the provider's; the shop's own
+ * number may be no longer where it is given out.
  */
-#define MAX_KEY_LEN 500
+#define MAX_KEY_LEN TEGRO_MAX_REFERENCE_LEN
 
 /* Digits of an amount; more would be no money, and costs time to compare. */
 #define MAX_AMOUNT_LEN 40
