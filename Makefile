@@ -24,7 +24,7 @@ OBJS = tegro.o src/calls.o src/fdw.o src/plan.o src/tuple.o src/option.o \
 	src/settings.o src/error.o src/credentials.o src/nonce.o src/body.o \
 	src/query.o src/signature.o
 
-REGRESS = install calls errors rights batch trigger outbox payout fdw link notification stat doctor report
+REGRESS = install calls errors rights batch outbox payout trigger fdw link notification stat doctor report
 ISOLATION = enqueue claim cancel retry resolve
 
 PG_CONFIG ?= pg_config

@@ -443,6 +443,7 @@ CREATE TABLE @extschema@.tegro_notification (
 	order_id		pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
 	status			pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
 	test			pg_catalog.bool NOT NULL,
+	variant			pg_catalog.text COLLATE pg_catalog."C" NOT NULL DEFAULT '',
 	confirmed		pg_catalog.bool NOT NULL DEFAULT false,
 	state			pg_catalog.text NOT NULL,
 	amount			pg_catalog.numeric NOT NULL,
@@ -468,17 +469,19 @@ CREATE TABLE @extschema@.tegro_notification (
 	callback_message pg_catalog.text,
 	callback_at		pg_catalog.timestamptz,
 	-- a test must not stand in the way of the payment with the same number
-	UNIQUE (shop_id, order_id, status, test)
+	-- nor the first be the end of one that says something else
+	UNIQUE (shop_id, order_id, status, test, variant)
 )
 WITH (fillfactor = 50);
 REVOKE ALL ON TABLE @extschema@.tegro_notification FROM PUBLIC;
 COMMENT ON TABLE @extschema@.tegro_notification IS
-'notifications whose signature was right, one for each shop, order and status, and what the provider said when it was asked';
+'notifications whose signature was right, one for each shop, order and status, and those that say something else of the same, and what the provider said when it was asked';
 COMMENT ON COLUMN @extschema@.tegro_notification.id IS 'number of the notification';
 COMMENT ON COLUMN @extschema@.tegro_notification.shop_id IS 'public key of the shop';
 COMMENT ON COLUMN @extschema@.tegro_notification.order_id IS 'the shop''s own number of the order';
 COMMENT ON COLUMN @extschema@.tegro_notification.status IS 'as it came; 1, paid, where it came without';
 COMMENT ON COLUMN @extschema@.tegro_notification.test IS 'it says that it is a test; nothing was paid';
+COMMENT ON COLUMN @extschema@.tegro_notification.variant IS 'empty, but where another of this order and status was on record that tells another payment, amount or currency: then a hash of these; such a one is never looked up';
 COMMENT ON COLUMN @extschema@.tegro_notification.confirmed IS 'the provider, asked by us, says that the order is paid, with this amount; true for ever once it is true';
 COMMENT ON COLUMN @extschema@.tegro_notification.state IS 'waiting (the order is looked up), confirmed, review (paid, but something differs; a person decides), unpaid (says the provider), test, noted (not of a payment)';
 COMMENT ON COLUMN @extschema@.tegro_notification.amount IS 'amount that it tells';

@@ -74,7 +74,8 @@ SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "succe
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "fields": ["a@b.example"]}');
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "receipt": "none"}');
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "receipt": {"items": ' || repeat('[', 20) || '1' || repeat(']', 20) || '}}');
-SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "' || repeat('x', 70000) || '"}');
+SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "' || repeat('x', 501) || '"}');
+SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "fields": {"email": "' || repeat('x', 70000) || '"}}');
 SET tegro.shop_id = '';
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1"}');
 RESET tegro.shop_id;

@@ -144,6 +144,7 @@ $$;
 SELECT tegro_on_payment('shop.order_paid(bigint,text,text,jsonb)');
 SELECT shop_id = :'shop' AS shop, callback, role = current_user::regrole AS mine FROM tegro_payment_callback;
 SELECT tegro_on_payment('now()'::regprocedure);
+SELECT tegro_on_payment(NULL, '');
 
 INSERT INTO shop.orders VALUES ('N1', 100), ('N2', 100), ('N3', 100), ('N4', 100), ('N5', 100), ('N6', 100);
 CREATE FUNCTION pay(payment_id text) RETURNS void LANGUAGE plpgsql AS $$
@@ -179,6 +180,27 @@ SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N1&payment_syste
 SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop&test=1'));
 SELECT status, test, state, confirmed, message, next_at FROM tegro_notification ORDER BY id;
 SELECT paid, calls FROM shop.orders WHERE number = 'N1';
+
+-- what says something else is no replay: a payment of its own, for a person
+SELECT tegro_notify(signed('amount=70.00&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop')) AS new;
+SELECT tegro_notify(signed('amount=70&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop&status=paid')) AS new;
+SELECT tegro_notify(signed('amount=100&currency=RUB&order_id=N1&payment_system=11&shop_id=$shop')) AS new;
+SELECT tegro_notify(signed('amount=100&currency=USD&order_id=N1&payment_id=55&payment_system=10&shop_id=$shop')) AS new;
+SELECT tegro_notify(signed('amount=5&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop&status=3')) AS new;
+SELECT tegro_notify(signed('amount=70&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop')) AS new FROM generate_series(1, 3);
+SELECT status, state, confirmed, amount, currency, payment_id,
+       regexp_replace(message, '\d+(?= of this)', 'N') AS message, next_at, callback_state
+  FROM tegro_notification WHERE variant <> '' ORDER BY id;
+SELECT state, confirmed, amount FROM tegro_notification WHERE status = '1' AND NOT test AND variant = '';
+SELECT paid, calls FROM shop.orders WHERE number = 'N1';
+SELECT max(id) AS id FROM tegro_notification WHERE variant <> '' AND status = '1' \gset
+\set VERBOSITY terse
+SELECT tegro_retry_notification(:id);
+\echo :LAST_ERROR_SQLSTATE
+SELECT tegro_retry_notification(99999);
+\echo :LAST_ERROR_SQLSTATE
+\set VERBOSITY default
+DELETE FROM tegro_notification WHERE variant <> '';
 
 -- fields by name, as PostgREST brings a form; a link's order, which nobody enqueued
 SELECT tegro_create_order('{"order_id": "N2", "amount": 100, "currency": "RUB"}') ->> 'type' AS type;
@@ -220,6 +242,21 @@ SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N6&payment_syste
 SELECT becomes_true('SELECT state <> ''waiting'' FROM tegro_notification WHERE order_id = ''N6''');
 SELECT state, confirmed, message FROM tegro_notification WHERE order_id = 'N6';
 SELECT number, paid, calls FROM shop.orders ORDER BY number;
+
+-- two payments under one number, of a link that was opened twice
+BEGIN;
+SELECT tegro_notify(signed('amount=1&currency=RUB&order_id=N8&payment_id=11&payment_system=10&shop_id=$shop&status=1')) AS new;
+SELECT tegro_notify(signed('amount=1&currency=RUB&order_id=N8&payment_id=12&payment_system=10&shop_id=$shop&status=1')) AS new FROM generate_series(1, 2);
+SELECT payment_id, state, regexp_replace(message, '\d+(?= of this)', 'N') AS message FROM tegro_notification WHERE order_id = 'N8' ORDER BY id;
+ROLLBACK;
+-- the first makes room where it came to nothing, and stays on record
+UPDATE tegro_notification SET looked_up_at = looked_up_at - interval '2 minutes' WHERE order_id = 'N3';
+SELECT tegro_notify(signed('amount=100.00&currency=RUB&order_id=N3&payment_system=10&shop_id=$shop')) AS new;
+SELECT becomes_true('SELECT callback_state = ''done'' FROM tegro_notification WHERE order_id = ''N3'' AND variant = ''''');
+SELECT tegro_notify(signed('amount=1.00&currency=RUB&order_id=N3&payment_system=10&shop_id=$shop')) AS new;
+SELECT amount, variant <> '' AS variant, state, confirmed, regexp_replace(message, '\d+(?= until)', 'N') AS message, next_at
+  FROM tegro_notification WHERE order_id = 'N3' ORDER BY id;
+SELECT paid, calls FROM shop.orders WHERE number = 'N3';
 
 -- taken with the transaction that brings it
 BEGIN;

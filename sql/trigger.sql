@@ -61,3 +61,146 @@ DROP TABLE shop_order;
 DROP FUNCTION ask_for_payment;
 DROP OWNED BY regress_tegro_payer, regress_tegro_clerk;
 DROP ROLE regress_tegro_payer, regress_tegro_clerk;
+
+-- Triggers of the outbox.  Who may create a trigger on a table could have it
+-- call his own function as the table's owner: none fires while there is such a
+-- role.
+CREATE ROLE regress_tegro_app;
+CREATE ROLE regress_tegro_owner;
+CREATE ROLE regress_tegro_admin SUPERUSER;
+CREATE ROLE regress_tegro_member IN ROLE regress_tegro_owner;
+GRANT USAGE, CREATE ON SCHEMA public TO regress_tegro_app, regress_tegro_owner;
+GRANT EXECUTE ON FUNCTION tegro_create_order_trigger(), tegro_create_withdrawal_trigger() TO regress_tegro_app, regress_tegro_owner;
+CREATE TABLE public.shop_order (number int, total numeric);
+GRANT ALL ON public.shop_order TO regress_tegro_app;
+SET ROLE regress_tegro_app;
+CREATE FUNCTION public.regress_tegro_evil(id bigint, state text, reference text, answer jsonb) RETURNS void
+LANGUAGE plpgsql AS $$ BEGIN ALTER ROLE regress_tegro_app SUPERUSER; END $$;
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger('{"order_id": "$number", "amount": "$total", "currency": "RUB"}', 'public.regress_tegro_evil');
+INSERT INTO public.shop_order VALUES (66, 1);
+\echo :LAST_ERROR_SQLSTATE
+-- without a callback, too: the owner's keys would be used
+RESET ROLE;
+DROP TRIGGER t ON public.shop_order;
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_withdrawal_trigger('{"payment_id": "$number", "amount": "$total", "currency": "RUB", "account": "1"}');
+INSERT INTO public.shop_order VALUES (66, 1);
+DROP TRIGGER t ON public.shop_order;
+-- all of them are named; who has the owner's rights anyhow is none of them
+GRANT TRIGGER ON public.shop_order TO PUBLIC, regress_tegro_admin, regress_tegro_owner;
+ALTER TABLE public.shop_order OWNER TO regress_tegro_owner;
+GRANT TRIGGER ON public.shop_order TO regress_tegro_member;
+SET ROLE regress_tegro_owner;
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger('{"order_id": "$number", "amount": "$total", "currency": "RUB"}');
+RESET ROLE;
+INSERT INTO public.shop_order VALUES (66, 1);
+REVOKE TRIGGER ON TABLE public.shop_order FROM regress_tegro_app, PUBLIC;
+BEGIN;
+INSERT INTO public.shop_order VALUES (66, 1), (67, 1);
+SELECT reference, enqueued_by FROM tegro_outbox WHERE reference IN ('66', '67') ORDER BY 1;
+ROLLBACK;
+-- who has INSERT alone may fire it
+SET ROLE regress_tegro_app;
+BEGIN;
+INSERT INTO public.shop_order VALUES (66, 1);
+ROLLBACK;
+RESET ROLE;
+DROP TABLE public.shop_order;
+
+-- A partitioned table's triggers are cloned into its partitions.
+CREATE TABLE public.shop_order (number int, total numeric) PARTITION BY RANGE (number);
+CREATE TABLE public.shop_order_1 PARTITION OF public.shop_order FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (number);
+CREATE TABLE public.shop_order_1_1 PARTITION OF public.shop_order_1 FOR VALUES FROM (0) TO (50);
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger('{"order_id": "$number", "amount": "$total", "currency": "RUB"}');
+GRANT TRIGGER ON public.shop_order TO regress_tegro_app;
+INSERT INTO public.shop_order VALUES (1, 1);
+INSERT INTO public.shop_order_1_1 VALUES (1, 1);
+REVOKE TRIGGER ON public.shop_order FROM regress_tegro_app;
+GRANT TRIGGER ON public.shop_order_1 TO regress_tegro_app;
+INSERT INTO public.shop_order VALUES (1, 1);
+REVOKE TRIGGER ON public.shop_order_1 FROM regress_tegro_app;
+ALTER TABLE public.shop_order OWNER TO regress_tegro_app;
+INSERT INTO public.shop_order VALUES (1, 1);
+-- what is the superuser's may be above what is not
+ALTER TABLE public.shop_order OWNER TO regress_tegro_admin;
+ALTER TABLE public.shop_order_1 OWNER TO regress_tegro_owner;
+ALTER TABLE public.shop_order_1_1 OWNER TO regress_tegro_owner;
+BEGIN;
+INSERT INTO public.shop_order VALUES (1, 1);
+SELECT reference, enqueued_by FROM tegro_outbox WHERE reference = '1';
+ROLLBACK;
+DROP TABLE public.shop_order;
+
+-- The number must be each row's own; an error tells where it was raised.
+CREATE TABLE public.shop_order (
+	number	int,
+	total	numeric,
+	prefixed text GENERATED ALWAYS AS ('payout ' || number::text) STORED
+);
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_withdrawal_trigger('{"payment_id": "payout $number", "amount": "$total", "currency": "RUB", "account": "1"}');
+INSERT INTO public.shop_order VALUES (1, 1), (2, 1);
+\echo :LAST_ERROR_SQLSTATE
+DROP TRIGGER t ON public.shop_order;
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger('{"order_id": 7, "amount": "$total", "currency": "RUB"}');
+INSERT INTO public.shop_order VALUES (1, 1);
+DROP TRIGGER t ON public.shop_order;
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger('{"order_id": "$$number", "amount": "$total", "currency": "RUB"}');
+INSERT INTO public.shop_order VALUES (1, 1);
+DROP TRIGGER t ON public.shop_order;
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger('{"amount": "$total", "currency": "RUB"}');
+INSERT INTO public.shop_order VALUES (1, 1);
+DROP TRIGGER t ON public.shop_order;
+CREATE TRIGGER t BEFORE INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger('{"order_id": "$prefixed", "amount": "$total", "currency": "RUB"}');
+INSERT INTO public.shop_order VALUES (1, 1);
+DROP TRIGGER t ON public.shop_order;
+CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger('{"order_id": "$prefixed", "amount": "$total", "currency": "RUB"}');
+BEGIN;
+INSERT INTO public.shop_order VALUES (1, 1), (2, 1);
+SELECT reference FROM tegro_outbox WHERE reference LIKE 'payout %' ORDER BY 1;
+ROLLBACK;
+INSERT INTO public.shop_order VALUES (NULL, 1);
+INSERT INTO public.shop_order VALUES (1, 0.12345678901234567891);
+DROP TRIGGER t ON public.shop_order;
+
+-- The callback, with its arguments or without; nothing else.
+CREATE FUNCTION public.regress_tegro_cb(id bigint, state text, reference text, answer jsonb) RETURNS void LANGUAGE sql AS '';
+CREATE PROCEDURE public.regress_tegro_proc(id bigint, state text, reference text, answer jsonb) LANGUAGE sql AS '';
+CREATE FUNCTION public.regress_tegro_try(callback text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
+tegro_create_order_trigger(''{"order_id": "$number", "amount": "$total", "currency": "RUB"}'', %L)', callback);
+	INSERT INTO public.shop_order VALUES (1, 1);
+	RAISE NOTICE '%', (SELECT o.callback FROM tegro_outbox o WHERE reference = '1');
+	RAISE EXCEPTION 'taken back';
+EXCEPTION WHEN OTHERS THEN
+	RAISE NOTICE '% %', SQLSTATE, SQLERRM;
+END $$;
+SELECT public.regress_tegro_try('public.regress_tegro_cb');
+SELECT public.regress_tegro_try('public.regress_tegro_cb(bigint,text,text,jsonb)');
+SELECT public.regress_tegro_try('public.regress_tegro_cb(bigint, text)');
+SELECT public.regress_tegro_try('public.regress_tegro_cb(');
+SELECT public.regress_tegro_try('public.no_such(bigint,text,text,jsonb)');
+SELECT public.regress_tegro_try('regress_tegro_cb(bigint,text,text,jsonb)');
+SELECT public.regress_tegro_try('public.regress_tegro_proc');
+SELECT public.regress_tegro_try('');
+SELECT public.regress_tegro_try(' ');
+SELECT tegro_enqueue('createOrder', '{"order_id": "1"}', 'public.regress_tegro_proc(bigint,text,text,jsonb)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT tegro_on_payment('public.regress_tegro_proc(bigint,text,text,jsonb)');
+SELECT tegro_enqueue('createOrder', '{"order_id": "1"}', 999999);
+\echo :LAST_ERROR_SQLSTATE
+
+DROP TABLE public.shop_order;
+DROP FUNCTION public.regress_tegro_try, public.regress_tegro_cb;
+DROP PROCEDURE public.regress_tegro_proc;
+DROP OWNED BY regress_tegro_app, regress_tegro_owner, regress_tegro_admin, regress_tegro_member;
+DROP ROLE regress_tegro_app, regress_tegro_owner, regress_tegro_admin, regress_tegro_member;

@@ -272,28 +272,46 @@ parse_nonce(const JsonbValue *value)
 	pg_unreachable();
 }
 
-/*
- * The shop's own number among the parameters, as text; NULL if it is not
- * there or empty.
- */
+/* The shop's own number among the parameters, as text; throws if it is none. */
 static char *
-get_reference(Jsonb *params, const char *name)
+get_reference(Jsonb *params, const TegroMethod *method)
 {
 	JsonbValue value;
+	char *reference = NULL;
 
-	if (get_param(params, name, &value) == NULL)
-		return NULL;
+	if (get_param(params, method->reference, &value) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is missing from the parameters", method->reference),
+				 errdetail("Without it, what %s did could not be looked up.", method->name),
+				 errhint("Give the shop's own number, a string that is not empty, or a number.")));
 	if (value.type == jbvString && value.val.string.len > 0)
-		return pnstrdup(value.val.string.val, value.val.string.len);
-	if (value.type == jbvNumeric)
+		reference = pnstrdup(value.val.string.val, value.val.string.len);
+	else if (value.type == jbvNumeric)
 	{
 		/* 7 and 7.0 are sent as the same number */
 		Datum number = DirectFunctionCall1(numeric_trim_scale,
 										   NumericGetDatum(value.val.numeric));
 
-		return DatumGetCString(DirectFunctionCall1(numeric_out, number));
+		reference = DatumGetCString(DirectFunctionCall1(numeric_out, number));
 	}
-	return NULL;
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" must be a string that is not empty, or a number", method->reference),
+				 errhint("Give the shop's own number, by which it is looked up what %s did.",
+						 method->name)));
+	tegro_api_check_reference(method->reference, reference);
+	return reference;
+}
+
+void
+tegro_api_check_reference(const char *name, const char *reference)
+{
+	if (strlen(reference) > TEGRO_MAX_REFERENCE_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is longer than %d bytes", name, TEGRO_MAX_REFERENCE_LEN)));
 }
 
 static void
@@ -373,15 +391,7 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 	}
 
 	if (call->method->reference)
-	{
-		call->reference = get_reference(params, call->method->reference);
-		if (call->reference == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("\"%s\" is missing from the parameters", call->method->reference),
-					 errdetail("Without it, what %s did could not be looked up.", call->method->name),
-					 errhint("Give the shop's own number, a string that is not empty.")));
-	}
+		call->reference = get_reference(params, call->method);
 
 	if (OidIsValid(role))
 		keep_keys(state, tegro_settings_credentials(call->shop_id, role));

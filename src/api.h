@@ -84,6 +84,16 @@ extern TegroCall *tegro_api_prepare(const char *method, Jsonb *params,
 extern TegroCall *tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 											 const char *shop_id, Oid role);
 
+/*
+ * Throws 22023 if the shop's own number, of a parameter "name", is too long.
+ * Calls and links have one limit, that of a notification, which would else be
+ * refused for ever; PostgreSQL's own, for an entry of an index, is at some 2700
+ * bytes, and depends on how well the number can be compressed.
+ */
+#define TEGRO_MAX_REFERENCE_LEN 500
+
+extern void tegro_api_check_reference(const char *name, const char *reference);
+
 /* What a method does; throws, as tegro_api_prepare() does, if it can't be one. */
 extern TegroEffect tegro_api_effect(const char *method);
 

@@ -59,6 +59,9 @@
 /* How often a callback is called before it is given up. */
 #define MAX_CALLS 20
 
+/* What a callback finds names by that have no schema. */
+#define SEARCH_PATH "pg_catalog, pg_temp"
+
 /* Bytes of a callback's error that are kept and logged. */
 #define MAX_MESSAGE_LEN 1000
 
@@ -114,11 +117,19 @@ run_utility(const char *sql)
 		elog(ERROR, "\"%s\" failed: %s", sql, SPI_result_code_string(result));
 }
 
+/* A call of a callback. */
+typedef struct Call
+{
+	const TegroItem *item;
+	bool begun; /* it was found, and called */
+} Call;
+
 /* Calls an item's callback, as the role that enqueued it. */
 static void
 call_function(void *arg)
 {
-	const TegroItem *item = arg;
+	Call *this = arg;
+	const TegroItem *item = this->item;
 	Oid user;
 	int security_context;
 	int guc_level;
@@ -139,7 +150,7 @@ call_function(void *arg)
 	SetUserIdAndSecContext(item->role,
 						   security_context | SECURITY_RESTRICTED_OPERATION);
 	guc_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+	(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -161,6 +172,7 @@ call_function(void *arg)
 	values[3] = item->answer ? JsonbPGetDatum(item->answer) : (Datum) 0;
 	nulls[3] = item->answer ? ' ' : 'n';
 	run_utility("SET CONSTRAINTS ALL IMMEDIATE");
+	this->begun = true;
 	if (SPI_execute_with_args(sql, 4, types, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not call \"%s\"", item->callback);
 	/* nothing of it may be left for our commit */
@@ -195,12 +207,41 @@ take(const TegroLedger *ledger, TimestampTz *next_at)
 	return item;
 }
 
+/*
+ * What is kept of a callback's error.  Two of them say nothing to who wrote the
+ * callback, and works where he tries it: a cancel that no statement of his timed
+ * out, and a name without its schema.
+ */
+static char *
+tell_error(const ErrorData *error, bool begun, int64 ran_us, bool own_session)
+{
+	char *message = error->message;
+
+	if (own_session && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
+		ran_us >= TIME_LIMIT_MS * INT64CONST(1000))
+		return psprintf("the callback did not return within %d s",
+						TIME_LIMIT_MS / 1000);
+	/* it may be as long as the function likes */
+	if (strlen(message) > MAX_MESSAGE_LEN)
+		message[pg_mbcliplen(message, (int) strlen(message), MAX_MESSAGE_LEN)] =
+			'\0';
+	if (begun &&
+		(error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
+		 error->sqlerrcode == ERRCODE_UNDEFINED_FUNCTION))
+		return psprintf("%s (a callback's search_path is " SEARCH_PATH ")",
+						message);
+	return message;
+}
+
 /* Calls a callback that was taken, and writes how it went. */
 static void
 call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 {
 	MemoryContext context = CurrentMemoryContext;
+	Call this;
+	int64 begun_us;
 	ErrorData *error;
+	char *message = NULL;
 	bool cancelled;
 
 	caller->begin();
@@ -217,20 +258,27 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 		caller->commit();
 		return;
 	}
+	this.item = item;
+	this.begun = false;
+	begun_us = tegro_clock_us();
 	/* in a user's session the user's own statement_timeout holds */
 	if (caller->own_session)
 		limit_time();
-	error = tegro_error_catch(call_function, item, context);
+	error = tegro_error_catch(call_function, &this, context);
 	if (caller->own_session)
 		lift_limit();
-	/* it may be as long as the function likes */
-	if (error && strlen(error->message) > MAX_MESSAGE_LEN)
-		error->message[pg_mbcliplen(error->message,
-									(int) strlen(error->message),
-									MAX_MESSAGE_LEN)] = '\0';
+	if (error)
+	{
+		/* for longer than the transaction */
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		message = tell_error(error, this.begun, tegro_clock_us() - begun_us,
+							 caller->own_session);
+		MemoryContextSwitchTo(old);
+	}
 	cancelled = error && !caller->own_session &&
 		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	tegro_ledger_called_back(ledger, item, error ? error->message : NULL,
+	tegro_ledger_called_back(ledger, item, message,
 							 error == NULL || item->failures >= MAX_CALLS
 								 ? -1
 								 : tegro_rule_backoff_ms(item->failures));
@@ -243,9 +291,9 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 		ereport(LOG,
 				item->is_notification
 					? errmsg("callback %s failed for notification " INT64_FORMAT " of tegro: %s",
-							 item->callback, item->id, error->message)
+							 item->callback, item->id, message)
 					: errmsg("callback %s failed for request " INT64_FORMAT " of the tegro outbox: %s",
-							 item->callback, item->id, error->message));
+							 item->callback, item->id, message));
 		if (cancelled)
 			ReThrowError(error);
 	}

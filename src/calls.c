@@ -128,6 +128,11 @@ call_for_one(FunctionCallInfo fcinfo, const char *method)
 				 errhint("Give one of the two: order_id => Tegro's number, or payment_id => the shop's own.")));
 	if (has_order_id)
 		tegro_add_int_param(&params, "order_id", PG_GETARG_INT64(0));
+	else if (VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(payment_id_arg)) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"payment_id\" must not be empty"),
+				 errhint("Give the shop's own number.")));
 	else
 		tegro_add_text_param(&params, "payment_id",
 							 PG_GETARG_TEXT_PP(payment_id_arg));

@@ -85,6 +85,24 @@ tegro_create_process_wait_event_set(int nevents)
 #endif
 }
 
+/* A setting; NULL if there is none of that name. */
+static inline const struct config_generic *
+tegro_find_setting(const char *name)
+{
+#if PG_VERSION_NUM >= 160000
+	return find_option(name, false, true, LOG);
+#else
+	struct config_generic **settings = get_guc_variables();
+
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+	{
+		if (strcmp(settings[i]->name, name) == 0)
+			return settings[i];
+	}
+	return NULL;
+#endif
+}
+
 /*
  * Where a setting has its value from; PGC_S_DEFAULT also for one that does not
  * exist.
@@ -92,20 +110,21 @@ tegro_create_process_wait_event_set(int nevents)
 static inline GucSource
 tegro_setting_source(const char *name)
 {
-#if PG_VERSION_NUM >= 160000
-	struct config_generic *setting = find_option(name, false, true, LOG);
+	const struct config_generic *setting = tegro_find_setting(name);
 
 	return setting ? setting->source : PGC_S_DEFAULT;
-#else
-	struct config_generic **settings = get_guc_variables();
+}
 
-	for (int i = 0; i < GetNumConfigOptions(); i++)
-	{
-		if (strcmp(settings[i]->name, name) == 0)
-			return settings[i]->source;
-	}
-	return PGC_S_DEFAULT;
-#endif
+/*
+ * The role that gave a setting its value by a command, in whatever function it
+ * ran; of what came another way, the bootstrap superuser.
+ */
+static inline Oid
+tegro_setting_role(const char *name)
+{
+	const struct config_generic *setting = tegro_find_setting(name);
+
+	return setting ? setting->srole : InvalidOid;
 }
 
 /* May a role execute a function? */

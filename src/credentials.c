@@ -9,7 +9,8 @@
  *
  * A backslash takes the character behind it as it is, so that a key may have
  * a colon or a backslash.  Lines that are empty or begin with "#" are passed
- * over; a carriage return in front of a line break is not part of the line.
+ * over; a carriage return in front of a line break is not part of the line, nor
+ * is a byte order mark in front of the first, which nobody sees.
  *
  * The fields stay where they are, in the bytes of the file: no key is copied,
  * so whoever zeroes these bytes has zeroed all of them.
@@ -26,6 +27,10 @@
 #include <string.h>
 
 #define NFIELDS 4
+
+/* What some editors put in front of text in UTF-8. */
+#define BOM		"\xef\xbb\xbf"
+#define BOM_LEN 3
 
 /*
  * Takes a line of "len" bytes apart.  line[len] may be written.  Returns false
@@ -63,6 +68,9 @@ tegro_credentials_next(TegroCredentialsReader *reader,
 	if (reader->pos == 0 && reader->len > 0 &&
 		memchr(reader->bytes, '\0', reader->len) != NULL)
 		return TEGRO_CREDENTIALS_HAS_NUL;
+	if (reader->pos == 0 && reader->len >= BOM_LEN &&
+		memcmp(reader->bytes, BOM, BOM_LEN) == 0)
+		reader->pos = BOM_LEN;
 
 	while (reader->pos < reader->len)
 	{

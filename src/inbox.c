@@ -19,6 +19,15 @@
  * A test is recorded as one, and one of another status than paid is noted;
  * neither is looked up.  "confirmed" is never left.
  *
+ * One that comes again for an order and status is a replay if it says the same.
+ * If it tells another payment, amount or currency, it may be a second payment
+ * under one number: of a link that was opened twice, say.  That is recorded as a
+ * row of its own, a "variant", in review: a person has to know of it.  It is
+ * never looked up, and so never confirmed and credited: the look-up of an order
+ * that is in the outbox would find the first payment, and credit that twice.
+ * Where the first came to nothing, that becomes the variant, and the second is
+ * looked up in its place.
+ *
  * Why the worker asks and not the session that brings the notification: the
  * provider waits for that one, and gives up; it would hold a transaction, and
  * a connection of a pool, for as long as a look-up takes; and a look-up that
@@ -52,10 +61,13 @@
 
 #include "catalog/pg_type.h"
 #include "utils/array.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
 #include "src/argument.h"
+#include "src/error.h"
 #include "src/identity.h"
 #include "src/inbox.h"
 #include "src/ruling.h"
@@ -132,6 +144,117 @@ find_ordered(const TegroLedger *ledger, const TegroNotification *notification,
 	return tegro_ledger_jsonb(0, 2);
 }
 
+/* Adds what differs to a list of it; the texts are the notifications'. */
+static void
+add_difference(StringInfo list, const char *what, const char *here,
+			   const char *there)
+{
+	appendStringInfo(list, "%s %s %s and not", list->len ? "," : "", what,
+					 tegro_error_excerpt(here, strlen(here), 64, NULL));
+	appendStringInfo(list, " %s",
+					 tegro_error_excerpt(there, strlen(there), 64, NULL));
+}
+
+static char *
+numeric_text(Numeric number)
+{
+	return DatumGetCString(
+		DirectFunctionCall1(numeric_out, NumericGetDatum(number)));
+}
+
+/* What tells variants apart; the parts can't be taken for one another. */
+static Datum
+variant_of(Numeric amount, const char *currency, const char *payment_id)
+{
+	Datum trimmed = DirectFunctionCall1(numeric_trim_scale,
+										NumericGetDatum(amount));
+	char *parts = psprintf("%s %zu %s %s",
+						   numeric_text(DatumGetNumeric(trimmed)),
+						   strlen(currency), currency,
+						   payment_id ? payment_id : "");
+
+	return DirectFunctionCall1(md5_text, CStringGetTextDatum(parts));
+}
+
+/*
+ * What a notification tells otherwise than the one of its order and status that
+ * is on record; NULL if they agree, or that is not there any more.  "values" are
+ * those of TEGRO_STMT_RECORD.  *variant is what the one on record would be as a
+ * variant.
+ */
+static char *
+difference_to_recorded(const TegroLedger *ledger,
+					   const TegroNotification *notification, Datum *values,
+					   Datum *variant)
+{
+	StringInfoData list;
+	Numeric amount;
+	char *currency;
+	char *payment_id;
+	int64 id;
+	bool isnull;
+
+	if (tegro_ledger_run(ledger, TEGRO_STMT_RECORDED, values, NULL) == 0)
+		return NULL;
+	id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	amount = DatumGetNumeric(tegro_ledger_column(0, 2, &isnull));
+	currency = tegro_ledger_text(0, 3);
+	payment_id = tegro_ledger_text(0, 4);
+	*variant = variant_of(amount, currency, payment_id);
+
+	initStringInfo(&list);
+	/* not all notifications have one */
+	if (payment_id && notification->payment_id &&
+		strcmp(payment_id, notification->payment_id) != 0)
+		add_difference(&list, "payment_id", notification->payment_id,
+					   payment_id);
+	if (!DatumGetBool(
+			DirectFunctionCall2(numeric_eq, NumericGetDatum(amount),
+								NumericGetDatum(notification->amount))))
+		add_difference(&list, "amount", numeric_text(notification->amount),
+					   numeric_text(amount));
+	if (strcmp(currency, notification->currency) != 0)
+		add_difference(&list, "currency", notification->currency, currency);
+	return list.len == 0 ? NULL
+						 : psprintf("differs from notification " INT64_FORMAT
+									" of this order:%s",
+									id, list.data);
+}
+
+/*
+ * Records what differs from the notification on record.  That one makes room
+ * where it came to nothing, so that one which is worth nothing does not stand in
+ * the way of one that is; it becomes the variant then.  Returns false if this
+ * one is a variant already.  "values" and "nulls" are of TEGRO_STMT_RECORD.
+ */
+static bool
+record_variant(const TegroLedger *ledger,
+			   const TegroNotification *notification, Datum *values,
+			   char *nulls, const char *difference, Datum recorded)
+{
+	Datum variant = variant_of(notification->amount, notification->currency,
+							   notification->payment_id);
+	bool waits = strcmp(TextDatumGetCString(values[11]), TEGRO_WAITING) == 0;
+	Datum key[5];
+
+	memcpy(key, values, 4 * sizeof(Datum));
+	key[4] = variant;
+	if (tegro_ledger_run(ledger, TEGRO_STMT_RECORDED_VARIANT, key, NULL) > 0)
+		return false;
+	key[4] = recorded;
+	if (waits &&
+		tegro_ledger_run(ledger, TEGRO_STMT_KEEP_VARIANT, key, NULL) > 0 &&
+		tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values, nulls) > 0)
+		return true;
+
+	if (waits)
+		values[11] = CStringGetTextDatum(TEGRO_IN_REVIEW);
+	values[12] = CStringGetTextDatum(difference);
+	nulls[12] = ' ';
+	values[14] = variant;
+	return tegro_ledger_run(ledger, TEGRO_STMT_RECORD, values, nulls) > 0;
+}
+
 bool
 tegro_inbox_record(const TegroLedger *ledger,
 				   const TegroNotification *notification,
@@ -141,8 +264,10 @@ tegro_inbox_record(const TegroLedger *ledger,
 	char *message = NULL;
 	int64 request = 0;
 	Jsonb *ordered;
-	Datum values[14];
-	char nulls[15] = "              ";
+	char *difference = NULL;
+	Datum recorded = (Datum) 0;
+	Datum values[15];
+	char nulls[16] = "               ";
 	TegroLedgerScope scope;
 	bool is_new;
 	bool is_due;
@@ -188,9 +313,18 @@ tegro_inbox_record(const TegroLedger *ledger,
 	nulls[12] = tegro_ledger_null(message == NULL);
 	values[13] = CStringGetTextDatum(tegro_identity_own());
 
+	values[14] = CStringGetTextDatum("");
+
 	is_new = tegro_ledger_run(ledger, TEGRO_STMT_RECORD, values, nulls) > 0;
+	if (!is_new)
+		difference = difference_to_recorded(ledger, notification, values,
+											&recorded);
+	if (difference)
+		is_new = record_variant(ledger, notification, values, nulls,
+								difference, recorded);
 	is_due = is_new ||
-		tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values, nulls) > 0;
+		(difference == NULL &&
+		 tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values, nulls) > 0);
 	tegro_ledger_leave(&scope);
 
 	/* a replay gives nobody any work */
@@ -446,6 +580,15 @@ tegro_inbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
 /*
  * A person's.
  */
+
+bool
+tegro_inbox_sees(const TegroLedger *ledger, int64 id, Oid caller)
+{
+	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
+
+	return tegro_ledger_run_alone(ledger, TEGRO_STMT_SEE_NOTIFICATION, values,
+								  NULL) > 0;
+}
 
 bool
 tegro_inbox_retry(const TegroLedger *ledger, int64 id, Oid caller)

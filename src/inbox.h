@@ -49,7 +49,8 @@ extern bool tegro_inbox_register(const TegroLedger *ledger,
 
 /*
  * Records a notification in the current transaction, and has the worker woken
- * when it commits.  Returns false if it was on record already.
+ * when it commits.  Returns false if it was on record already; one that tells
+ * something else than the one on record is recorded beside it.
  */
 extern bool tegro_inbox_record(const TegroLedger *ledger,
 							   const TegroNotification *notification,
@@ -78,6 +79,9 @@ extern void tegro_inbox_settle(const TegroLedger *ledger, List *items);
 /* As tegro_outbox_take_callback(). */
 extern TegroItem *tegro_inbox_take_callback(const TegroLedger *ledger,
 											TimestampTz *next_at);
+
+/* Is there a notification that was taken for the caller, or a role of his? */
+extern bool tegro_inbox_sees(const TegroLedger *ledger, int64 id, Oid caller);
 
 /*
  * Looks a notification's order up again, or calls back again.  Returns false

@@ -52,6 +52,19 @@
 	"n.id, n.shop_id, n.order_id, n.fields, n.state, n.lease, n.failures," \
 	" n.waiting_since, n.role::oid, n.answer, n.callback, n.message"
 
+/* The notification of an order and status that the others are variants of. */
+#define FIRST_NOTIFICATION \
+	"shop_id = $1 AND order_id = $2 AND status = $3 AND test = $4 AND variant = ''"
+
+/*
+ * One that came to nothing is looked up again where it comes again, at most
+ * once in a minute: the order may have been paid since.
+ */
+#define CAME_TO_NOTHING                                                       \
+	"state IN ('unpaid', 'review') AND NOT confirmed AND next_at IS NULL"     \
+	" AND coalesce(looked_up_at, received_at) < clock_timestamp() - interval" \
+	" '1 minute'"
+
 /* Columns of a relation "given", up to one without a name. */
 struct GivenColumn
 {
@@ -125,7 +138,7 @@ static const struct
 {
 	const char *text;
 	int nargs;
-	Oid args[14];
+	Oid args[15];
 	const struct GivenColumn *given; /* of the relation "given" */
 } statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_INSERT] =
@@ -373,26 +386,44 @@ static const struct
 		 {TEXTOID, TEXTOID}},
 	[TEGRO_STMT_RECORD] =
 		{"INSERT INTO %1$s.tegro_notification (shop_id, order_id, status, test, amount, currency, payment_id,"
-		 " fields, role, callback, request, state, message, next_at, identity)"
+		 " fields, role, callback, request, state, message, next_at, identity, variant)"
 		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-		 " CASE WHEN $12 = 'waiting' THEN clock_timestamp() END, $14)"
-		 " ON CONFLICT (shop_id, order_id, status, test) DO NOTHING",
-		 14,
+		 " CASE WHEN $12 = 'waiting' THEN clock_timestamp() END, $14, $15)"
+		 " ON CONFLICT (shop_id, order_id, status, test, variant) DO NOTHING",
+		 15,
 		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, NUMERICOID, TEXTOID, TEXTOID,
-		  JSONBOID, REGROLEOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}},
+		  JSONBOID, REGROLEOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID,
+		  TEXTOID}},
+	[TEGRO_STMT_RECORDED] =
+		{"SELECT id, amount, currency, payment_id FROM %1$s.tegro_notification"
+		 " WHERE " FIRST_NOTIFICATION,
+		 4,
+		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID}},
+	[TEGRO_STMT_RECORDED_VARIANT] =
+		{"SELECT 1 FROM %1$s.tegro_notification"
+		 " WHERE shop_id = $1 AND order_id = $2 AND status = $3 AND test = $4 AND variant = $5",
+		 5,
+		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID}},
+	[TEGRO_STMT_KEEP_VARIANT] =
+		{"INSERT INTO %1$s.tegro_notification (shop_id, order_id, status, test, amount, currency, payment_id,"
+		 " fields, role, callback, request, state, message, received_at, waiting_since, looked_up_at, answer,"
+		 " sqlstate, identity, variant)"
+		 " SELECT shop_id, order_id, status, test, amount, currency, payment_id, fields, role, callback, request,"
+		 " state, concat_ws(': ', 'notification ' || id || ' until another one came', message),"
+		 " received_at, waiting_since, looked_up_at, answer, sqlstate, identity, $5"
+		 " FROM %1$s.tegro_notification WHERE " FIRST_NOTIFICATION
+		 " AND " CAME_TO_NOTHING
+		 " ON CONFLICT (shop_id, order_id, status, test, variant) DO NOTHING",
+		 5,
+		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID}},
 
-	/*
-	 * One that came to nothing is looked up again where it comes again, at
-	 * most once in a minute: the order may have been paid since.
-	 */
 	[TEGRO_STMT_RECORD_AGAIN] =
 		{"UPDATE %1$s.tegro_notification SET amount = $5, currency = $6, payment_id = $7, fields = $8,"
 		 " role = $9, callback = $10, request = $11, state = $12, message = $13, failures = 0,"
 		 " received_at = clock_timestamp(), waiting_since = clock_timestamp(), next_at = clock_timestamp(),"
 		 " identity = $14"
-		 " WHERE shop_id = $1 AND order_id = $2 AND status = $3 AND test = $4 AND $12 = 'waiting'"
-		 " AND state IN ('unpaid', 'review') AND NOT confirmed AND next_at IS NULL"
-		 " AND coalesce(looked_up_at, received_at) < clock_timestamp() - interval '1 minute'",
+		 " WHERE " FIRST_NOTIFICATION
+		 " AND $12 = 'waiting' AND " CAME_TO_NOTHING,
 		 14,
 		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, NUMERICOID, TEXTOID, TEXTOID,
 		  JSONBOID, REGROLEOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}},
@@ -475,8 +506,12 @@ static const struct
 		 " callback_state = CASE WHEN callback_state = 'failed' THEN 'waiting' ELSE callback_state END,"
 		 " next_at = CASE WHEN confirmed THEN NULL ELSE clock_timestamp() END,"
 		 " callback_at = CASE WHEN confirmed THEN clock_timestamp() END"
-		 " WHERE id = $1 AND pg_has_role($2, role::oid, 'MEMBER')"
+		 " WHERE id = $1 AND pg_has_role($2, role::oid, 'MEMBER') AND variant = ''"
 		 " AND (state IN ('waiting', 'review', 'unpaid') OR callback_state IN ('waiting', 'failed'))",
+		 2,
+		 {INT8OID, OIDOID}},
+	[TEGRO_STMT_SEE_NOTIFICATION] =
+		{"SELECT 1 FROM %1$s.tegro_notification WHERE id = $1 AND pg_has_role($2, role::oid, 'MEMBER')",
 		 2,
 		 {INT8OID, OIDOID}},
 };

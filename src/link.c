@@ -33,6 +33,7 @@
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 
+#include "src/api.h"
 #include "src/argument.h"
 #include "src/compat.h"
 #include "src/error.h"
@@ -238,6 +239,8 @@ parameter_text(Jsonb *params, int n)
 			if (string == NULL || *string == '\0' || value.type == jbvBool)
 				refuse(name, "a string that is not empty",
 					   "A number is taken too.");
+			if (strcmp(name, "order_id") == 0)
+				tegro_api_check_reference(name, string);
 			break;
 		case KIND_AMOUNT:
 			if (string == NULL || value.type == jbvBool ||

@@ -39,6 +39,7 @@
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 
+#include "src/api.h"
 #include "src/argument.h"
 #include "src/compat.h"
 #include "src/inbox.h"
@@ -62,10 +63,10 @@ PG_FUNCTION_INFO_V1(tegro_retry_notification);
 #define MAX_FORM_LEN (64 * 1024)
 
 /*
- * Longest shop, number, status or currency: they are columns of an index,
- * whose entries have some 2700 bytes.
+ * Longest shop, status, currency or number of the provider's; the shop's own
+ * number may be no longer where it is given out.
  */
-#define MAX_KEY_LEN 500
+#define MAX_KEY_LEN TEGRO_MAX_REFERENCE_LEN
 
 /* Digits of an amount; more would be no money, and costs time to compare. */
 #define MAX_AMOUNT_LEN 40
@@ -522,13 +523,21 @@ Datum
 tegro_retry_notification(PG_FUNCTION_ARGS)
 {
 	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	int64 id;
 
 	tegro_require_argument(fcinfo, 0, "id");
-	if (!tegro_inbox_retry(&ledger, PG_GETARG_INT64(0), GetUserId()))
+	id = PG_GETARG_INT64(0);
+	if (tegro_inbox_retry(&ledger, id, GetUserId()))
+		PG_RETURN_VOID();
+	if (!tegro_inbox_sees(&ledger, id, GetUserId()))
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("there is nothing to be retried for notification " INT64_FORMAT, PG_GETARG_INT64(0)),
-				 errdetail("It is settled, or there is none, or it is another role's."),
-				 errhint("Look at its state in tegro_notification.")));
-	PG_RETURN_VOID();
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("notification " INT64_FORMAT " is not on record", id),
+				 errdetail("Or it was taken for another role.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("there is nothing to be retried for notification " INT64_FORMAT, id),
+			 errdetail("It is settled, or it differs from another one of its order, which no look-up can settle."),
+			 errhint("Look at its state and message in tegro_notification.")));
+	pg_unreachable();
 }

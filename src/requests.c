@@ -130,6 +130,16 @@ tegro_requests_callback_name(Oid function)
 	Oid *types;
 	int ntypes;
 
+	/* a regprocedure may be any number */
+	if (!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("function with OID %u does not exist", function)));
+	if (get_func_prokind(function) != PROKIND_FUNCTION)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("%s is not an ordinary function", format_procedure(function)),
+				 errhint("A callback is a function, no procedure, aggregate or window function.")));
 	(void) get_func_signature(function, &types, &ntypes);
 	if (ntypes != 4 || memcmp(types, expected, sizeof(expected)) != 0)
 		ereport(ERROR,

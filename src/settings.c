@@ -471,15 +471,20 @@ tegro_settings_define(void)
 	MarkGUCPrefixReserved("tegro");
 }
 
+static void
+refuse_no_shop(void)
+{
+	ereport(ERROR,
+			(errcode(TEGRO_ERRCODE_MISCONFIGURED),
+			 errmsg("no shop is set"),
+			 errhint("Set tegro.shop_id to the shop's public key, or give \"shop_id\" in the parameters.")));
+}
 
 const char *
 tegro_settings_shop_id(void)
 {
 	if (shop_id == NULL || *shop_id == '\0')
-		ereport(ERROR,
-				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
-				 errmsg("no shop is set"),
-				 errhint("Set tegro.shop_id to the shop's public key, or give \"shop_id\" in the parameters.")));
+		refuse_no_shop();
 	return shop_id;
 }
 
@@ -531,11 +536,18 @@ read_file_bytes(const char *path)
 
 	if (fd < 0)
 	{
-		if (errno == ELOOP)
+		int error = errno;
+		char *detail = psprintf("It could not be opened: %s.",
+								strerror(error));
+
+		if (error == ELOOP)
 			refuse_file(path, "It is a symbolic link.",
 						"Set tegro.credentials_file to the file itself.");
-		refuse_file(path,
-					psprintf("It could not be opened: %s.", strerror(errno)),
+		if (error == EACCES)
+			refuse_file(path, detail,
+						psprintf("Give it to the server's user (chown %u) with mode 0600, and let him pass the directories above it.",
+								 (unsigned) geteuid()));
+		refuse_file(path, detail,
 					"Create the file that tegro.credentials_file names, owned by the server's user and with mode 0600.");
 	}
 
@@ -562,9 +574,19 @@ read_file_bytes(const char *path)
 					"Set tegro.credentials_file to a file with a line for each shop.");
 	}
 
-	/* one byte more, for a NUL behind the last line */
+	/* one byte more, for a NUL behind the last line; nothing is thrown while it is open */
+	file_bytes =
+		MemoryContextAllocExtended(TopMemoryContext, (Size) st.st_size + 1,
+								   MCXT_ALLOC_NO_OOM | MCXT_ALLOC_ZERO);
+	if (file_bytes == NULL)
+	{
+		close(fd);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("The credentials file could not be read.")));
+	}
 	file_bytes_len = (size_t) st.st_size + 1;
-	file_bytes = MemoryContextAllocZero(TopMemoryContext, file_bytes_len);
 	while (got < (size_t) st.st_size)
 	{
 		ssize_t n = read(fd, file_bytes + got, (size_t) st.st_size - got);
@@ -657,6 +679,36 @@ find_line(const char *shop, Oid role)
 	return NULL;
 }
 
+/* A field without the blanks around it. */
+static char *
+trim(const char *field)
+{
+	char *trimmed = pstrdup(field + strspn(field, " \t"));
+	size_t len = strlen(trimmed);
+
+	while (len > 0 && (trimmed[len - 1] == ' ' || trimmed[len - 1] == '\t'))
+		trimmed[--len] = '\0';
+	return trimmed;
+}
+
+/*
+ * Why no line fits.  Blanks belong to a field, and can't be seen: a line that
+ * would fit but for them is worth a word.
+ */
+static const char *
+why_no_line(const char *shop, Oid role)
+{
+	for (int i = 0; i < file_nlines; i++)
+	{
+		char *line_shop = trim(file_lines[i].shop_id);
+
+		if ((strcmp(line_shop, "*") == 0 || strcmp(line_shop, shop) == 0) &&
+			role_fits(trim(file_lines[i].role), role))
+			return "No line of the credentials file fits both; one would but for blanks around its shop or role, which count.";
+	}
+	return "No line of the credentials file fits both.";
+}
+
 TegroCredentials
 tegro_settings_credentials(const char *shop, Oid role)
 {
@@ -683,7 +735,7 @@ tegro_settings_credentials(const char *shop, Oid role)
 				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 				 errmsg("no API key for shop \"%s\" and role \"%s\"",
 						shop, GetUserNameFromId(role, false)),
-				 errdetail("No line of the credentials file fits both."),
+				 errdetail_internal("%s", why_no_line(shop, role)),
 				 errhint("Add the line shop_id:role:api_key:secret_key to the file that tegro.credentials_file names and reload the configuration, or set tegro.api_key for this session.")));
 	}
 
@@ -695,19 +747,30 @@ tegro_settings_credentials(const char *shop, Oid role)
 }
 
 /*
- * Whether this session's user could have set a setting to what it is.  A role
- * can set for itself, by ALTER ROLE, what it can set in its sessions.
+ * Whether a setting is an administrator's.  A role can set for itself, by ALTER
+ * ROLE or with its connection, what it can set in its sessions.  What was set in
+ * the session is whose role ran the SET, not the session's user: that is the
+ * bootstrap superuser where a worker calls back, and whoever calls a function
+ * that is SECURITY DEFINER.
  */
 static bool
 is_administrators(const char *name)
 {
-	return tegro_setting_source(name) <= PGC_S_DATABASE ||
-		superuser_arg(GetSessionUserId());
+	GucSource source = tegro_setting_source(name);
+
+	return source <= PGC_S_DATABASE ||
+		(source >= PGC_S_INTERACTIVE &&
+		 superuser_arg(tegro_setting_role(name)));
 }
 
 const char *
 tegro_settings_secret_key(const char *shop, Oid role, bool trusted)
 {
+	const char *hint =
+		"Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration.";
+
+	if (*shop == '\0')
+		refuse_no_shop();
 	if (secret_key && *secret_key &&
 		(!trusted || is_administrators("tegro.secret_key")))
 		return secret_key;
@@ -718,6 +781,9 @@ tegro_settings_secret_key(const char *shop, Oid role, bool trusted)
 
 		if (line && *line->secret_key != '\0')
 			return line->secret_key;
+		hint = line
+			? "Write it as the fourth field of the shop's line, shop_id:role:api_key:secret_key, in the file that tegro.credentials_file names, and reload the configuration."
+			: "Add the line shop_id:role:api_key:secret_key to the file that tegro.credentials_file names and reload the configuration.";
 	}
 
 	ereport(ERROR,
@@ -725,7 +791,7 @@ tegro_settings_secret_key(const char *shop, Oid role, bool trusted)
 			 errmsg("no secret key for shop \"%s\"",
 					tegro_error_excerpt(shop, strlen(shop), 64, NULL)),
 			 errdetail("The secret key, which is not the API key, signs payment links and notifications."),
-			 errhint("Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration.")));
+			 errhint("%s", hint)));
 	pg_unreachable();
 }
 

@@ -421,7 +421,7 @@ SQL
 			'a file of mode 0000',
 			sub { put($good, 0000) },
 			qr/could not be opened: Permission denied/,
-			qr/mode 0600/
+			qr/^Give it to the server's user \(chown \d+\) with mode 0600/
 		],
 		[
 			'a file of 1 GB',
@@ -484,7 +484,19 @@ SQL
 			qr/^Line \d+ does not have the form/,
 			qr/\\:/
 		],
-		[ 'an empty file', sub { put('') }, qr/No line/, qr/Add the line/ ],
+		[ 'an empty file', sub { put('') }, qr/No line of the credentials file fits both\.$/, qr/Add the line/ ],
+		[
+			'a line with a blank before the shop',
+			sub { put(" *:*:" . CANARY . ":" . CANARY . "\n") },
+			qr/No line .* one would but for blanks/,
+			qr/Add the line/
+		],
+		[
+			'a line with a blank behind the role',
+			sub { put("*:one\t:" . CANARY . ":" . CANARY . "\n") },
+			qr/No line .* one would but for blanks/,
+			qr/Add the line/
+		],
 		[
 			'a file of comments',
 			sub { put('# ' . CANARY . "\n#$good") },
@@ -549,6 +561,10 @@ SQL
 		"a file like the other user's is taken where the user is right");
 	ask($admin, 'ALTER SYSTEM RESET tegro.credentials_file');
 	reload();
+
+	# what an editor may put in front of the first line
+	put("\xEF\xBB\xBFA:*:key-1:s\n");
+	is(key_of('one', 'A'), 'key-1', 'a byte order mark is passed over');
 
 	# a session that reads a huge file again and again
 	put($good);

@@ -294,6 +294,27 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	ask($node, "ALTER ROLE web SET tegro.secret_key = '$other_key'");
 	is(bring(form(order_id => 'B2', key => $other_key))->{sqlstate}, '28000', 'nor one of the role');
 	ask($node, 'ALTER ROLE web RESET tegro.secret_key');
+
+	# code of a role that runs in a superuser's session, a worker's or another
+	my $forged = form(order_id => 'B9', key => $other_key);
+	ask($node, $_) foreach (
+		'GRANT EXECUTE ON FUNCTION tegro_enqueue(text, jsonb, regprocedure, timestamptz), tegro_notify(text) TO shopkeeper',
+		"CREATE FUNCTION shop.brings(id bigint, state text, reference text, answer jsonb) RETURNS void LANGUAGE plpgsql AS \$\$
+			BEGIN SET tegro.secret_key = '$other_key'; PERFORM public.tegro_notify('$forged'); END \$\$",
+		'ALTER FUNCTION shop.brings OWNER TO shopkeeper');
+	query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "B8", "amount": 1, "currency": "RUB"}', 'shop.brings'::regproc)},
+		user => 'shopkeeper');
+	ok(wait_until(sub { ask($node, q{SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = 'B8'})->{out} eq 't' }),
+		"a callback's own key");
+	like(ask($node, q{SELECT callback_message FROM tegro_outbox WHERE reference = 'B8'})->{out}, qr/not signed by the provider/,
+		'does not count');
+	ask($node, 'ALTER FUNCTION shop.brings SECURITY DEFINER');
+	is(ask($node, q{SELECT shop.brings(1, '', '', NULL)})->{sqlstate}, '28000', "nor a function's, in a superuser's session");
+	is(scalar(notifications('B9')), 0, 'and nothing is recorded');
+	is(ask($node, "BEGIN; SET LOCAL tegro.secret_key = '$other_key'; SELECT tegro_notify('$forged'); ROLLBACK")->{out}, 't',
+		"a superuser's counts");
+	ask($node, 'DROP FUNCTION shop.brings');
+
 	is(bring(form(order_id => 'B2', shop_id => 'X'))->{sqlstate}, 'TG006', 'a shop without a key is an error');
 
 	# the key has leaked: the provider has the last word

@@ -167,7 +167,7 @@ sub run_sql { return $node->safe_psql('postgres', $_[0]); }
 	spew($credentials, "*:@{[CANARY]}\n");
 	finds(doctor(), 'credentials', 'error', qr/Line 1 does not have the form/, qr/any shop or any role/, 'a line that is none');
 	spew($credentials, SHOP_ID . ':*:' . API_KEY . ":\n");
-	finds(doctor(), 'secret key', 'error', qr/^No secret key for shop/, qr/^Name a file with the line/, 'no secret key');
+	finds(doctor(), 'secret key', 'error', qr/^No secret key for shop/, qr/^Write it as the fourth field/, 'no secret key');
 	spew($credentials, $line);
 
 	finds(doctor(undef, "SET tegro.shop_id = '';\n"), 'credentials', 'error', qr/^No shop is set/, qr/tegro.shop_id/, 'no shop');
