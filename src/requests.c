@@ -336,7 +336,7 @@ tegro_arm(PG_FUNCTION_ARGS)
 				 errmsg("a reason is needed"),
 				 errhint("Say why this database pays now, and not the one that it is a copy of.")));
 	PreventCommandIfReadOnly("tegro_arm()");
-	tegro_wake_hold(false);
+	tegro_wake_release_at_commit();
 	tegro_outbox_arm(&ledger,
 					 psprintf("armed by %s: %s",
 							  GetUserNameFromId(GetUserId(), false), reason),

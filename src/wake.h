@@ -33,25 +33,42 @@ extern void tegro_wake_now(TegroWorker which);
 /* Has one started where there is none; one that is there is let sleep. */
 extern void tegro_wake_missing(TegroWorker which);
 
-/* In bgw_extra of a worker that is to end at once if nothing waits. */
-#define TEGRO_PROBE "probe"
+/* What came of asking for a worker. */
+typedef enum TegroWakeResult
+{
+	TEGRO_WAKE_STARTED,	  /* the postmaster starts one */
+	TEGRO_WAKE_NEEDLESS,  /* one is there, or to come; or delivery is held */
+	TEGRO_WAKE_NO_WORKER, /* max_worker_processes is reached */
+	TEGRO_WAKE_TOO_MANY	  /* too many databases have workers */
+} TegroWakeResult;
 
 /*
- * Has the postmaster start a worker for a database.  Returns false if no slot
- * is free.  With a handle, the caller is told of its start and end; without
- * one, nothing is allocated and nothing can throw.
+ * For the launcher: has a delivery worker look into a database, which ends at
+ * once if nothing waits there.  If it is started, sets *handle.
  */
-extern bool tegro_wake_start_worker(Oid database, TegroWorker which,
-									bool probe,
-									BackgroundWorkerHandle **handle);
+extern TegroWakeResult tegro_wake_probe(Oid database,
+										BackgroundWorkerHandle **handle);
+
+/* For the launcher: is to be woken when a worker can't be started. */
+extern void tegro_wake_register_launcher(void);
+
+/* For the launcher: starts those.  Returns whether there are any left. */
+extern bool tegro_wake_start_missing(void);
+
+/* For a delivery worker: was it started by tegro_wake_probe()? */
+extern bool tegro_wake_is_probe(void);
 
 /*
  * For a worker: registers the current process as that worker of its database.
- * Returns false if there is one already.
+ * Returns false if there is one already, or if a newer one was there since this
+ * one was started: it is to end then, with 0.
  */
 extern bool tegro_wake_register(TegroWorker which);
 
-/* For a worker: takes the registration back.  Done at exit by itself, too. */
+/*
+ * For a worker: takes the registration back.  Done at exit by itself, where an
+ * exit status other than 0 leaves that it will be back.
+ */
 extern void tegro_wake_unregister(void);
 
 /*
@@ -59,6 +76,9 @@ extern void tegro_wake_unregister(void);
  * worker is started in vain for the next minute.
  */
 extern void tegro_wake_hold(bool held);
+
+/* Takes that back once the current transaction commits. */
+extern void tegro_wake_release_at_commit(void);
 
 /* Does such a worker of this database run?  It has registered, that is. */
 extern bool tegro_wake_is_running(TegroWorker which);

@@ -13,16 +13,23 @@
  * same way.  A callback that is slow, or that takes the process with it, holds
  * up other callbacks and no delivery.
  *
- * Workers that were started on demand don't outlive the server.  So with
- * shared_preload_libraries = 'tegro' a launcher looks once, at the server's
- * start or promotion, into every database, by starting a worker there that
- * ends at once if nothing waits.  Without it, delivery goes on with the next
- * request that is enqueued.
+ * Workers that were started on demand don't outlive the server, and one that
+ * is asked for by a commit is not asked for if the server crashes between the
+ * two.  So with shared_preload_libraries = 'tegro' a launcher looks, at the
+ * server's start, at its promotion and after each crash, into every database,
+ * by starting a worker there that ends at once if nothing waits.  For that the
+ * launcher stays for as long as the server: the postmaster starts after a crash
+ * what was there before, and forgets what has ended with 0.  It is connected to
+ * no database, holds no snapshot, and sleeps until it is told that a worker
+ * could not be started for want of a slot; that it tries again until it can.
+ * Without it, delivery goes on with the next request that is enqueued.
  *
  * Ends.  Exit status 0 means that the worker is not started again; 1 that the
  * postmaster starts it again after a few seconds.  It ends with 1 on errors,
  * and where someone terminated it while requests wait; with 0 where there is
- * nothing to do for it: idle, held, no extension, no database.
+ * nothing to do for it: idle, held, no extension, no database.  A prepared
+ * transaction is something to do: it may have requests, and its commit wakes
+ * nobody.
  *
  * On SIGTERM it stops within a round and leaves its requests in a state from
  * which they go on at once.
@@ -66,6 +73,9 @@
 
 /* The longest sleep of the callback worker. */
 #define SWEEP_MS (60 * 1000L)
+
+/* The pause before a worker is asked for again that could not be started. */
+#define MISSING_MS (5 * 1000L)
 
 /* The pause before a callback is asked for again that another has now. */
 #define TAKEN_MS 500
@@ -198,7 +208,10 @@ wait_for_signal(void)
 	reload_if_asked();
 }
 
-/* Is there anything left to send or look up in this database? */
+/*
+ * Is there anything left to send or look up in this database, or may there be
+ * with the commit of a prepared transaction, which wakes nobody?
+ */
 static bool
 anything_waits(void)
 {
@@ -206,7 +219,8 @@ anything_waits(void)
 	bool waits;
 
 	tegro_worker_begin();
-	waits = tegro_ledger_find(&ledger) && tegro_outbox_waiting(&ledger);
+	waits = tegro_ledger_find(&ledger) &&
+		(tegro_outbox_waiting(&ledger) || tegro_outbox_any_prepared());
 	tegro_worker_commit();
 	return waits;
 }
@@ -224,12 +238,58 @@ any_callback_waits(void)
 	return waits;
 }
 
+/*
+ * The ledger, if this database may deliver, and call back: in a copy, say, it
+ * may not.
+ */
+static bool
+may_deliver(TegroLedger *ledger)
+{
+	bool allowed;
+	char *detail;
+
+	if (!tegro_delivery || RecoveryInProgress())
+		return false;
+	tegro_worker_begin();
+	allowed = tegro_ledger_find(ledger) &&
+		tegro_outbox_check_identity(ledger, tegro_identity_current(), &detail);
+	tegro_worker_commit();
+	return allowed;
+}
+
+/*
+ * Whether a worker ends that has nothing to do.  A commit that wakes it between
+ * its last look and its end would be lost: so first it stops being found, then
+ * it looks again.
+ */
+static bool
+ends(TegroWorker which)
+{
+	tegro_wake_unregister();
+	return !(which == TEGRO_DELIVERY_WORKER ? anything_waits()
+											: any_callback_waits()) ||
+		!tegro_wake_register(which);
+}
+
+/* As ends(), where delivery is held; what is committed meanwhile is tegro_arm. */
+static bool
+ends_as_held(void)
+{
+	TegroLedger ledger;
+
+	tegro_wake_hold(true);
+	tegro_wake_unregister();
+	if (!may_deliver(&ledger))
+		return true;
+	tegro_wake_hold(false);
+	return !tegro_wake_register(TEGRO_DELIVERY_WORKER);
+}
+
 /* The delivery worker's main function; arg is the database. */
 void
 tegro_worker_main(Datum arg)
 {
 	TegroDeliverer deliverer = {0};
-	bool probe = strcmp(MyBgworkerEntry->bgw_extra, TEGRO_PROBE) == 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
@@ -239,7 +299,8 @@ tegro_worker_main(Datum arg)
 
 	if (!tegro_wake_register(TEGRO_DELIVERY_WORKER))
 		proc_exit(0); /* there is one already */
-	if (probe && !anything_waits() && !any_callback_waits())
+	if (tegro_wake_is_probe() && !any_callback_waits() &&
+		ends(TEGRO_DELIVERY_WORKER))
 		proc_exit(0);
 
 	/*
@@ -262,18 +323,13 @@ tegro_worker_main(Datum arg)
 		switch (tegro_deliver_due(&deliverer))
 		{
 			case TEGRO_NOTHING_DUE:
-
-				/*
-				 * A commit that wakes us between the last look and here would
-				 * be lost: first stop being found, then look again.
-				 */
-				tegro_wake_unregister();
-				if (!anything_waits() ||
-					!tegro_wake_register(TEGRO_DELIVERY_WORKER))
+			case TEGRO_NO_LEDGER:
+				if (ends(TEGRO_DELIVERY_WORKER))
 					proc_exit(0);
 				break;
 			case TEGRO_STOPPED:
-				/* to be started again, if there is anything to do */
+				/* to be started again, if there is anything to do; see ends() */
+				tegro_wake_unregister();
 				proc_exit(anything_waits() ? 1 : 0);
 			case TEGRO_UNCONFIRMED: /* not a worker's */
 			case TEGRO_DELIVERY_OFF:
@@ -282,31 +338,11 @@ tegro_worker_main(Datum arg)
 				wait_for_signal();
 				break;
 			case TEGRO_DELIVERY_HELD:
-				tegro_wake_hold(true);
-				proc_exit(0);
-			case TEGRO_NO_LEDGER:
-				proc_exit(0);
+				if (ends_as_held())
+					proc_exit(0);
+				break;
 		}
 	}
-}
-
-/*
- * The ledger, if callbacks may be called here: where nothing may be delivered,
- * in a copy, say, there is nothing to call back for either.
- */
-static bool
-may_call_back(TegroLedger *ledger)
-{
-	bool allowed;
-	char *detail;
-
-	if (!tegro_delivery || RecoveryInProgress())
-		return false;
-	tegro_worker_begin();
-	allowed = tegro_ledger_find(ledger) &&
-		tegro_outbox_check_identity(ledger, tegro_identity_current(), &detail);
-	tegro_worker_commit();
-	return allowed;
 }
 
 /* The callback worker's main function; arg is the database. */
@@ -325,7 +361,7 @@ tegro_callback_main(Datum arg)
 	tegro_worker_connect(DatumGetObjectId(arg));
 	force("lock_timeout", "0"); /* a callback has a time limit of its own */
 
-	if (!tegro_wake_register(TEGRO_CALLBACK_WORKER) || !may_call_back(&ledger))
+	if (!tegro_wake_register(TEGRO_CALLBACK_WORKER) || !may_deliver(&ledger))
 		proc_exit(0);
 	context = AllocSetContextCreate(TopMemoryContext, "tegro callbacks",
 									ALLOCSET_DEFAULT_SIZES);
@@ -369,10 +405,7 @@ tegro_callback_main(Datum arg)
 																					1000)));
 			if (ms <= 0)
 			{
-				/* as tegro_worker_main(): not found any more, then look again */
-				tegro_wake_unregister();
-				if (!any_callback_waits() ||
-					!tegro_wake_register(TEGRO_CALLBACK_WORKER))
+				if (ends(TEGRO_CALLBACK_WORKER))
 					proc_exit(0);
 				continue;
 			}
@@ -433,50 +466,95 @@ list_databases(void)
 	return databases;
 }
 
+/* Has a worker look into a database, and waits until it has. */
+static void
+probe(Oid database)
+{
+	static uint32 wait_event = 0;
+	BackgroundWorkerHandle *handle;
+	pid_t pid;
+
+	switch (tegro_wake_probe(database, &handle))
+	{
+		case TEGRO_WAKE_STARTED:
+			break;
+		case TEGRO_WAKE_NEEDLESS:
+			return;
+		case TEGRO_WAKE_NO_WORKER:
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("could not start the tegro delivery worker for database %u",
+							database),
+					 errdetail("All background worker slots are taken; it is tried again."),
+					 errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")));
+			return;
+		case TEGRO_WAKE_TOO_MANY:
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("could not start the tegro delivery worker for database %u",
+							database),
+					 errdetail("Too many databases have workers of tegro."),
+					 errhint("Deliver with CALL tegro_deliver().")));
+			return;
+	}
+
+	/* long enough for a look; one that stays has something to do */
+	for (int i = 0; i < 50 && !ShutdownRequestPending; i++)
+	{
+		if (GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED)
+			break;
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 20L,
+						 tegro_wait_event(&wait_event, "TegroProbe"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	pfree(handle);
+}
+
 /*
  * The launcher's main function: has a worker look into each database, one
- * after the other, so that it takes no more than one free worker slot.
+ * after the other, so that it takes no more than one free worker slot.  Then
+ * it starts those for which there was no slot when they were asked for.
  */
 void
 tegro_launcher_main(Datum arg)
 {
+	static uint32 wait_event = 0;
 	List *databases;
 	ListCell *cell;
-	static uint32 wait_event = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	tegro_wake_register_launcher();
 
+	report("looking into databases");
 	databases = list_databases();
 	foreach(cell, databases)
 	{
-		BackgroundWorkerHandle *handle;
-		pid_t pid;
-
-		if (!tegro_wake_start_worker(lfirst_oid(cell), TEGRO_DELIVERY_WORKER,
-									 true, &handle))
-		{
-			ereport(WARNING,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("could not start the tegro delivery worker for database %u", lfirst_oid(cell)),
-					 errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")));
-			continue;
-		}
-
-		/* long enough for a look; one that stays has something to do */
-		for (int i = 0; i < 50; i++)
-		{
-			if (GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED)
-				break;
-			(void) WaitLatch(MyLatch,
-							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 20L,
-							 tegro_wait_event(&wait_event, "TegroLauncher"));
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
+		if (!ShutdownRequestPending)
+			probe(lfirst_oid(cell));
 	}
-	proc_exit(0);
+	list_free(databases);
+	pgstat_report_stat(true);
+
+	while (!ShutdownRequestPending)
+	{
+		bool missing = tegro_wake_start_missing();
+
+		report(NULL);
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH |
+							 (missing ? WL_TIMEOUT : 0),
+						 MISSING_MS,
+						 tegro_wait_event(&wait_event, "TegroLauncher"));
+		ResetLatch(MyLatch);
+		/* also what every process must do before a DROP DATABASE goes on */
+		CHECK_FOR_INTERRUPTS();
+		reload_if_asked();
+	}
+	/* if it is not the server that ends, it looks into all once more */
+	proc_exit(1);
 }

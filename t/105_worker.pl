@@ -1,9 +1,10 @@
 # 105_worker.pl: the background worker that delivers: when it is there, and what
 # it costs.
 #
-# The first server does without shared_preload_libraries: a worker is started by
-# the commit of whoever enqueued.  The second has it, so that delivery goes on
-# by itself after a start.  How long it takes from the statement to the
+# At first the server does without shared_preload_libraries: a worker is started
+# by the commit of whoever enqueued.  Then it has it, so that delivery goes on by
+# itself after a start.  Another has more databases than may have workers (fewer
+# of them suffice with kill points).  How long it takes from the statement to the
 # provider, and how many requests a second are delivered, is printed.
 
 use strict;
@@ -24,6 +25,8 @@ my $sandbox = sandbox();
 my $node = ledger_cluster('worker', $sandbox, conf => <<'END');
 max_worker_processes = 12
 max_prepared_transactions = 2
+wal_level = replica
+max_wal_senders = 2
 END
 my %sessions;
 
@@ -440,6 +443,69 @@ END
 	query($node, q{COMMIT PREPARED 'later'});
 	is_done('prepared', 'an order of a prepared transaction is delivered once that is committed');
 	cmp_ok(own_ms($from), '<', 10_000, 'soon');
+
+	# nothing else waits, when somebody ends the worker that waits for it
+	$session->query('BEGIN');
+	enqueue($session, 'createOrder', 'prepared too');
+	$session->query(q{PREPARE TRANSACTION 'later'});
+	sleep 1.5;
+	($pid) = workers('postgres');
+	is($session->query('SELECT count(*) FROM tegro_outbox WHERE next_at IS NOT NULL')->{out}, 0, 'nothing waits');
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 5000)");
+	ok(!-d "/proc/$pid", 'the worker is terminated while there is a prepared transaction');
+	sleep 1;
+	query($node, q{COMMIT PREPARED 'later'});
+	is_done('prepared too', 'it comes back by itself, and delivers what that enqueued');
+}
+
+
+#
+# Workers that fail at each start
+#
+
+{
+	my %session = map { ($_ => create_database("fails_$_")) } qw(delivery callback);
+	my %column = (delivery => [ 'tegro_notification', 'next_at' ], callback => [ 'tegro_outbox', 'callback_message' ]);
+	my $ends = sub {
+		my ($kind, $mark) = @_;
+		my $log = log_since($node, $mark);
+
+		return scalar(my @ends = $log =~ /background worker "tegro $kind worker" \(PID \d+\) exited with exit code 1/g);
+	};
+	my $lasted = 17;
+
+	$session{callback}->query('CREATE FUNCTION called(id bigint, state text, reference text, answer jsonb) RETURNS void
+		BEGIN ATOMIC SELECT 1; END');
+	# any error that comes back stands for these
+	$session{$_}->query("ALTER TABLE $column{$_}[0] RENAME $column{$_}[1] TO gone") foreach keys %session;
+	my $mark = log_mark($node);
+	my $begun = time;
+	for (my $n = 1; time - $begun < $lasted; $n++)
+	{
+		enqueue($session{delivery}, 'createOrder', "delivery-$n");
+		$session{callback}->query(qq{SELECT tegro_enqueue('createOrder',
+			'{"order_id": "callback-$n", "amount": 1, "currency": "RUB"}', 'called'::regproc)});
+		sleep 0.4;
+	}
+	foreach my $kind (sort keys %session)
+	{
+		my $failed = $ends->($kind, $mark);
+
+		cmp_ok($failed, '>=', 2, "a $kind worker that fails comes back by itself");
+		# each that is registered comes every 5 s
+		cmp_ok($failed, '<=', (time - $begun) / 5 + 1, 'however much is enqueued meanwhile, it is one');
+		$session{$kind}->query("ALTER TABLE $column{$kind}[0] RENAME gone TO $column{$kind}[1]");
+	}
+	ok(becomes_true('fails_delivery', q{SELECT count(*) = 0 FROM tegro_outbox WHERE state <> 'done'}),
+		'when it fails no longer, all is delivered, with nothing else enqueued');
+	ok(becomes_true('fails_callback', q{SELECT count(*) = 0 FROM tegro_outbox WHERE callback_state <> 'done'}, 60),
+		'and all is called back');
+	is(scalar(my @one = workers('fails_delivery')), 1, 'by one worker');
+	foreach my $kind (keys %session)
+	{
+		leave("fails_$kind");
+		$node->safe_psql('template1', "DROP DATABASE fails_$kind WITH (FORCE)");
+	}
 }
 
 
@@ -577,8 +643,46 @@ END
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tegro'");
 	$node->restart;
 	is_done('waiting in shop_1', 'with it, what waits is delivered at a start', 'shop_1');
-	ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'tegro launcher'}),
-		'and then the launcher is gone');
+	my $launcher = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tegro launcher'
+		AND state = 'idle' AND datname IS NULL AND backend_xmin IS NULL};
+	ok($node->poll_query_until('postgres', $launcher), 'and then the launcher sleeps, in no database');
+	my ($pid) = processes($node, 'tegro launcher');
+	my $waited = waits($pid);
+	sleep 5;
+	cmp_ok(waits($pid) - $waited, '<=', 2, 'it does not wake up');
+	create_database('fleeting');
+	leave('fleeting');
+	is(($node->psql('template1', 'DROP DATABASE fleeting'))[0], 0, 'a database can be dropped beside it');
+	query($node, "SELECT pg_terminate_backend($pid, 5000)");
+	ok($node->poll_query_until('postgres', $launcher), 'it comes back when it was terminated');
+
+	# nobody was asked for a worker, and then the server crashes
+	leave('postgres');
+	query($node, q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'});
+	ok(no_worker($_), "there is no worker in $_") foreach qw(postgres shop_1);
+	set('synchronous_standby_names', 'nobody');
+	my $session = session($node);
+	$session->query('BEGIN');
+	enqueue($session, 'createOrder', 'crashed');
+	$session->send('COMMIT');
+	ok(becomes_true('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'}), 'a commit waits for a standby');
+	leave('postgres');
+	is(join(' ', workers('postgres')), '', 'so no worker was started');
+	crash_worker($node, $session->pid);
+	$session->close;
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+	$node->reload;
+	is_done('crashed', 'what a crash made visible is delivered with nothing else enqueued');
+
+	# a prepared transaction is all that there is at a start
+	in('postgres')->query('BEGIN');
+	enqueue(in('postgres'), 'createOrder', 'prepared at the start');
+	in('postgres')->query(q{PREPARE TRANSACTION 'later'});
+	leave('postgres');
+	$node->restart;
+	sleep 3;
+	query($node, q{COMMIT PREPARED 'later'});
+	is_done('prepared at the start', 'what was prepared before a start is delivered after its commit');
 
 	# a callback is all that waits
 	in('postgres')->query('CREATE FUNCTION called(id bigint, state text, reference text, answer jsonb) RETURNS void
@@ -614,10 +718,86 @@ END
 	is(in('postgres')->query(q{SELECT callback_state FROM tegro_outbox WHERE reference = 'called'})->{out}, 'done',
 		'and calls back');
 	ok(all_done('postgres', 'end', 20), 'also what was in flight at the end');
+
+	# one place beside the launcher's and that of PostgreSQL's own, which another
+	# database has
+	leave('postgres');
+	$node->append_conf('postgresql.conf', 'max_worker_processes = 3');
+	$node->restart;
+	enqueue(in('shop_1'), 'createOrder', 'has the place');
+	is_done('has the place', 'a worker has the only place', 'shop_1');
+	$result = query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "place later", "amount": 1, "currency": "RUB"}')});
+	like($result->{err}, qr/WARNING:.*could not start the tegro delivery worker/, 'there is none in another database');
+	sleep 6;
+	is(in('postgres')->query(q{SELECT state FROM tegro_outbox WHERE reference = 'place later'})->{out}, 'ready', 'its request waits');
+	query($node, q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'});
+	is_done('place later', 'when the place is free, the launcher has it delivered');
 	my %executions = %{ executions($sandbox) };
 	is(join(' ', grep { $executions{$_} > 1 } keys %executions), '', 'nothing was executed twice, all along');
 }
 
 $_->close foreach values %sessions;
+%sessions = ();
 $node->stop;
+
+
+#
+# More databases than may have workers
+#
+
+{
+	my $max = 12; # with kill points
+
+	$node = ledger_cluster('many', $sandbox, conf => <<'END');
+max_worker_processes = 20
+tegro.worker_idle = 1s
+END
+	# copies, which must not deliver
+	create_database('origin')->query(q{INSERT INTO tegro_identity (identity, reason) VALUES ('1/1/1/1', 'another')});
+	leave('origin');
+	foreach my $n (1 .. $max + 2)
+	{
+		my $result;
+
+		$node->safe_psql('template1', "CREATE DATABASE copy_$n TEMPLATE origin");
+		$result = query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "held", "amount": 1, "currency": "RUB"}')},
+			database => "copy_$n");
+		is($result->{err}, '', "what is enqueued in copy $n waits");
+		ok(no_worker("copy_$n"), 'its worker sees that delivery is held, and ends');
+	}
+	enqueue(in('postgres'), 'createOrder', 'beside copies');
+	is_done('beside copies', 'another database delivers beside them');
+	my $held = query($node, q{SELECT tegro_arm('the other is gone')}, database => 'copy_1');
+	is($held->{sqlstate}, '', 'one of them is to deliver');
+	ok(becomes_true('copy_1', q{SELECT state <> 'ready' FROM tegro_outbox}), 'and does, at once');
+	leave('copy_1');
+
+	# as many as may have workers have them
+	leave('postgres');
+	ok(no_worker('postgres'), 'the worker beside them ends');
+	$node->append_conf('postgresql.conf', "tegro.worker_idle = '1min'");
+	$node->reload;
+	foreach my $n (1 .. $max)
+	{
+		my $session = session($node, database => "copy_$n");
+
+		$session->query($_) foreach 'DELETE FROM tegro_outbox', q{SELECT tegro_arm('the other is gone')},
+		  q{SELECT tegro_enqueue('createOrder', '{"order_id": "stays", "amount": 1, "currency": "RUB"}',
+			deliver_after => now() + interval '1 day')};
+		$session->close;
+	}
+	ok(wait_until(sub { sleep 0.1; return $max == grep { workers("copy_$_") } 1 .. $max; }), "$max databases have workers");
+	my $result = query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "too many", "amount": 1, "currency": "RUB"}')});
+	like($result->{err}, qr/WARNING:.*could not start the tegro delivery worker.*\n.*$max databases have workers/,
+		'whoever enqueues in one more is told');
+	is($result->{sqlstate}, '', 'but the request is in');
+	query($node, 'DELETE FROM tegro_outbox', database => 'copy_1');
+	my ($pid) = workers('copy_1');
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 5000)");
+	enqueue(in('postgres'), 'createOrder', 'no longer too many');
+	is_done($_, qq{when one has none any more, "$_" is delivered}) foreach 'too many', 'no longer too many';
+	leave('postgres');
+	$node->stop;
+}
+
 done_testing();
