@@ -78,6 +78,7 @@ static const struct
 	{"review", tegro_check_review},
 	{"callbacks", tegro_check_callbacks},
 	{"notifications", tegro_check_notifications},
+	{"payment callback", tegro_check_payment_callback},
 	{"size", tegro_check_size},
 	{"old snapshots", tegro_check_snapshots},
 	{"provider", tegro_check_provider},

@@ -122,10 +122,18 @@ tegro_check_settings(TegroDoctor *doctor)
 	tegro_settings_check();
 	doctor->settings_are_right = true;
 
-	if (tegro_lease * INT64CONST(1000) < tegro_timeout + INT64CONST(4000))
+	/* a deliverer keeps a margin of 2 s: see send_item() */
+	if (tegro_lease <= 2)
+		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
+						  psprintf("tegro.lease (%d s) leaves no time to send in: hardly anything of the outbox is sent, and no answer is waited for.",
+								   tegro_lease),
+						  psprintf("ALTER SYSTEM SET tegro.lease = '%ds'; SELECT pg_reload_conf();",
+								   Max(60, tegro_timeout / 1000 * 3)));
+	else if (tegro_lease * INT64CONST(1000) < tegro_timeout + INT64CONST(4000))
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  psprintf("tegro.lease (%d s) is hardly longer than tegro.timeout (%d ms): requests lose their lease while their answers are still waited for, and are looked up.",
-								   tegro_lease, tegro_timeout),
+						  psprintf("tegro.lease (%d s) is hardly longer than tegro.timeout (%d ms): an answer that takes longer than %d s is not waited for, and its request is looked up.",
+								   tegro_lease, tegro_timeout,
+								   Min(tegro_lease - 2, tegro_timeout / 1000)),
 						  psprintf("ALTER SYSTEM SET tegro.lease = '%ds'; SELECT pg_reload_conf();",
 								   Max(60, tegro_timeout / 1000 * 3)));
 	if (tegro_withdrawal_unknown == TEGRO_RESEND)

@@ -204,12 +204,13 @@ tegro_check_review(TegroDoctor *doctor)
 						" count(*) FILTER (WHERE callback_state = 'failed'),"
 						" min(id) FILTER (WHERE callback_state = 'failed'),"
 						" (array_agg(callback_message ORDER BY id) FILTER (WHERE callback_state = 'failed'))[1]"
-						" FROM (SELECT *, row_number() OVER (PARTITION BY state ORDER BY id) AS n FROM %s.tegro_outbox"
+						" FROM (SELECT id, state, enqueued_at, callback_state, callback_message,"
+						" row_number() OVER (PARTITION BY state ORDER BY id) AS n FROM %s.tegro_outbox"
 						" WHERE state = 'review' OR callback_state = 'failed') AS o",
 						doctor->schema);
 	if (tegro_finding_int(0, 1) > 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  psprintf("Requests in review%s: %s (%s%s), the oldest for %s. They may have been paid, and nothing goes on with them by itself.",
+						  psprintf("Requests in review%s: %s (%s%s), the oldest for %s. They may have been paid. What shows up with Tegro within a day is done by itself; on all else a person decides.",
 								   tegro_finding_whose(doctor),
 								   tegro_finding_text(0, 1),
 								   tegro_finding_text(0, 2),
@@ -284,26 +285,77 @@ tegro_check_failing(TegroDoctor *doctor)
 void
 tegro_check_notifications(TegroDoctor *doctor)
 {
-	tegro_finding_query("SELECT count(*) FILTER (WHERE state = 'waiting' AND waiting_since < $1 - interval '10 min'),"
-						" count(*) FILTER (WHERE state = 'review'), count(*) FILTER (WHERE callback_state = 'failed'),"
-						" min(id), (array_agg(coalesce(callback_message, message) ORDER BY id))[1]"
-						" FROM %s.tegro_notification WHERE state = 'review' OR callback_state = 'failed'"
+	tegro_finding_query("SELECT count(*) FILTER (WHERE state = 'waiting'), count(*) FILTER (WHERE state = 'review'),"
+						" min(id), (array_agg(message ORDER BY id))[1] FROM %s.tegro_notification WHERE state = 'review'"
 						" OR (state = 'waiting' AND waiting_since < $1 - interval '10 min')",
 						doctor->schema);
-	if (tegro_finding_int(0, 4) > 0)
+	if (tegro_finding_int(0, 3) > 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  psprintf("Notifications that wait for more than ten minutes: %s; in review: %s; whose callback was given up: %s. Notification %s: %s.",
+						  psprintf("Notifications that wait for more than ten minutes: %s; in review: %s. Notification %s: %s.",
 								   tegro_finding_text(0, 1),
 								   tegro_finding_text(0, 2),
 								   tegro_finding_text(0, 3),
-								   tegro_finding_text(0, 4),
-								   *tegro_finding_text(0, 5)
-									   ? tegro_finding_text(0, 5)
+								   *tegro_finding_text(0, 4)
+									   ? tegro_finding_text(0, 4)
 									   : "no reason is on record"),
 						  psprintf("SELECT id, order_id, state, message FROM tegro_notification WHERE state IN ('waiting', 'review'); then SELECT tegro_retry_notification(%s).",
-								   tegro_finding_text(0, 4)));
-	else
+								   tegro_finding_text(0, 3)));
+
+	/* a payment that is confirmed, and of which the shop was not told */
+	tegro_finding_query("SELECT count(*) FILTER (WHERE callback_state = 'failed'), count(*) FILTER (WHERE callback_state <> 'failed'),"
+						" min(id), (array_agg(callback_message ORDER BY id))[1] FROM %s.tegro_notification"
+						" WHERE $1 IS NOT NULL AND (callback_state = 'failed'"
+						" OR (callback_at IS NOT NULL AND callback_message IS NOT NULL))",
+						doctor->schema);
+	if (tegro_finding_int(0, 3) > 0)
+		tegro_finding_put(doctor,
+						  tegro_finding_int(0, 1) > 0 ? TEGRO_FINDING_ERROR
+													  : TEGRO_FINDING_WARNING,
+						  psprintf("Payments that are confirmed, and whose callback was given up: %s; whose callback failed, and is called again: %s. Notification %s: %s.",
+								   tegro_finding_text(0, 1),
+								   tegro_finding_text(0, 2),
+								   tegro_finding_text(0, 3),
+								   *tegro_finding_text(0, 4)
+									   ? tegro_finding_text(0, 4)
+									   : "no reason is on record"),
+						  psprintf("Mend the function, then SELECT tegro_retry_notification(%s). All of them: SELECT id, callback, callback_message FROM tegro_notification WHERE callback_state IN ('waiting', 'failed');",
+								   tegro_finding_text(0, 3)));
+	if (doctor->nrows == 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK, "None waits for long.",
+						  NULL);
+}
+
+/* What tegro_on_payment registered: can it still be called? */
+void
+tegro_check_payment_callback(TegroDoctor *doctor)
+{
+	int n =
+		tegro_finding_query("SELECT shop_id, callback, CASE WHEN rolname IS NULL THEN format('its role (%%s) was dropped', role::oid)"
+							" WHEN f IS NULL THEN 'there is no such function any more'"
+							" WHEN NOT has_schema_privilege(role, pronamespace, 'USAGE') OR NOT has_function_privilege(role, f, 'EXECUTE')"
+							" THEN format('role \"%%s\", which registered it, may not execute it any more', rolname) END"
+							" FROM (SELECT shop_id, callback, role::oid AS role, to_regprocedure(callback) AS f FROM %s.tegro_payment_callback) AS c"
+							" LEFT JOIN pg_roles r ON r.oid = role LEFT JOIN pg_proc p ON p.oid = f"
+							" WHERE $1 IS NOT NULL ORDER BY 1",
+							doctor->schema);
+	int broken = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!*tegro_finding_text(i, 3))
+			continue;
+		broken++;
+		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
+						  psprintf("Nobody will be told of payments of shop \"%s\": %s was to be called, and %s.",
+								   tegro_finding_text(i, 1),
+								   tegro_finding_text(i, 2),
+								   tegro_finding_text(i, 3)),
+						  "Mend the function or its rights, or register another with tegro_on_payment, as the role that is to run it.");
+	}
+	if (broken == 0)
+		tegro_finding_put(doctor, TEGRO_FINDING_OK,
+						  n == 0 ? "None is registered."
+								 : "What is registered can be called.",
 						  NULL);
 }
 

@@ -20,6 +20,7 @@ extern void tegro_check_review(TegroDoctor *doctor);
 extern void tegro_check_callbacks(TegroDoctor *doctor);
 extern void tegro_check_failing(TegroDoctor *doctor);
 extern void tegro_check_notifications(TegroDoctor *doctor);
+extern void tegro_check_payment_callback(TegroDoctor *doctor);
 extern void tegro_check_size(TegroDoctor *doctor);
 extern void tegro_check_snapshots(TegroDoctor *doctor);
 

@@ -35,6 +35,7 @@
 #include "pgtime.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
 #include "utils/syscache.h"
@@ -418,6 +419,10 @@ put_request(Report *report, uint64 row)
 	const char *method = text_at(row, 2);
 	bool payout = strcmp(method, "createWithdrawal") == 0;
 	bool review = strcmp(text_at(row, 5), "review") == 0;
+	/* the look-up, which an operator may execute, is of the session's shop */
+	bool other_shop = strcmp(text_at(row, 4),
+							 GetConfigOption("tegro.shop_id", false, false)) !=
+		0;
 
 	appendStringInfo(page, "<article><h3>Request %s: %s ", id,
 					 payout ? "payout" : "order");
@@ -440,9 +445,9 @@ put_request(Report *report, uint64 row)
 		appendStringInfo(page,
 						 "<i class=\"soft\">-- how it was sent, and what the provider has</i>\n"
 						 "SELECT * FROM %1$stegro_attempt WHERE outbox_id = %2$s;\n"
-						 "SELECT %1$stegro_call(&#39;%3$s&#39;, jsonb_build_object("
-						 "&#39;shop_id&#39;, shop_id, &#39;payment_id&#39;, reference))\n"
-						 "  FROM %1$stegro_outbox WHERE id = %2$s;\n"
+						 "%5$s"
+						 "SELECT %1$stegro_%3$s(payment_id =&#x3e; reference) FROM %1$stegro_outbox WHERE id = %2$s;\n"
+						 "%6$s"
 						 "<i class=\"soft\">-- then one of these, with how you know:</i>\n"
 						 "<i class=\"soft\">-- it took effect</i>\n"
 						 "SELECT %1$stegro_resolve(%2$s, &#39;done&#39;, &#39;&#x2026;&#39;);\n"
@@ -452,7 +457,12 @@ put_request(Report *report, uint64 row)
 						 "SELECT %1$stegro_resolve(%2$s, &#39;resend&#39;, &#39;&#x2026;&#39;);",
 						 report->prefix.data, id,
 						 payout ? "withdrawal" : "order",
-						 payout ? ". If you are wrong, it is paid twice" : "");
+						 payout ? ". If you are wrong, it is paid twice" : "",
+						 other_shop
+							 ? psprintf("SELECT set_config(&#39;tegro.shop_id&#39;, shop_id, false) FROM %stegro_outbox WHERE id = %s;\n",
+										report->prefix.data, id)
+							 : "",
+						 other_shop ? "RESET tegro.shop_id;\n" : "");
 	else
 		appendStringInfo(page,
 						 "<i class=\"soft\">-- mend the function, then have it called again</i>\n"

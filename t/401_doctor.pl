@@ -237,6 +237,9 @@ sub run_sql { return $node->safe_psql('postgres', $_[0]); }
 	configure("tegro.lease = '11s'");
 	my $row = finds(doctor(), 'settings', 'warning', qr/tegro.lease \(11 s\) is hardly longer/, qr/^ALTER SYSTEM SET tegro.lease = '60s'/, 'a lease that is too short');
 	restore();
+	configure("tegro.lease = '1s'");
+	finds(doctor(), 'settings', 'error', qr/tegro.lease \(1 s\) leaves no time to send in: hardly anything of the outbox is sent, and no answer is waited for/, qr/^ALTER SYSTEM SET tegro.lease = '60s'/, 'a lease in which nothing can be sent');
+	restore();
 	configure("tegro.withdrawal_unknown = 'resend'");
 	finds(doctor(), 'settings', 'warning', qr/paid again/, qr/= 'review'/, 'payouts that may be sent twice');
 	restore();
@@ -426,7 +429,7 @@ END
 	run_sql(<<'END');
 UPDATE tegro_outbox SET state = 'review', message = 'not found', enqueued_at = now() - interval '2 h' WHERE reference IN ('o1', 'o2');
 END
-	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:0\d:\d\d\. They may have been paid/, qr/tegro_resolve\(1, 'done', 'how you know'\)/,
+	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:0\d:\d\d\. They may have been paid\. What shows up with Tegro within a day is done by itself/, qr/tegro_resolve\(1, 'done', 'how you know'\)/,
 		'requests in review');
 	run_sql("SELECT tegro_resolve(1, 'done', 'a test'), tegro_resolve(2, 'done', 'a test')");
 
@@ -455,13 +458,60 @@ SELECT 'shop', 'n1', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrol
 END
 	is((rows_of(doctor(), 'notifications'))[0]{status}, 'ok', 'a notification that waits for nine minutes');
 	run_sql("UPDATE tegro_notification SET waiting_since = now() - interval '11 min'");
-	finds(doctor(), 'notifications', 'warning', qr/^Notifications that wait for more than ten minutes: 1; in review: 0; whose callback was given up: 0\. Notification 1: no answer/,
+	finds(doctor(), 'notifications', 'warning', qr/^Notifications that wait for more than ten minutes: 1; in review: 0\. Notification 1: no answer/,
 		qr/tegro_retry_notification\(1\)/, '... for eleven');
 	run_sql("UPDATE tegro_notification SET state = 'review', message = 'another amount'");
-	finds(doctor(), 'notifications', 'warning', qr/minutes: 0; in review: 1; .*Notification 1: another amount/, qr/SELECT id, order_id/, 'one in review');
+	finds(doctor(), 'notifications', 'warning', qr/minutes: 0; in review: 1\. Notification 1: another amount/, qr/SELECT id, order_id/, 'one in review');
 	run_sql("UPDATE tegro_notification SET state = 'confirmed', callback_state = 'failed', callback_message = 'division by zero'");
-	finds(doctor(), 'notifications', 'warning', qr/given up: 1\. Notification 1: division by zero/, qr/retry_notification/, 'one whose callback was given up');
+	finds(doctor(), 'notifications', 'error', qr/given up: 1; .*\. Notification 1: division by zero/, qr/retry_notification\(1\)/, 'one whose callback was given up');
+	run_sql("UPDATE tegro_notification SET callback_state = 'waiting', callback_at = now() + interval '1 h'");
+	finds(doctor(), 'notifications', 'warning', qr/given up: 0; .* called again: 1\. Notification 1: division by zero/, qr/^Mend the function/, 'one whose callback fails');
 	run_sql('DELETE FROM tegro_notification');
+}
+
+# what is to be called when an order is paid
+{
+	run_sql(<<'END');
+CREATE ROLE shopkeeper;
+CREATE SCHEMA shop;
+GRANT USAGE ON SCHEMA shop TO shopkeeper;
+CREATE FUNCTION shop.paid(id bigint, state text, reference text, answer jsonb) RETURNS void BEGIN ATOMIC END;
+GRANT EXECUTE ON FUNCTION tegro_on_payment(regprocedure, text) TO shopkeeper;
+SET ROLE shopkeeper;
+SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)');
+END
+	my $registered = sub { my ($row) = rows_of(doctor(), 'payment callback'); return "$row->{status}: $row->{detail}"; };
+
+	is($registered->(), 'ok: What is registered can be called.', 'a function that is to be called');
+	my @mends = (
+		[ 'REVOKE EXECUTE ON FUNCTION shop.paid FROM PUBLIC', qr/"shopkeeper", which registered it, may not execute it any more/, 'GRANT EXECUTE ON FUNCTION shop.paid TO shopkeeper' ],
+		[ 'REVOKE USAGE ON SCHEMA shop FROM shopkeeper', qr/may not execute it any more/, 'GRANT USAGE ON SCHEMA shop TO shopkeeper' ],
+		[ 'ALTER FUNCTION shop.paid RENAME TO other', qr/^Nobody will be told of payments of shop "@{[SHOP_ID]}": shop\.paid\(.*\) was .*there is no such function any more/, 'ALTER FUNCTION shop.other RENAME TO paid' ],
+		[ 'DROP OWNED BY shopkeeper; DROP ROLE shopkeeper', qr/its role \(\d+\) was dropped/, 'DELETE FROM tegro_payment_callback' ]);
+	foreach my $case (@mends)
+	{
+		my ($break, $detail, $mend) = @$case;
+
+		run_sql($break);
+		finds(doctor(), 'payment callback', 'error', $detail, qr/register another with tegro_on_payment/, $break);
+		run_sql($mend);
+		like($registered->(), qr/^ok: /, "... $mend");
+	}
+}
+
+
+# a lease in which nothing can be sent, as the check of settings says
+{
+	configure("tegro.lease = '1s'");
+	$sandbox->fault('createOrder', 'hold', ms => 50);
+	query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "short lease", "currency": "RUB", "amount": 1}'); CALL tegro_deliver()});
+	is(query($node, q{SELECT string_agg(DISTINCT outcome, ' ') FROM tegro_attempt JOIN tegro_outbox ON id = outbox_id WHERE reference = 'short lease'})->{out}
+		  =~ /^(not sent|unknown)/, 1, 'with a lease of a second no answer is waited for');
+	restore();
+	query($node, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'short lease' AND state <> 'done'; CALL tegro_deliver()});
+	my $session = session($node);
+	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'short lease'")->{out} eq 'done' }), '... until there is time again');
+	$session->close;
 }
 
 
@@ -530,7 +580,7 @@ END
 {
 	my $said = doctor(undef, '', user => 'clerk');
 	my %status = map { $_->{check} => $_ } @{ $said->{rows} };
-	foreach my $check ('configuration', 'keys in files', 'identity', 'worker slots', 'backlog', 'failing', 'review', 'callbacks', 'old snapshots')
+	foreach my $check ('configuration', 'keys in files', 'identity', 'worker slots', 'backlog', 'failing', 'review', 'callbacks', 'notifications', 'payment callback', 'old snapshots')
 	{
 		is($status{$check}{status}, 'skipped', "an ordinary role: \"$check\" is skipped");
 		like($status{$check}{detail}, qr/may not look|needs the rights/, '... and says why');

@@ -224,8 +224,75 @@ END
 			ok($rows > 0, '... and rows');
 		}
 	}
-	is($monitor->query('SELECT id FROM tegro_outbox')->{sqlstate}, '42501', 'the role does not see what requests say');
+	is($monitor->query("SELECT $_")->{sqlstate}, '42501', "the role does not see what requests say: $_")
+	  foreach 'params FROM tegro_outbox', 'reference FROM tegro_outbox', 'amount FROM tegro_notification', '* FROM tegro_attempt';
+
+	# the doctor sees with it what others have, and a copy that is held
+	my $doctor = sub {
+		return $monitor->query(qq{SELECT string_agg("check", ', ' ORDER BY "check") FROM tegro_doctor() WHERE $_[0]})->{out};
+	};
+	is($doctor->(q{status = 'skipped'}), 'configuration, keys in files', 'what the role can\'t see are the configuration files');
+	run_sql(<<'END');
+INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, identity, callback, callback_state)
+SELECT 'shop', 'createOrder', '{}', 'r', 'review', NULL, current_user::regrole, identity, 'f()', 'failed' FROM tegro_identity;
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, identity)
+SELECT 'shop', 'n', '1', false, 'review', 1, 'RUB', '{}', current_user::regrole, identity FROM tegro_identity;
+INSERT INTO tegro_payment_callback (shop_id, callback, role) VALUES ('shop', 'public.gone()', current_user::regrole);
+UPDATE tegro_identity SET identity = regexp_replace(identity, '^\d+', '1');
+END
+	is($doctor->(q{status IN ('warning', 'error') AND "check" NOT IN ('preload', 'durability')}),
+		'callbacks, identity, notifications, payment callback, review', '... and the doctor tells it of all that others have');
+	run_sql(<<'END');
+DELETE FROM tegro_outbox;
+DELETE FROM tegro_attempt;
+DELETE FROM tegro_notification;
+DELETE FROM tegro_payment_callback;
+DELETE FROM tegro_identity;
+END
 	is($monitor->query('SELECT tegro_stat_reset()')->{sqlstate}, '42501', '... and resets nothing');
+}
+
+
+#
+# What the report advises, the operator of docs/reference.md may run
+#
+
+{
+	my $docs = slurp_file("$FindBin::RealBin/../docs/reference.md");
+	my ($grants) = $docs =~ /An \*\*operator\*\*.*?```sql\n(.*?)```/s;
+	my $other = 'A77C266B1D9953AA863D3FBEF4B1D64F';
+
+	ok($grants, 'docs/reference.md makes an operator');
+	run_sql("CREATE ROLE operator LOGIN; CREATE ROLE payer; CREATE ROLE shop_owner; CREATE ROLE shopkeeper; $grants");
+	run_sql(<<"END");
+INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, identity, message)
+VALUES ('@{[SHOP_ID]}', 'createWithdrawal', '{}', 'a payout', 'review', NULL, 'payer'::regrole, '', ''),
+	   ('@{[SHOP_ID]}', 'createOrder', '{}', 'an order', 'review', NULL, 'payer'::regrole, '', ''),
+	   ('$other', 'createOrder', '{}', 'of another shop', 'review', NULL, 'payer'::regrole, '', '');
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, identity)
+VALUES ('@{[SHOP_ID]}', 'n', '1', false, 'review', 1, 'RUB', '{}', 'shopkeeper'::regrole, '');
+END
+	my $operator = session($node, user => 'operator');
+	my $page = $operator->query('SELECT tegro_report()')->{out};
+	my %seen;
+	foreach my $advice ($page =~ m{<pre>(.*?)</pre>}gs)
+	{
+		foreach my $command (split(/\n/, $advice =~ s/<i .*?<\/i>//gr =~ s/&#39;/'/gr =~ s/&#x3e;/>/gr =~ s/&#x2026;/a test/gr))
+		{
+			my ($what) = $command =~ /(\w+)\(|^(RESET )/ ? $1 // $2 : next;
+			next if $command =~ /'(?:done|failed)'/;
+
+			my $result = $operator->query($command);
+			$seen{$what}++;
+			# the sandbox has none of them; and it knows the one shop only
+			like("$result->{sqlstate} $result->{err}", $what =~ /^tegro_(?:order|withdrawal)$/
+				  ? qr/^TG001.*not found|^TG006 .*shop "$other"/s : qr/^ /, "the operator may run: $command");
+		}
+		is($operator->query('SHOW tegro.shop_id')->{out}, SHOP_ID, '... and has his shop again');
+	}
+	is_deeply(\%seen, { tegro_withdrawal => 1, tegro_order => 2, set_config => 1, 'RESET ' => 1, tegro_resolve => 3, tegro_retry_notification => 1 },
+		'all of that was advised');
+	run_sql('DELETE FROM tegro_outbox; DELETE FROM tegro_notification');
 }
 
 done_testing();
