@@ -117,6 +117,7 @@ typedef struct Loop
 	List *pauses;
 	bool stumbled;		   /* the last round failed: not at once again */
 	bool look;			   /* there may be something due */
+	uint64 calls;		   /* how often it had been woken at the last look */
 	int64 next_us;		   /* when the next is due; -1: unknown */
 	TimestampTz after;	   /* where the last claim ended */
 	int64 gather_until_us; /* how long answers are gathered before a commit */
@@ -594,6 +595,7 @@ do_round(Loop *loop, void *arg)
 	if (places <= 0)
 		return;
 
+	loop->calls = tegro_wake_calls();
 	claim->after = loop->after;
 	claim->paused_shops = paused_shops(loop);
 	claim->identity = loop->identity;
@@ -1042,9 +1044,13 @@ run_loop(Loop *loop)
 
 		if (loop->nruled == 0 || loop->stumbled)
 		{
-			long ms = loop->stumbled ? STUMBLE_MS
-									 : wait_ms(loop, free_places(loop));
+			long ms;
 
+			/* the latch may have been reset by what was waited for since */
+			if (tegro_wake_calls() != loop->calls)
+				loop->look = true;
+			ms = loop->stumbled ? STUMBLE_MS
+								: wait_ms(loop, free_places(loop));
 			loop->stumbled = false;
 
 			if (ms > 0 || loop->items != NIL)

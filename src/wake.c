@@ -40,6 +40,10 @@
  *	- A worker that is about to end because nothing waits, or because delivery
  *	  is held, must unregister first and then look once more, or a commit in
  *	  between wakes nobody.
+ *	- A latch that is set can be reset by whatever the worker waits for before it
+ *	  looks: a synchronous standby, a lock, a trigger on the tables.  So what
+ *	  wakes it is counted, too; it doesn't sleep unless it has looked since the
+ *	  last time.
  *	- A slot is its database's only while the lock is held.
  *
  *-------------------------------------------------------------------------
@@ -84,6 +88,7 @@ typedef struct WakeSlot
 	{
 		Latch *latch;		   /* the worker's; NULL: none is registered */
 		int64 number;		   /* of the newest that has registered */
+		uint64 calls;		   /* how often it was woken */
 		TimestampTz due_until; /* one is to come, and has time until then */
 		bool missing;		   /* it could not be started: the launcher's */
 	} workers[TEGRO_N_WORKERS];
@@ -268,11 +273,12 @@ tegro_wake_is_probe(void)
 
 /*
  * Asks for a worker, unless there is one, or one is to come, or delivery is
- * held.  Sets *latch to that of the one that there is.
+ * held.  Sets *latch to that of the one that there is, which is called if
+ * "call".
  */
 static TegroWakeResult
-ask_for_worker(Oid database, TegroWorker which, bool probe, Latch **latch,
-			   BackgroundWorkerHandle **handle)
+ask_for_worker(Oid database, TegroWorker which, bool probe, bool call,
+			   Latch **latch, BackgroundWorkerHandle **handle)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	WorkerExtra extra = {0, probe};
@@ -286,6 +292,7 @@ ask_for_worker(Oid database, TegroWorker which, bool probe, Latch **latch,
 	if (slot)
 	{
 		*latch = slot->workers[which].latch;
+		slot->workers[which].calls += *latch && call;
 		start = *latch == NULL && !is_due(slot, which, now) &&
 			!is_held(slot, now);
 	}
@@ -331,7 +338,7 @@ call_worker(TegroWorker which, bool wake)
 
 	if (wake_shared == NULL || !OidIsValid(MyDatabaseId))
 		return;
-	result = ask_for_worker(MyDatabaseId, which, false, &latch, NULL);
+	result = ask_for_worker(MyDatabaseId, which, false, wake, &latch, NULL);
 	if (latch && wake)
 		SetLatch(latch);
 	if (result == TEGRO_WAKE_NO_WORKER || result == TEGRO_WAKE_TOO_MANY)
@@ -355,7 +362,7 @@ tegro_wake_probe(Oid database, BackgroundWorkerHandle **handle)
 	Latch *latch;
 
 	attach();
-	return ask_for_worker(database, TEGRO_DELIVERY_WORKER, true, &latch,
+	return ask_for_worker(database, TEGRO_DELIVERY_WORKER, true, false, &latch,
 						  handle);
 }
 
@@ -400,7 +407,7 @@ tegro_wake_start_missing(void)
 		}
 		SpinLockRelease(&wake_shared->lock);
 		if (missing &&
-			ask_for_worker(database, which, false, &latch, NULL) ==
+			ask_for_worker(database, which, false, false, &latch, NULL) ==
 				TEGRO_WAKE_NO_WORKER)
 			any_left = true;
 	}
@@ -577,6 +584,22 @@ void
 tegro_wake_unregister(void)
 {
 	leave(false);
+}
+
+uint64
+tegro_wake_calls(void)
+{
+	uint64 calls = 0;
+	WakeSlot *slot;
+
+	if (!registered)
+		return 0;
+	SpinLockAcquire(&wake_shared->lock);
+	slot = find_slot(MyDatabaseId);
+	if (slot)
+		calls = slot->workers[registered_as].calls;
+	SpinLockRelease(&wake_shared->lock);
+	return calls;
 }
 
 bool

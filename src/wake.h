@@ -80,6 +80,12 @@ extern void tegro_wake_hold(bool held);
 /* Takes that back once the current transaction commits. */
 extern void tegro_wake_release_at_commit(void);
 
+/*
+ * For a worker: how often it was woken so far.  Read it before you look, and
+ * again before you sleep: if it has changed, look again.
+ */
+extern uint64 tegro_wake_calls(void);
+
 /* Does such a worker of this database run?  It has registered, that is. */
 extern bool tegro_wake_is_running(TegroWorker which);
 

@@ -370,6 +370,7 @@ tegro_callback_main(Datum arg)
 	{
 		TimestampTz next_at;
 		TimestampTz now;
+		uint64 calls = tegro_wake_calls();
 		long ms;
 
 		CHECK_FOR_INTERRUPTS();
@@ -385,6 +386,8 @@ tegro_callback_main(Datum arg)
 			idle_since = GetCurrentTimestamp();
 			continue;
 		}
+		if (tegro_wake_calls() != calls)
+			continue;
 
 		now = GetCurrentTimestamp();
 		if (next_at != 0)

@@ -558,8 +558,9 @@ END
 #
 
 {
-	# one that a person has sent again in the very moment: when the statement
-	# that deletes has begun, and looks at its row next
+	# One that a person has sent again in the very moment: when the statement
+	# that deletes has begun, and looks at its row next.  What the worker waits
+	# for then resets its latch; yet it hears of the retry.
 	my $session = create_database('saved');
 
 	enqueue($session, 'createOrder', 'saved', amount => -1);
@@ -574,7 +575,7 @@ END
 	enqueue($session, 'createOrder', 'starts a worker');
 	ok(becomes_true('saved', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'
 		AND datname = 'saved' AND wait_event = 'PgSleep'}), 'is about to be deleted');
-	$sandbox->fault('createOrder', 'hold', ms => 60_000);
+	$sandbox->fault('createOrder', 'hold', ms => 60_000, times => -1);
 	is($session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'saved'})->{sqlstate}, '', 'when a person retries it');
 	ok(becomes_true('saved', q{SELECT coalesce((SELECT state FROM tegro_outbox WHERE reference = 'saved'), 'deleted') <> 'ready'}, 20),
 		'the worker goes on');
