@@ -942,7 +942,7 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 									reference);
 		outcome->detail = words_of_refusal(ending.message);
 		outcome->hint =
-			psprintf("What is wrong is mended by a request under another number; tegro_retry(" INT64_FORMAT
+			psprintf("Correct it in a request under another number; tegro_retry(" INT64_FORMAT
 					 ") sends this one again as it is.",
 					 id);
 	}
