@@ -87,6 +87,9 @@ check_signed(const char *bytes, size_t len)
 	{
 		if (&fields[i] != sign)
 			kept[nkept++] = fields[i];
+		/* "sign" takes the place of an array of that name, which was signed */
+		if (fields[i].name_len > 5 && memcmp(fields[i].name, "sign[", 5) == 0)
+			is_whole = false;
 	}
 	for (int i = 0; i < lengthof(needed); i++)
 	{
