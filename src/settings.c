@@ -748,10 +748,10 @@ tegro_settings_credentials(const char *shop, Oid role)
 
 /*
  * Whether a setting is an administrator's.  A role can set for itself, by ALTER
- * ROLE or with its connection, what it can set in its sessions.  What was set in
- * the session is whose role ran the SET, not the session's user: that is the
- * bootstrap superuser where a worker calls back, and whoever calls a function
- * that is SECURITY DEFINER.
+ * ROLE or with its connection, what it can set in its sessions: that is the
+ * session's user's.  What was set in the session is whose role ran the SET: the
+ * session's user is the bootstrap superuser where a worker calls back, and
+ * whoever calls a function that is SECURITY DEFINER.
  */
 static bool
 is_administrators(const char *name)
@@ -759,8 +759,8 @@ is_administrators(const char *name)
 	GucSource source = tegro_setting_source(name);
 
 	return source <= PGC_S_DATABASE ||
-		(source >= PGC_S_INTERACTIVE &&
-		 superuser_arg(tegro_setting_role(name)));
+		superuser_arg(source < PGC_S_INTERACTIVE ? GetSessionUserId()
+												 : tegro_setting_role(name));
 }
 
 const char *
