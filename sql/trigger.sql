@@ -72,6 +72,7 @@ CREATE ROLE regress_tegro_member IN ROLE regress_tegro_owner;
 GRANT USAGE, CREATE ON SCHEMA public TO regress_tegro_app, regress_tegro_owner;
 GRANT EXECUTE ON FUNCTION tegro_create_order_trigger(), tegro_create_withdrawal_trigger() TO regress_tegro_app, regress_tegro_owner;
 CREATE TABLE public.shop_order (number int, total numeric);
+ALTER TABLE public.shop_order OWNER TO regress_tegro_admin;
 GRANT ALL ON public.shop_order TO regress_tegro_app;
 SET ROLE regress_tegro_app;
 CREATE FUNCTION public.regress_tegro_evil(id bigint, state text, reference text, answer jsonb) RETURNS void
@@ -113,6 +114,9 @@ DROP TABLE public.shop_order;
 CREATE TABLE public.shop_order (number int, total numeric) PARTITION BY RANGE (number);
 CREATE TABLE public.shop_order_1 PARTITION OF public.shop_order FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (number);
 CREATE TABLE public.shop_order_1_1 PARTITION OF public.shop_order_1 FOR VALUES FROM (0) TO (50);
+ALTER TABLE public.shop_order OWNER TO regress_tegro_admin;
+ALTER TABLE public.shop_order_1 OWNER TO regress_tegro_admin;
+ALTER TABLE public.shop_order_1_1 OWNER TO regress_tegro_admin;
 CREATE TRIGGER t AFTER INSERT ON public.shop_order FOR EACH ROW EXECUTE FUNCTION
 tegro_create_order_trigger('{"order_id": "$number", "amount": "$total", "currency": "RUB"}');
 GRANT TRIGGER ON public.shop_order TO regress_tegro_app;
