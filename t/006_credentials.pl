@@ -521,6 +521,25 @@ SQL
 		$session->close;
 	}
 
+	# what to do for a secret key
+	foreach my $case (
+		[ 'a file without a line', sub { put('') }, qr/^Add the line shop_id:role:api_key:secret_key to the file/ ],
+		[
+			'a line without a secret key',
+			sub { put('*:*:' . CANARY . ":\n") },
+			qr/^Write it as the fourth field of the shop's line, shop_id:role:api_key:secret_key,/
+		])
+	{
+		my ($name, $make, $hint) = @$case;
+		$make->();
+		my $session = session($node);
+		my $result = ask($session, q{SELECT tegro_payment_url('{"amount": 1, "currency": "RUB", "order_id": "1"}')});
+
+		is($result->{sqlstate}, 'TG006', "$name: a link is refused");
+		like($result->{hint}, $hint, "$name: and what to do is said");
+		$session->close;
+	}
+
 	# a file that one can't make as an ordinary user
 	foreach my $case (
 		[ "another user's file", '/etc/passwd', qr/belongs to user 0 /, qr/chown/ ],
