@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "executor/spi.h"
@@ -41,6 +42,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/regproc.h"
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 
@@ -318,4 +320,14 @@ tegro_call_back(const TegroLedger *ledger, const TegroCaller *caller,
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return item != NULL;
+}
+
+void
+tegro_callback_require_function(Oid function)
+{
+	if (get_func_prokind(function) != PROKIND_FUNCTION)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("%s is not an ordinary function", format_procedure(function)),
+				 errhint("A callback is a function, no procedure, aggregate or window function.")));
 }

@@ -34,4 +34,7 @@ typedef struct TegroCaller
 extern bool tegro_call_back(const TegroLedger *ledger,
 							const TegroCaller *caller, TimestampTz *next_at);
 
+/* Throws 42P13 if it is a procedure, an aggregate or a window function. */
+extern void tegro_callback_require_function(Oid function);
+
 #endif /* TEGRO_CALLBACK_H */

@@ -30,6 +30,7 @@
 #include "utils/uuid.h"
 
 #include "src/argument.h"
+#include "src/callback.h"
 #include "src/compat.h"
 #include "src/delivery.h"
 #include "src/outbox.h"
@@ -135,11 +136,7 @@ tegro_requests_callback_name(Oid function)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("function with OID %u does not exist", function)));
-	if (get_func_prokind(function) != PROKIND_FUNCTION)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("%s is not an ordinary function", format_procedure(function)),
-				 errhint("A callback is a function, no procedure, aggregate or window function.")));
+	tegro_callback_require_function(function);
 	(void) get_func_signature(function, &types, &ntypes);
 	if (ntypes != 4 || memcmp(types, expected, sizeof(expected)) != 0)
 		ereport(ERROR,

@@ -37,7 +37,6 @@
 
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -55,6 +54,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "src/callback.h"
 #include "src/compat.h"
 #include "src/outbox.h"
 
@@ -354,11 +354,7 @@ callback_name(const char *name, Oid owner)
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("callback %.*s(bigint, text, text, jsonb) does not exist", (int) end, name),
 				 errhint("A callback takes (id bigint, state text, reference text, answer jsonb).")));
-	if (get_func_prokind(function) != PROKIND_FUNCTION)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("%s is not an ordinary function", format_procedure(function)),
-				 errhint("A callback is a function, no procedure, aggregate or window function.")));
+	tegro_callback_require_function(function);
 	if (!tegro_may_execute(function, owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
