@@ -150,6 +150,23 @@ start_worker(dsm_segment *segment)
 }
 
 /*
+ * The request goes to whoever comes first: to the worker, which reads it, or
+ * back to the caller, who gave up.  Returns false if the other was first.
+ */
+static bool
+claim_request(PayoutShared *shared, PayoutProgress progress)
+{
+	bool waits;
+
+	SpinLockAcquire(&shared->lock);
+	waits = shared->progress == PAYOUT_WAITS;
+	if (waits)
+		shared->progress = progress;
+	SpinLockRelease(&shared->lock);
+	return waits;
+}
+
+/*
  * When the caller lets the segment go, on whatever way: where no worker has
  * read the request, none will, and the keys are zeroed.
  */
@@ -157,14 +174,8 @@ static void
 take_back(dsm_segment *segment, Datum arg)
 {
 	PayoutShared *shared = dsm_segment_address(segment);
-	bool waits;
 
-	SpinLockAcquire(&shared->lock);
-	waits = shared->progress == PAYOUT_WAITS;
-	if (waits)
-		shared->progress = PAYOUT_LEFT;
-	SpinLockRelease(&shared->lock);
-	if (waits)
+	if (claim_request(shared, PAYOUT_LEFT))
 		explicit_bzero(shared->data,
 					   shared->settings_len + shared->params_len);
 }
@@ -363,20 +374,6 @@ set_progress(PayoutShared *shared, PayoutProgress progress, int64 id)
 	SetLatch(shared->caller);
 }
 
-/* Takes the request over from the caller; returns false if he has gone. */
-static bool
-begin(PayoutShared *shared)
-{
-	bool waits;
-
-	SpinLockAcquire(&shared->lock);
-	waits = shared->progress == PAYOUT_WAITS;
-	if (waits)
-		shared->progress = PAYOUT_READ;
-	SpinLockRelease(&shared->lock);
-	return waits;
-}
-
 /* Puts an error where the caller finds it. */
 static void
 tell_error(PayoutShared *shared, const ErrorData *error)
@@ -464,7 +461,7 @@ tegro_payout_main(Datum arg)
 		proc_exit(0);
 	dsm_pin_mapping(segment);
 	shared = dsm_segment_address(segment);
-	if (!begin(shared))
+	if (!claim_request(shared, PAYOUT_READ))
 		proc_exit(0);
 
 	PG_TRY();

@@ -475,31 +475,23 @@ probe(Oid database)
 {
 	static uint32 wait_event = 0;
 	BackgroundWorkerHandle *handle;
+	TegroWakeResult result;
 	pid_t pid;
 
-	switch (tegro_wake_probe(database, &handle))
-	{
-		case TEGRO_WAKE_STARTED:
-			break;
-		case TEGRO_WAKE_NEEDLESS:
-			return;
-		case TEGRO_WAKE_NO_WORKER:
-			ereport(WARNING,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("could not start the tegro delivery worker for database %u",
-							database),
-					 errdetail("All background worker slots are taken; it is tried again."),
-					 errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")));
-			return;
-		case TEGRO_WAKE_TOO_MANY:
-			ereport(WARNING,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("could not start the tegro delivery worker for database %u",
-							database),
-					 errdetail("Too many databases have workers of tegro."),
-					 errhint("Deliver with CALL tegro_deliver().")));
-			return;
-	}
+	result = tegro_wake_probe(database, &handle);
+	if (result == TEGRO_WAKE_NO_WORKER || result == TEGRO_WAKE_TOO_MANY)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("could not start the tegro delivery worker for database %u",
+						database),
+				 result == TEGRO_WAKE_NO_WORKER
+					 ? errdetail("All background worker slots are taken; it is tried again.")
+					 : errdetail("Too many databases have workers of tegro."),
+				 result == TEGRO_WAKE_NO_WORKER
+					 ? errhint("Raise max_worker_processes, or deliver with CALL tegro_deliver().")
+					 : errhint("Deliver with CALL tegro_deliver().")));
+	if (result != TEGRO_WAKE_STARTED)
+		return;
 
 	/* long enough for a look; one that stays has something to do */
 	for (int i = 0; i < 50 && !ShutdownRequestPending; i++)
