@@ -534,6 +534,7 @@ let_go(Loop *loop, int places)
 /* What settle_and_claim() does, as one piece. */
 typedef struct Round
 {
+	MemoryContext context; /* of what is claimed */
 	List *ruled;		   /* to settle */
 	int places;			   /* to fill */
 	List *claimed;		   /* out */
@@ -600,7 +601,7 @@ do_round(Loop *loop, void *arg)
 	claim->paused_shops = paused_shops(loop);
 	claim->identity = loop->identity;
 	claim->full = true; /* who knows, until requests are asked for */
-	old = MemoryContextSwitchTo(loop->context);
+	old = MemoryContextSwitchTo(round->context);
 	if (loop->backlog &&
 		tegro_clock_us() - loop->inbox_us >= INBOX_MS * INT64CONST(1000))
 		claimed = claim_notifications(loop, round, Max(places / 4, 1));
@@ -646,7 +647,11 @@ pass_attempts(Loop *loop, const TegroClaim *claim)
 static List *
 settle_and_claim(Loop *loop, int places)
 {
-	Round round = {NIL, places};
+	/* of its own: a claim that fails leaves nothing behind, no keys either */
+	MemoryContext context = AllocSetContextCreate(loop->context, "tegro claim",
+												  ALLOCSET_SMALL_SIZES);
+	Round round = {context, NIL, places};
+	List *claimed = NIL;
 	ErrorData *error;
 	bool mended = false;
 	ListCell *cell;
@@ -677,7 +682,6 @@ settle_and_claim(Loop *loop, int places)
 			error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 			ReThrowError(error);
 		FreeErrorData(error);
-		round.claimed = NIL;
 		foreach(cell, round.ruled)
 		{
 			/* what can't be settled is tried again in the next round */
@@ -692,6 +696,10 @@ settle_and_claim(Loop *loop, int places)
 		TegroClaim *claim = &round.claim;
 		TimestampTz next_at = claim->next_at;
 
+		claimed = list_copy(round.claimed);
+		foreach(cell, claimed)
+			MemoryContextSetParent(((TegroItem *) lfirst(cell))->context,
+								   loop->context);
 		if (round.inbox.next_at != 0 &&
 			(next_at == 0 || round.inbox.next_at < next_at))
 			next_at = round.inbox.next_at;
@@ -703,10 +711,11 @@ settle_and_claim(Loop *loop, int places)
 			? -1
 			: tegro_clock_us() + Max(next_at - GetCurrentTimestamp(), 0);
 	}
+	MemoryContextDelete(context);
 	foreach(cell, round.ruled)
 		settled(loop, lfirst(cell));
 	list_free(round.ruled);
-	return round.claimed;
+	return claimed;
 }
 
 /* Settles those whose rows were held, if that is over. */

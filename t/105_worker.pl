@@ -550,6 +550,35 @@ END
 	}
 	cmp_ok($more, '<', 1024, 'it does not grow with them');
 	is((workers('postgres'))[0], $pid, 'it is the same worker');
+
+	# claims that fail, again and again: someone holds a table
+	$session->query('BEGIN; LOCK TABLE tegro_attempt IN SHARE MODE');
+	my $other = session($node);
+	$other->query("SELECT tegro_enqueue('createOrder', jsonb_build_object('order_id', 'locked-' || n, 'amount', 1,
+		'currency', 'RUB')) FROM generate_series(1, 20) n");
+	my $mark = log_mark($node);
+	my $waits = 0;
+	foreach (1 .. 4)
+	{
+		foreach my $waits_now ('t', 'f')
+		{
+			$waits++ if wait_until(
+				sub {
+					sleep 0.01;
+					return $other->query("SELECT wait_event_type = 'Lock' IS TRUE FROM pg_stat_activity
+						WHERE pid = $pid")->{out} eq $waits_now;
+				});
+		}
+	}
+	is($waits, 8, 'a worker that fails to claim tries again');
+	$other->query("SELECT pg_log_backend_memory_contexts($pid)");
+	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /Grand total:/ }), 'its memory is told');
+	my $contexts = () = log_since($node, $mark) =~ /tegro request:/g;
+	cmp_ok($contexts, '<=', 20, 'what failed leaves nothing behind');
+	$session->query('COMMIT');
+	ok(all_done('postgres', 'locked', 20), 'and goes on when the table is free');
+	is((workers('postgres'))[0], $pid, 'it is still the same worker');
+	$other->close;
 }
 
 
