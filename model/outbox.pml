@@ -130,6 +130,9 @@ bool calm;			/* nothing goes wrong any more */
 /* ... or, for answers, where the row is in doubt and was not claimed since. */
 #define LATE	(row_.lease == me_.lease && \
 		(row_.state == UNKNOWN || row_.state == REVIEW))
+/* A success even where a person took it for not done. */
+#define CORRECTS	(row_.lease == me_.lease && (row_.state == READY || \
+		row_.state == FAILED || row_.state == CANCELLED))
 #define IN_TIME	(me_.age < LEASE - TIMEOUT || BROKEN == NO_FENCE)
 
 inline copy_row(to, from) {
@@ -206,7 +209,7 @@ proctype Deliver(bit me) {
 		printf("deliverer %d: was not sent; %e\n", me, row_.state); rest() }
 	/* The same, tegro_rule_sent(): answered, perhaps late. */
 	:: d_step { me_.step == SENT && me_.answer != NONE ->
-		if :: (MATCH || LATE) && me_.answer == SUCCESS -> become(DONE)
+		if :: (MATCH || LATE || CORRECTS) && me_.answer == SUCCESS -> become(DONE)
 		   :: (MATCH || LATE) && me_.answer == REFUSED -> become(FAILED)
 		   :: else
 		fi; printf("deliverer %d: %e; %e\n", me, me_.answer, row_.state); rest() }

@@ -196,26 +196,38 @@ static const struct
 		 " WHERE id = ANY ($1)",
 		 2,
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
-/* of a finished request the callback is due, at once */
-#define SETTLE                                                                                        \
-	"UPDATE %1$s.tegro_outbox AS o SET state = s.state, next_at = s.next_at,"                         \
-	" callback_at = CASE WHEN s.finished AND s.state <> 'cancelled' AND o.callback_state = 'waiting'" \
-	" THEN clock_timestamp() END,"                                                                    \
-	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message,"             \
-	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"                     \
-	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent,"                 \
-	" lease_until = NULL,"                                                                            \
-	" finished_at = CASE WHEN s.finished THEN coalesce(o.finished_at, clock_timestamp()) END"         \
+/* of a finished request the callback is due, at once, if it is "to_call" */
+#define SETTLE(to_call, further)                                                                       \
+	"UPDATE %1$s.tegro_outbox AS o SET state = s.state, next_at = s.next_at,"                          \
+	" callback_at = CASE WHEN s.finished AND s.state <> 'cancelled' AND " to_call                      \
+	" THEN clock_timestamp() END,"                                                                     \
+	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate,"                                   \
+	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"                      \
+	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent,"                  \
+	" lease_until = NULL,"                                                                             \
+	" finished_at = CASE WHEN s.finished THEN coalesce(o.finished_at, clock_timestamp()) END," further \
 	" FROM given AS s"
 	[TEGRO_STMT_SETTLE] =
-		{SETTLE " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
+		{SETTLE("o.callback_state = 'waiting'",
+				" message = s.message") " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
 		 .given = given_rulings},
+/*
+ * What a person took for failed, or cancelled after that, took effect.  If it
+ * stayed so, tegro_retry would do it again.  A callback that was told otherwise
+ * is called once more; one that is about to be is stopped by the lease.
+ */
+#define IS_CORRECTED "o.state IN ('failed', 'cancelled')"
 	[TEGRO_STMT_SETTLE_LATE] =
-		{SETTLE
-		 " WHERE o.id = s.id AND o.sent_lease = s.lease AND s.state <> 'unknown'"
-		 /* what a person has before him is not sent behind his back */
-		 " AND (o.state = 'unknown' OR (o.state = 'review' AND s.state IN ('done', 'failed'))"
-		 " OR (o.state = 'ready' AND s.state = 'done'))",
+		{SETTLE("o.callback IS NOT NULL",
+				" callback_state = CASE WHEN o.callback IS NOT NULL THEN 'waiting' END,"
+				" lease = o.lease + CASE WHEN " IS_CORRECTED
+				" THEN 1 ELSE 0 END,"
+				" message = CASE WHEN " IS_CORRECTED
+				" THEN concat_ws(': ', 'it took effect after all', o.decision) ELSE s.message END") " WHERE o.id = s.id AND o.sent_lease = s.lease AND s.state <> 'unknown'"
+																									/* what a person has before him is not sent behind his back */
+																									" AND (o.state = 'unknown' OR (o.state = 'review' AND s.state IN ('done', 'failed'))"
+																									" OR (s.state = 'done' AND (o.state = 'ready' OR " IS_CORRECTED
+																									")))",
 		 .given = given_rulings},
 	[TEGRO_STMT_END_ATTEMPT] =
 		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"

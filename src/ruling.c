@@ -23,6 +23,8 @@
  *								chose tegro.withdrawal_unknown = resend)
  *		unknown  -> review		sent tegro.max_attempts times, never found
  *		review   -> done		found after all
+ *		unknown, review, failed, cancelled,
+ *		ready    -> done		answered late, and not sent since (ledger.c)
  *
  * Why an order may be sent again and a payout not: a second order is a second
  * link that nobody pays, and a customer is waiting; a second payout is money

@@ -373,9 +373,54 @@ story(
 		settled('fault 29: an order that is executed later', 'O-later', 'done', 1);
 		is(scalar(sends_of($_)), 1, "faults 29, 30: $_ was sent once") foreach qw(W-later W-hidden O-hidden O-later);
 
-		# the late answer comes when a person has it
 		$session->query(q{UPDATE tegro_outbox SET next_at = now() + interval '1 hour' WHERE next_at IS NOT NULL});
 		agree();
+	});
+
+# A late answer that says otherwise than a person has decided meanwhile
+story(
+	'decided',
+	sub {
+		set('tegro.lease', q{'20s'});
+		$session->query($_) foreach split(/;\n/, <<'END');
+CREATE TABLE calls (n serial, reference text, state text, type text);
+CREATE FUNCTION called(id bigint, state text, reference text, answer jsonb) RETURNS void
+BEGIN ATOMIC INSERT INTO calls (reference, state, type) VALUES (reference, state, answer ->> 'type'); END
+END
+		my $calls = q{SELECT string_agg(concat_ws(' ', state, type), ', ' ORDER BY n) FROM calls WHERE reference = '%s'};
+		my %requests;
+
+		# not found by look-ups meanwhile
+		$sandbox->fault('createWithdrawal', 'hide', ms => 60_000, times => 2);
+		$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 8000, times => 2);
+		foreach my $reference ('W-failed', 'W-cancelled')
+		{
+			my $arguments = TegroLedger::enqueue_arguments('createWithdrawal', $reference);
+
+			$requests{$reference} =
+			  $session->query("SELECT tegro_enqueue($arguments, 'called(bigint,text,text,jsonb)')")->{out};
+		}
+		is(wait_state($_, 'unknown'), 'unknown', "$_ has no answer yet") foreach sort keys %requests;
+		is($session->query("SELECT tegro_resolve($requests{'W-failed'}, 'failed', 'they say so')")->{sqlstate}, '',
+			'a person takes it for failed');
+		is( $session->query("BEGIN; SELECT tegro_resolve($requests{'W-cancelled'}, 'resend', 'they say so');
+			SELECT tegro_cancel($requests{'W-cancelled'}); COMMIT")->{sqlstate}, '', 'and takes the other back');
+		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'W-failed'}),
+			'what failed is called back');
+		is(state_of('W-failed'), 'failed', 'it is "failed"');
+		is(state_of('W-cancelled'), 'cancelled', 'the other is "cancelled"');
+
+		settled('answered after it was resolved as failed', 'W-failed', 'done', 1);
+		settled('answered after it was cancelled', 'W-cancelled', 'done', 1);
+		like(get('W-failed', 'message'), qr/^it took effect after all: resolved as failed by .*: they say so$/, 'which is told');
+		like(get('W-cancelled', 'message'), qr/^it took effect after all: cancelled by /, 'of the other, too');
+		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_outbox WHERE callback_state = 'done'}), 'both are called back');
+		is($session->query(sprintf($calls, 'W-failed'))->{out}, 'failed, done success', 'the first one again');
+		is($session->query(sprintf($calls, 'W-cancelled'))->{out}, 'done success', 'the other for the first time');
+		is($session->query("SELECT tegro_retry($requests{$_})")->{sqlstate}, '55000', "$_ is not sent again")
+		  foreach sort keys %requests;
+		agree();
+		set('tegro.lease', q{'4s'});
 	});
 
 
