@@ -76,7 +76,7 @@ struct request
 	bool is_page;
 	bool is_too_long;
 	bool is_waiting;  /* it is counted among those that wait */
-	bool is_detached; /* the strings below are its own */
+	bool is_detached; /* its strings are its own */
 	uint64_t connection;
 	uint64_t number;
 	uint64_t generation; /* of the ledger, when it was received */
@@ -249,10 +249,7 @@ execute_late(void *argument, bool is_ending)
 	request_free(request);
 }
 
-/*
- * Takes a request off its connection, for execution after a while. Copies what
- * belongs to the connection.
- */
+/* Copies what belongs to a request's connection, which may end before it. */
 static void
 detach(struct request *request)
 {
@@ -261,8 +258,15 @@ detach(struct request *request)
 		request->authorization = strdup(request->authorization);
 	if (request->user_agent != NULL)
 		request->user_agent = strdup(request->user_agent);
-	note_waiting(request);
-	timer_add(request->fault->ms, execute_late, request);
+}
+
+/* Executes a request that was held. status 0: there is nobody to answer to. */
+static void
+execute_held(struct request *request, int status)
+{
+	request->is_waiting = false;
+	state_waiting_add(-1);
+	execute_and_record(request, status, true);
 }
 
 /* Answers an executed request. */
@@ -354,11 +358,14 @@ meet_fault(struct MHD_Connection *connection, struct request *request,
 	switch (fault->action)
 	{
 		case ACTION_HOLD:
+			detach(request);
 			note_waiting(request);
 			return wait_at(connection, request, STAGE_HELD, fault->ms);
 		case ACTION_EXECUTE_LATER:
 			*slot = NULL;
 			detach(request);
+			note_waiting(request);
+			timer_add(fault->ms, execute_late, request);
 			return MHD_NO;
 		case ACTION_ANSWER:
 			return MHD_YES;
@@ -516,9 +523,7 @@ go_on(struct MHD_Connection *connection, struct request *request)
 	{
 		if (!is_still_wanted(request))
 			return MHD_NO;
-		request->is_waiting = false;
-		state_waiting_add(-1);
-		execute_and_record(request, 200, true);
+		execute_held(request, 200);
 		if (settings.latency_ms > 0)
 			return wait_at(connection, request, STAGE_EXECUTED,
 						   settings.latency_ms);
@@ -608,6 +613,10 @@ complete(void *unused, struct MHD_Connection *connection, void **slot,
 	(void) unused;
 	if (request == NULL)
 		return;
+	/* its time has come, but the library saw first that the client has gone */
+	if (request->stage == STAGE_HELD && request->is_waiting && !ending &&
+		is_still_wanted(request))
+		execute_held(request, 0);
 	if (request->surplus.length > 0 &&
 		code == MHD_REQUEST_TERMINATED_COMPLETED_OK)
 		answer_send_surplus(connection, &request->surplus);

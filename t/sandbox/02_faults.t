@@ -150,6 +150,19 @@ for my $scheme (@BOTH)
 		};
 	});
 	is(appears($s), 1, '… executed all the same');
+
+	# The library may see that a client has gone before it goes on with what the
+	# client has sent.
+	my $first = $number + 1;
+	for (1 .. 30)
+	{
+		fault($s, action => 'hold', ms => 300);
+		give_up($s);
+	}
+	my $last = $number;
+	ok(wait_until(sub { waiting($s) == 0 }), '… many of them: none waits for ever');
+	is(join(' ', grep { answer_of($s, 'withdrawal', { payment_id => "p$_" })->{type} ne 'success' } $first .. $last),
+		'', '… and each is executed');
 	ok(wait_until(sub { waiting($s) == 0 }), '… none waits');
 
 	in_time(2000, sub {
