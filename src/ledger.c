@@ -217,17 +217,18 @@ static const struct
  * is called once more; one that is about to be is stopped by the lease.
  */
 #define IS_CORRECTED "o.state IN ('failed', 'cancelled')"
+#define CORRECT                                                              \
+	" callback_state = CASE WHEN o.callback IS NOT NULL THEN 'waiting' END," \
+	" lease = o.lease + CASE WHEN " IS_CORRECTED " THEN 1 ELSE 0 END,"       \
+	" message = CASE WHEN " IS_CORRECTED                                     \
+	" THEN concat_ws(': ', 'it took effect after all', o.decision) ELSE s.message END"
+/* what a person has before him is not sent behind his back */
+#define LATE_COUNTS                                                                  \
+	"(o.state = 'unknown' OR (o.state = 'review' AND s.state IN ('done', 'failed'))" \
+	" OR (s.state = 'done' AND (o.state = 'ready' OR " IS_CORRECTED ")))"
 	[TEGRO_STMT_SETTLE_LATE] =
 		{SETTLE("o.callback IS NOT NULL",
-				" callback_state = CASE WHEN o.callback IS NOT NULL THEN 'waiting' END,"
-				" lease = o.lease + CASE WHEN " IS_CORRECTED
-				" THEN 1 ELSE 0 END,"
-				" message = CASE WHEN " IS_CORRECTED
-				" THEN concat_ws(': ', 'it took effect after all', o.decision) ELSE s.message END") " WHERE o.id = s.id AND o.sent_lease = s.lease AND s.state <> 'unknown'"
-																									/* what a person has before him is not sent behind his back */
-																									" AND (o.state = 'unknown' OR (o.state = 'review' AND s.state IN ('done', 'failed'))"
-																									" OR (s.state = 'done' AND (o.state = 'ready' OR " IS_CORRECTED
-																									")))",
+				CORRECT) " WHERE o.id = s.id AND o.sent_lease = s.lease AND s.state <> 'unknown' AND " LATE_COUNTS,
 		 .given = given_rulings},
 	[TEGRO_STMT_END_ATTEMPT] =
 		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
