@@ -13,16 +13,7 @@ MODULE_big = tegro
 DATA = tegro--1.0.sql
 PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
 
-# In the order of src/: see "How the house is built" in docs/internals.md.
-OBJS = tegro.o src/calls.o src/fdw.o src/plan.o src/tuple.o src/option.o \
-	src/reader.o src/list.o src/doctor.o src/installation.o src/operation.o \
-	src/provider.o src/finding.o src/monitor.o src/notification.o \
-	src/link.o src/requests.o src/trigger.o src/report.o src/page.o \
-	src/payout.o src/worker.o src/delivery.o src/callback.o src/inbox.o \
-	src/outbox.o src/ledger.o src/ruling.o src/argument.o src/wake.o \
-	src/identity.o src/api.o src/stats.o src/answer.o src/transport.o \
-	src/settings.o src/error.o src/credentials.o src/nonce.o src/body.o \
-	src/query.o src/signature.o
+OBJS = $(patsubst %.c,%.o,tegro.c $(sort $(wildcard src/*/*.c)))
 
 REGRESS = install calls errors rights batch outbox payout trigger fdw link notification stat doctor report
 ISOLATION = enqueue claim cancel retry resolve
@@ -69,7 +60,7 @@ include $(PGXS)
 pg_regress_installcheck := $(patsubst %/pg_regress,script/with-sandbox %/pg_regress,$(pg_regress_installcheck))
 pg_isolation_regress_installcheck := $(patsubst %/pg_isolation_regress,script/with-sandbox %/pg_isolation_regress,$(pg_isolation_regress_installcheck))
 
-$(OBJS): $(wildcard $(CURDIR)/src/*.h)
+$(OBJS): $(wildcard src/*/*.h)
 
 .PHONY: sandbox
 sandbox:

@@ -144,7 +144,7 @@ COMMENT ON FUNCTION @extschema@.tegro_preview(pg_catalog.text, pg_catalog.jsonb)
 --
 -- There are no CHECK constraints: PostgreSQL parses them anew for each
 -- statement, which took a third of the time of writing a row, and nothing but
--- src/outbox.c writes here.
+-- src/outbox/outbox.c writes here.
 --
 
 CREATE TABLE @extschema@.tegro_outbox (
@@ -244,7 +244,7 @@ COMMENT ON COLUMN @extschema@.tegro_attempt.http_status IS 'HTTP status of the a
 COMMENT ON COLUMN @extschema@.tegro_attempt.message IS 'what happened, in words';
 COMMENT ON COLUMN @extschema@.tegro_attempt.raw_answer IS 'the answer as it came, up to 8 kB, where it was no good answer';
 
--- Whose requests these are: see src/identity.c.  Not filled here: a restored
+-- Whose requests these are: see src/outbox/identity.c.  Not filled here: a restored
 -- dump brings the row of the database that it was made of, and that is how a
 -- copy is known.
 CREATE TABLE @extschema@.tegro_identity (
@@ -431,7 +431,7 @@ COMMENT ON FOREIGN DATA WRAPPER tegro_fdw IS
 
 --
 -- Notifications: that orders were paid, says the provider by an HTTP request
--- to the shop.  Nothing is credited on that word: see src/inbox.c.
+-- to the shop.  Nothing is credited on that word: see src/outbox/inbox.c.
 --
 -- Rows are written as those of the outbox are, and for the same reason there
 -- are no CHECK constraints.

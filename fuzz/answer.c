@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * answer.c
- *		Fuzzes src/answer.c, and what quotes an answer: nothing that the
+ *		Fuzzes src/client/answer.c, and what quotes an answer: nothing that the
  *		provider says throws, and what is shown of it is harmless.
  *
  *-------------------------------------------------------------------------
@@ -11,8 +11,8 @@
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
-#include "src/answer.h"
-#include "src/error.h"
+#include "src/client/answer.h"
+#include "src/base/error.h"
 
 #include "backend.h"
 #include "fuzz.h"

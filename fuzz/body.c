@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * body.c
- *		Fuzzes src/body.c: whatever the bytes are, it stays within bounds, and
+ *		Fuzzes src/format/body.c: whatever the bytes are, it stays within bounds, and
  *		what it has written it leaves as it is.
  *
  *-------------------------------------------------------------------------
@@ -10,7 +10,7 @@
 
 #include <stdbool.h>
 
-#include "src/body.h"
+#include "src/format/body.h"
 
 /*
  * Is there white space outside of strings?  It is dropped, so "1 2" becomes

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * credentials.c
- *		Fuzzes src/credentials.c: fields stay within the file's bytes, and
+ *		Fuzzes src/format/credentials.c: fields stay within the file's bytes, and
  *		a line written anew from its fields has the same fields.
  *
  *-------------------------------------------------------------------------
  */
 #include "fuzz.h"
 
-#include "src/credentials.h"
+#include "src/format/credentials.h"
 
 /* Adds a field with its escapes; returns the new end. */
 static char *

@@ -17,9 +17,9 @@
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 
-#include "src/argument.h"
-#include "src/query.h"
-#include "src/signature.h"
+#include "src/base/argument.h"
+#include "src/format/query.h"
+#include "src/format/signature.h"
 
 #include "backend.h"
 #include "fuzz.h"

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * php.c
- *		Fuzzes src/body.c against PHP: is what it writes what PHP would have
+ *		Fuzzes src/format/body.c against PHP: is what it writes what PHP would have
  *		written, and does PHP indeed lose what it refuses?
  *
  * A PHP process (php.php) runs beside, and is told each input and what became
@@ -22,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "src/body.h"
+#include "src/format/body.h"
 
 /* What is not JSON text is dull for PHP beyond this. */
 #define MAX_SIZE 4096

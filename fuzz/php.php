@@ -1,11 +1,11 @@
 <?php
 /*
- * php.php: says of each text that src/body.c was given whether PHP agrees with
+ * php.php: says of each text that src/format/body.c was given whether PHP agrees with
  * what became of it.
  *
  * Reads, for each, a line "STATUS LENGTH LENGTH FAULT FAULT_LENGTH", then the
  * text and what was made of it; writes "fine", or a sentence, on a line.
- * The numbers of the statuses are those of TegroBodyStatus in src/body.h.
+ * The numbers of the statuses are those of TegroBodyStatus in src/format/body.h.
  */
 
 require_once __DIR__ . '/../t/oracle/json.php';

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * query.c
- *		Fuzzes src/query.c: a form that is taken is written so that it reads
+ *		Fuzzes src/format/query.c: a form that is taken is written so that it reads
  *		back as the same fields, and in that form nothing is left to choose.
  *
  * A signature is over the form as it is written; were there two lists of
@@ -11,7 +11,7 @@
  */
 #include "fuzz.h"
 
-#include "src/query.h"
+#include "src/format/query.h"
 
 static void
 check_fields(const TegroQueryField *fields, size_t nfields, const char *bytes,

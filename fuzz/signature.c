@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * signature.c
- *		Fuzzes src/signature.c: keys and messages of any length are signed as
+ *		Fuzzes src/format/signature.c: keys and messages of any length are signed as
  *		OpenSSL's plain functions do it, and compared as memcmp() does.
  *
  *-------------------------------------------------------------------------
@@ -11,7 +11,7 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 
-#include "src/signature.h"
+#include "src/format/signature.h"
 
 static void
 write_hex(const unsigned char *bytes, size_t len, char *hex)

@@ -211,7 +211,7 @@ SQL
 	my $harness = "$dir/harness";
 	compile(
 		'-std=gnu11', '-g', '-O1', '-Wall', '-Werror', '-fsanitize=address,undefined', '-fno-sanitize-recover=all',
-		"-I$root", '-o', $harness, $source, "$root/src/body.c", '-lm');
+		"-I$root", '-o', $harness, $source, "$root/src/format/body.c", '-lm');
 
 	# it allocates nothing, and the leak check needs rights that not all have
 	local $ENV{ASAN_OPTIONS} = 'detect_leaks=0';
@@ -363,7 +363,7 @@ __DATA__
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/body.h"
+#include "src/format/body.h"
 #include "t/oracle/random.h"
 
 static TegroBodyStatus

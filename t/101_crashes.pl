@@ -2,7 +2,7 @@
 # Whatever dies, and when: what was committed is delivered, and no payout is
 # made twice.
 #
-# The extension is built with kill points (src/killpoint.h): places at which the
+# The extension is built with kill points (src/base/killpoint.h): places at which the
 # process that passes first kills or stops itself.  The provider is the sandbox;
 # at the end of each part its journal, what it really did, is held against what
 # the outbox says, by script/check-ledger.

@@ -182,7 +182,7 @@ $node->stop;
 	my $source = spew("$dir/harness.c", do { local $/ = undef; <DATA> });
 	compile(
 		'-std=gnu11', '-g', '-O1', '-Wall', '-Werror', '-fsanitize=address,undefined', '-fno-sanitize-recover=all',
-		"-I$root", '-o', "$dir/harness", $source, "$root/src/query.c");
+		"-I$root", '-o', "$dir/harness", $source, "$root/src/format/query.c");
 
 	# it allocates nothing, and the leak check needs rights that not all have
 	local $ENV{ASAN_OPTIONS} = 'detect_leaks=0';
@@ -211,7 +211,7 @@ __DATA__
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/query.h"
+#include "src/format/query.h"
 #include "t/oracle/random.h"
 
 static size_t

@@ -172,7 +172,7 @@ is(without([ map { /\b(tegro_\w+)/g } $reference ], \@there), '', 'nothing else 
 # --- Settings -----------------------------------------------------------------------------
 
 # By the code, since those that are secret are not in pg_settings.
-my %settings = map { $_ => 1 } slurp("$root/src/settings.c") =~ /"(tegro\.\w+)"/g;
+my %settings = map { $_ => 1 } slurp("$root/src/base/settings.c") =~ /"(tegro\.\w+)"/g;
 my ($section) = $reference =~ /^## Settings\n(.*?)^## /ms;
 my %rows = map { /^\| `(tegro\.\w+)` \|\s*(.*?)\s*\|[^|]*\|\s*(\w+)\s*\| \S/ ? ($1 => [ $2, $3 ]) : () }
   split(/\n/, $section =~ s/\\\|/¦/gr);
@@ -199,7 +199,7 @@ foreach my $row (rows(q{SELECT concat_ws('|', name, context, source, replace(cur
 
 # --- Errors -------------------------------------------------------------------------------
 
-my @codes = slurp("$root/src/error.h") =~ /MAKE_SQLSTATE\(([^)]*)\)/g;
+my @codes = slurp("$root/src/base/error.h") =~ /MAKE_SQLSTATE\(([^)]*)\)/g;
 @codes = map { join('', /\w/g) } map { s/'//gr } @codes;
 cmp_ok(scalar(@codes), '>=', 7, 'there are SQLSTATEs of our own');
 my @sections_of_codes = $reference =~ /^### (TG\d\d\d) /gm;
@@ -214,7 +214,7 @@ chomp($out);
 my %code = map { /^(\w{5})\s+[EWS]\s+ERRCODE_(\w+)/ ? ($2 => $1) : () } split(/\n/, slurp("$out/errcodes.txt"));
 cmp_ok(scalar(keys %code), '>', 200, 'PostgreSQL has SQLSTATEs');
 my %raised;
-foreach my $path (glob("$root/src/*.c"))
+foreach my $path (glob("$root/src/*/*.c"))
 {
 	$raised{$_} = 1 foreach grep { $code{$_} } slurp($path) =~ /\berrcode\(ERRCODE_(\w+)\)/g;
 }

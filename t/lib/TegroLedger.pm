@@ -55,7 +55,7 @@ END
 # The files that the extension is built from, relative to the checkout.
 sub sources
 {
-	my @files = map { glob "$root/$_" } qw(Makefile tegro.c tegro.control *.sql src/*.[ch]);
+	my @files = map { glob "$root/$_" } qw(Makefile tegro.c tegro.control *.sql src/*/*.[ch]);
 
 	return sort map { s{^\Q$root/\E}{}r } @files;
 }
@@ -499,7 +499,7 @@ It stands on TegroTest.
 
 =item use_kill_points()
 
-Builds the extension with kill points (src/killpoint.h), installs it in a
+Builds the extension with kill points (src/base/killpoint.h), installs it in a
 private installation of PostgreSQL, and puts that at the front of PATH.  The
 installation is made once for a state of the sources, in the directory that the
 tests of a run share (TESTDATADIR), and goes with it.

@@ -1,0 +1,110 @@
+/*-------------------------------------------------------------------------
+ *
+ * argument.c
+ *		Arguments of SQL functions, parameters that functions build, and values
+ *		in JSON.
+ *
+ * Shared by the rooms that define SQL functions.  None of those is strict, so
+ * that a NULL is an error with a name and not an answer.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+#include "src/base/argument.h"
+
+void
+tegro_require_argument(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("\"%s\" must not be null", name)));
+}
+
+char *
+tegro_get_text(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	tegro_require_argument(fcinfo, n, name);
+	return text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+Jsonb *
+tegro_get_jsonb(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	tegro_require_argument(fcinfo, n, name);
+	return PG_GETARG_JSONB_P(n);
+}
+
+/*
+ * Parameters that a function builds itself: begin, add, finish.
+ */
+
+JsonbParseState *
+tegro_begin_params(void)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	return state;
+}
+
+static void
+add_param(JsonbParseState **state, const char *name, JsonbValue *value)
+{
+	JsonbValue key;
+
+	key.type = jbvString;
+	key.val.string.val = unconstify(char *, name);
+	key.val.string.len = (int) strlen(name);
+	pushJsonbValue(state, WJB_KEY, &key);
+	pushJsonbValue(state, WJB_VALUE, value);
+}
+
+void
+tegro_add_text_param(JsonbParseState **state, const char *name, text *string)
+{
+	JsonbValue value;
+
+	value.type = jbvString;
+	value.val.string.val = VARDATA_ANY(string);
+	value.val.string.len = VARSIZE_ANY_EXHDR(string);
+	add_param(state, name, &value);
+}
+
+void
+tegro_add_int_param(JsonbParseState **state, const char *name, int64 number)
+{
+	JsonbValue value;
+
+	value.type = jbvNumeric;
+	value.val.numeric = DatumGetNumeric(
+		DirectFunctionCall1(int8_numeric, Int64GetDatum(number)));
+	add_param(state, name, &value);
+}
+
+Jsonb *
+tegro_finish_params(JsonbParseState **state)
+{
+	return JsonbValueToJsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
+}
+
+char *
+tegro_scalar_text(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return pnstrdup(value->val.string.val, value->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(
+				DirectFunctionCall1(numeric_out,
+									NumericGetDatum(value->val.numeric)));
+		default:
+			return NULL;
+	}
+}

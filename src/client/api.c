@@ -1,0 +1,955 @@
+/*-------------------------------------------------------------------------
+ *
+ * api.c
+ *		Calls of the API's methods: build, sign, send, read, judge.
+ *
+ * Vocabulary.  A *method* is one of the provider's ("createOrder").  A *call*
+ * asks for one with parameters, for a shop.  An *exchange* (transport.c) is
+ * one request of it and the answer; a call that is repeated has several, each
+ * with a nonce of its own.  The *outcome* is how the call ended.
+ *
+ * When is a call repeated?  Only while that can do no harm, at most
+ * tegro.read_retries times, and within tegro.timeout:
+ *
+ *	- any call, if certainly nothing of its request was written;
+ *	- a call that only reads, also after a lost connection, an answer of HTTP
+ *	  5xx, or "too many requests".
+ *
+ * What may have changed something is never sent again.  If the process dies
+ * here, at any line: before tegro_exchange_start() nothing was sent; after it
+ * the request may have taken effect, and nothing records it.  So orders made
+ * in this way are for callers who can look them up, and payouts don't come
+ * this way at all.
+ *
+ * How is an answer judged?  See judge(); the order of its questions matters.
+ * When in doubt whether something took effect, the outcome is "unknown".
+ *
+ * Hazard: a call's envelope and texts live in a memory context of its own,
+ * which goes when the call is handed over; whoever keeps them copies them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/pg_prng.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/formatting.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+
+#include "src/client/answer.h"
+#include "src/client/api.h"
+#include "src/format/body.h"
+#include "src/client/nonce.h"
+#include "src/base/settings.h"
+#include "src/client/stats.h"
+
+/* Longest method name; the provider's are under 20. */
+#define MAX_METHOD_LEN 64
+
+/*
+ * Largest parameters, as JSON text.  A receipt with a thousand items has some
+ * 100 kB; what is larger is a mistake that would be sent, and held in memory
+ * several times over.
+ */
+#define MAX_PARAMS_LEN (16 * 1024 * 1024)
+
+/* The first wait before a repeat; it doubles, and varies by half around that. */
+#define FIRST_BACKOFF_MS 100
+
+/* Longest "desc" that is shown. */
+#define MAX_DESC_LEN 500
+
+static const TegroMethod methods[] = {
+	{"createOrder", TEGRO_ORDERS, "order_id", "tegro_order"},
+	{"shops", TEGRO_READS, NULL, NULL},
+	{"balance", TEGRO_READS, NULL, NULL},
+	{"order", TEGRO_READS, NULL, NULL},
+	{"orders", TEGRO_READS, NULL, NULL},
+	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal"},
+	{"withdrawals", TEGRO_READS, NULL, NULL},
+	{"withdrawal", TEGRO_READS, NULL, NULL},
+	{"rates", TEGRO_READS, NULL, NULL},
+	{"modules", TEGRO_READS, NULL, NULL},
+};
+
+/* A call's own keys. */
+typedef struct KeptKeys
+{
+	MemoryContextCallback on_reset;
+	Size len;
+	char bytes[FLEXIBLE_ARRAY_MEMBER]; /* each with its NUL */
+} KeptKeys;
+
+struct TegroCallState
+{
+	/* prepared */
+	TegroCredentials credentials; /* api_key is NULL: not to be signed */
+	char *shop_json;			  /* shop_id as the body holds it */
+	char *rest; /* the other parameters, "{...}" in PHP's form */
+	size_t rest_len;
+	int64 nonce; /* the parameters', if they carry one */
+
+	/* running */
+	MemoryContext context; /* all of what follows; NULL: not begun */
+	TegroExchange *exchange;
+	bool in_flight;
+	int64 begun_us; /* tegro_clock_us() at the first request */
+	int64 next_us;	/* when to send again, if not in flight */
+};
+
+
+/*
+ * Preparing.
+ */
+
+/* The provider's method of that name; throws if it can't be one. */
+static const TegroMethod *
+find_method(const char *name)
+{
+	size_t len = strlen(name);
+	TegroMethod *unknown;
+
+	for (int i = 0; i < lengthof(methods); i++)
+	{
+		if (strcmp(name, methods[i].name) == 0)
+			return &methods[i];
+
+		/*
+		 * The provider may not mind the case, but our rules for payouts hang
+		 * on the name.
+		 */
+		if (pg_strcasecmp(name, methods[i].name) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid method name \"%s\"", name),
+					 errhint("Write it as \"%s\".", methods[i].name)));
+	}
+
+	if (len == 0 || len > MAX_METHOD_LEN ||
+		strspn(name,
+			   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") !=
+			len ||
+		(name[0] >= '0' && name[0] <= '9'))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid method name \"%s\"", name),
+				 errdetail("A method name is letters and digits, beginning with a letter, at most %d.", MAX_METHOD_LEN),
+				 errhint("Give the name alone, such as \"balance\".")));
+
+	unknown = palloc0(sizeof(TegroMethod));
+	unknown->name = pstrdup(name);
+	unknown->effect = TEGRO_UNKNOWN_EFFECT;
+	return unknown;
+}
+
+/* The number under which a method is counted; those unknown are the last. */
+static int
+stats_number(const TegroMethod *method)
+{
+	StaticAssertStmt(lengthof(methods) < TEGRO_STATS_METHODS,
+					 "too many methods to be counted apart");
+	return method->effect == TEGRO_UNKNOWN_EFFECT ? TEGRO_STATS_METHODS - 1
+												  : (int) (method - methods);
+}
+
+const char *
+tegro_api_method_name(int number)
+{
+	if (number == TEGRO_STATS_METHODS - 1)
+		return "(other)";
+	return number < lengthof(methods) ? methods[number].name : NULL;
+}
+
+TegroEffect
+tegro_api_effect(const char *method)
+{
+	return find_method(method)->effect;
+}
+
+/*
+ * JSON text in PHP's form, in UTF-8 and NUL-terminated; throws if it can't be
+ * had.
+ */
+static char *
+to_php(char *json, size_t *out_len)
+{
+	size_t len = strlen(json);
+	char *utf8;
+	char *out;
+	size_t fault;
+	size_t fault_len;
+
+	if (len > MAX_PARAMS_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("parameters are too large"),
+				 errdetail("They take %zu bytes; at most %d are sent.", len, MAX_PARAMS_LEN)));
+
+	/* throws, as PostgreSQL does, for what UTF-8 doesn't have */
+	utf8 = pg_server_to_any(json, (int) len, PG_UTF8);
+	len = strlen(utf8);
+	out = palloc_extended(TEGRO_BODY_BOUND(len) + 1, MCXT_ALLOC_HUGE);
+
+	switch (tegro_body_write(utf8, len, out, out_len, &fault, &fault_len))
+	{
+		case TEGRO_BODY_OK:
+			break;
+		case TEGRO_BODY_LOSES_DIGITS:
+			{
+				int shown = (int) Min(fault_len, 60);
+
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("number %.*s%s would lose digits",
+								shown, utf8 + fault, shown < fault_len ? "..." : ""),
+						 errdetail("The provider reads numbers as 64-bit integers or double precision, which can't hold it."),
+						 errhint("Send it as a string: \"%.*s%s\".",
+								 shown, utf8 + fault, shown < fault_len ? "..." : "")));
+			}
+			break;
+		case TEGRO_BODY_TOO_DEEP:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("parameters are nested too deeply"),
+					 errdetail("The provider reads at most %d levels.", TEGRO_BODY_MAX_DEPTH)));
+			break;
+		case TEGRO_BODY_NOT_UTF8:
+			ereport(ERROR,
+					(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+					 errmsg("parameters contain bytes that are not UTF-8 text")));
+			break;
+		case TEGRO_BODY_NOT_JSON:
+			elog(ERROR, "unexpected JSON at byte %zu", fault);
+			break;
+	}
+	out[*out_len] = '\0';
+
+	/* the bound is generous, and a batch keeps many of these */
+	return repalloc(out, *out_len + 1);
+}
+
+static JsonbValue *
+get_param(Jsonb *params, const char *name, JsonbValue *value)
+{
+	return getKeyJsonValueFromContainer(&params->root, name,
+										(int) strlen(name), value);
+}
+
+static Jsonb *
+without_param(Jsonb *params, const char *name)
+{
+	return DatumGetJsonbP(DirectFunctionCall2(jsonb_delete,
+											  JsonbPGetDatum(params),
+											  CStringGetTextDatum(name)));
+}
+
+/* "nonce" among the parameters; throws if it is not an integer of 64 bits. */
+static int64
+parse_nonce(const JsonbValue *value)
+{
+	if (value->type == jbvNumeric)
+	{
+		char *digits = DatumGetCString(
+			DirectFunctionCall1(numeric_out,
+								NumericGetDatum(value->val.numeric)));
+		char *end;
+		int64 nonce;
+
+		errno = 0;
+		nonce = strtoi64(digits, &end, 10);
+		if (errno == 0 && *end == '\0')
+			return nonce;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("\"nonce\" must be an integer"),
+			 errhint("Leave it out, and one that was never used is added.")));
+	pg_unreachable();
+}
+
+/* The shop's own number among the parameters, as text; throws if it is none. */
+static char *
+get_reference(Jsonb *params, const TegroMethod *method)
+{
+	JsonbValue value;
+	char *reference = NULL;
+
+	if (get_param(params, method->reference, &value) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is missing from the parameters", method->reference),
+				 errdetail("Without it, what %s did could not be looked up.", method->name),
+				 errhint("Give the shop's own number, a string that is not empty, or a number.")));
+	if (value.type == jbvString && value.val.string.len > 0)
+		reference = pnstrdup(value.val.string.val, value.val.string.len);
+	else if (value.type == jbvNumeric)
+	{
+		/* 7 and 7.0 are sent as the same number */
+		Datum number = DirectFunctionCall1(numeric_trim_scale,
+										   NumericGetDatum(value.val.numeric));
+
+		reference = DatumGetCString(DirectFunctionCall1(numeric_out, number));
+	}
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" must be a string that is not empty, or a number", method->reference),
+				 errhint("Give the shop's own number, by which it is looked up what %s did.",
+						 method->name)));
+	tegro_api_check_reference(method->reference, reference);
+	return reference;
+}
+
+void
+tegro_api_check_reference(const char *name, const char *reference)
+{
+	if (strlen(reference) > TEGRO_MAX_REFERENCE_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"%s\" is longer than %d bytes", name, TEGRO_MAX_REFERENCE_LEN)));
+}
+
+static void
+wipe_keys(void *arg)
+{
+	KeptKeys *keys = arg;
+
+	explicit_bzero(keys->bytes, keys->len);
+}
+
+/*
+ * A call has keys of its own, wiped when its memory goes: a SET or a reload
+ * may come before it is done, and they sign repeats, and mask what is shown.
+ */
+static void
+keep_keys(struct TegroCallState *state, TegroCredentials credentials)
+{
+	Size api_size = strlen(credentials.api_key) + 1;
+	Size secret_size = strlen(credentials.secret_key) + 1;
+	KeptKeys *keys = palloc(offsetof(KeptKeys, bytes) + api_size +
+							secret_size);
+
+	keys->len = api_size + secret_size;
+	keys->on_reset.func = wipe_keys;
+	keys->on_reset.arg = keys;
+	memcpy(keys->bytes, credentials.api_key, api_size);
+	memcpy(keys->bytes + api_size, credentials.secret_key, secret_size);
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &keys->on_reset);
+	state->credentials.api_key = keys->bytes;
+	state->credentials.secret_key = keys->bytes + api_size;
+}
+
+TegroCall *
+tegro_api_prepare(const char *method, Jsonb *params, Oid role)
+{
+	return tegro_api_prepare_for_shop(method, params, NULL, role);
+}
+
+TegroCall *
+tegro_api_prepare_for_shop(const char *method, Jsonb *params,
+						   const char *shop_id, Oid role)
+{
+	TegroCall *call = palloc0(sizeof(TegroCall));
+	struct TegroCallState *state = palloc0(sizeof(struct TegroCallState));
+	JsonbValue value;
+
+	tegro_settings_check();
+	call->state = state;
+	call->method = find_method(method);
+
+	if (!JB_ROOT_IS_OBJECT(params))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameters must be a JSON object"),
+				 errhint("Write them as '{\"name\": value, ...}'.")));
+
+	if (shop_id)
+		call->shop_id = pstrdup(shop_id);
+	else if (get_param(params, "shop_id", &value) != NULL)
+	{
+		if (value.type != jbvString || value.val.string.len == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"shop_id\" must be a string"),
+					 errhint("Give the shop's public key, or leave it out to use tegro.shop_id.")));
+		call->shop_id = pnstrdup(value.val.string.val, value.val.string.len);
+		params = without_param(params, "shop_id");
+	}
+	else
+		call->shop_id = pstrdup(tegro_settings_shop_id());
+
+	if (get_param(params, "nonce", &value) != NULL)
+	{
+		state->nonce = parse_nonce(&value);
+		call->has_nonce = true;
+		params = without_param(params, "nonce");
+	}
+
+	if (call->method->reference)
+		call->reference = get_reference(params, call->method);
+
+	if (OidIsValid(role))
+		keep_keys(state, tegro_settings_credentials(call->shop_id, role));
+
+	call->params = params;
+	state->rest = to_php(JsonbToCString(NULL, &params->root, VARSIZE(params)),
+						 &state->rest_len);
+	return call;
+}
+
+
+/*
+ * Sending.
+ */
+
+TegroRequest
+tegro_api_build(TegroCall *call)
+{
+	struct TegroCallState *state = call->state;
+	TegroRequest request;
+	StringInfoData body;
+
+	if (state->shop_json == NULL)
+	{
+		StringInfoData shop_json;
+		size_t len;
+
+		initStringInfo(&shop_json);
+		escape_json(&shop_json, call->shop_id);
+		state->shop_json = to_php(shop_json.data, &len);
+	}
+
+	request.url = psprintf("%s/%s/", tegro_api_url, call->method->name);
+	request.nonce = call->has_nonce ? state->nonce : tegro_nonce_next();
+
+	initStringInfo(&body);
+	appendStringInfo(&body, "{\"nonce\":" INT64_FORMAT ",\"shop_id\":%s",
+					 request.nonce, state->shop_json);
+	/* "rest" is an object: its brace becomes a comma, if anything follows */
+	if (state->rest_len > 2)
+		appendStringInfoChar(&body, ',');
+	appendBinaryStringInfo(&body, state->rest + 1, (int) state->rest_len - 1);
+	request.body = body.data;
+	request.body_len = body.len;
+
+	request.signature = NULL;
+	if (state->credentials.api_key)
+	{
+		char *signature = palloc(TEGRO_SIGNATURE_LEN + 1);
+
+		if (!tegro_signature_request(state->credentials.api_key,
+									 strlen(state->credentials.api_key),
+									 request.body, request.body_len,
+									 signature))
+			ereport(ERROR,
+					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+					 errmsg("could not sign the request"),
+					 errhint("OpenSSL refused HMAC-SHA256; check its configuration.")));
+		request.signature = signature;
+	}
+	return request;
+}
+
+/* Milliseconds that a call that was begun still has. */
+static int64
+left_ms(TegroCall *call)
+{
+	return tegro_timeout - (tegro_clock_us() - call->state->begun_us) / 1000;
+}
+
+void
+tegro_api_send(TegroCall *call, const TegroRequest *request, int timeout_ms,
+			   int64 send_before_us)
+{
+	struct TegroCallState *state = call->state;
+	TegroExchange *exchange = state->exchange;
+
+	if (request->signature == NULL)
+		elog(ERROR, "request to be sent is not signed");
+	if (exchange == NULL)
+		exchange = state->exchange = tegro_exchange_create();
+	exchange->url = request->url;
+	exchange->body = request->body;
+	exchange->body_len = request->body_len;
+	strlcpy(exchange->signature, request->signature,
+			sizeof(exchange->signature));
+	exchange->connect_timeout_ms = Min(tegro_connect_timeout, tegro_timeout);
+	exchange->timeout_ms = timeout_ms;
+	exchange->send_before_us = send_before_us;
+	exchange->answer_max = (size_t) tegro_max_answer_size * 1024;
+
+	call->attempts++;
+	tegro_exchange_start(exchange);
+}
+
+const TegroExchange *
+tegro_api_exchange(const TegroCall *call)
+{
+	return call->state->exchange;
+}
+
+/* Sends a call's request, for the first time or, for advance(), again. */
+void
+tegro_api_begin(TegroCall *call)
+{
+	struct TegroCallState *state = call->state;
+	MemoryContext old;
+	TegroRequest request;
+
+	if (state->context == NULL)
+	{
+		state->context = AllocSetContextCreate(CurrentMemoryContext,
+											   "tegro call",
+											   ALLOCSET_DEFAULT_SIZES);
+		state->begun_us = tegro_clock_us();
+	}
+
+	/* what is in flight may have to be counted while an error is handled */
+	tegro_stats_attach();
+	old = MemoryContextSwitchTo(state->context);
+	request = tegro_api_build(call);
+	tegro_api_send(call, &request, (int) Max(left_ms(call), 1), 0);
+	state->in_flight = true;
+	MemoryContextSwitchTo(old);
+}
+
+
+/*
+ * Judging.
+ */
+
+/* "HTTP 200; name look-up 0.1 ms, connection 0.3 ms, ...", for a detail. */
+static char *
+describe_exchange(TegroCall *call)
+{
+	const TegroExchange *exchange = call->state->exchange;
+	StringInfoData out;
+
+	initStringInfo(&out);
+	if (exchange->http_status > 0)
+		appendStringInfo(&out, "HTTP %d; ", exchange->http_status);
+	if (exchange->kept_alive)
+		appendStringInfoString(&out, "connection kept alive, ");
+	else if (exchange->name_lookup_us > 0)
+		appendStringInfo(&out, "name look-up %.1f ms, ",
+						 exchange->name_lookup_us / 1000.0);
+	if (exchange->connect_us > 0 && !exchange->kept_alive)
+		appendStringInfo(&out, "connection %.1f ms, ",
+						 exchange->connect_us / 1000.0);
+	if (exchange->tls_us > 0 && !exchange->kept_alive)
+		appendStringInfo(&out, "TLS %.1f ms, ", exchange->tls_us / 1000.0);
+	if (exchange->first_byte_us > 0)
+		appendStringInfo(&out, "first byte %.1f ms, ",
+						 exchange->first_byte_us / 1000.0);
+	appendStringInfo(&out, "total %.1f ms", exchange->total_us / 1000.0);
+	if (call->attempts > 1)
+		appendStringInfo(&out, "; attempt %d", call->attempts);
+	return out.data;
+}
+
+/* What to do about an outcome that is not known. */
+static const char *
+unknown_hint(TegroCall *call)
+{
+	if (call->method->look_up)
+		return psprintf("It may have taken effect. Look it up with %s(payment_id => %s) before you repeat it.",
+						call->method->look_up,
+						quote_literal_cstr(call->reference));
+	return "It may have taken effect. Find out before you repeat it.";
+}
+
+/* Does a refusal say that there were too many requests? */
+static bool
+is_about_rate(const char *desc)
+{
+	char *lower = asc_tolower(desc, strlen(desc));
+
+	return strstr(lower, "too many requests") != NULL ||
+		strstr(lower, "rate limit") != NULL;
+}
+
+/* An answer that is none, or none that can be trusted. */
+static void
+judge_useless(TegroCall *call, const char *why, const TegroSecrets *secrets)
+{
+	const TegroExchange *exchange = call->state->exchange;
+	TegroOutcome *outcome = &call->outcome;
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail, "%s (%s)", why, describe_exchange(call));
+	if (exchange->answer_len > 0)
+		appendStringInfo(&detail, " The answer begins: %s",
+						 tegro_error_excerpt(exchange->answer,
+											 exchange->answer_len,
+											 TEGRO_EXCERPT_LEN, secrets));
+	outcome->detail = detail.data;
+
+	if (call->method->effect == TEGRO_READS)
+	{
+		outcome->result = TEGRO_UNREADABLE;
+		outcome->message = psprintf("could not read the answer to %s",
+									call->method->name);
+		if (exchange->fault == TEGRO_FAULT_TOO_LARGE)
+			outcome->hint =
+				"Raise tegro.max_answer_size if answers of this size are expected.";
+		else if (exchange->http_status == 403)
+			outcome->hint =
+				"The provider's gateway turned the request away: check tegro.user_agent, and whether this server's address is allowed.";
+		else
+			outcome->hint =
+				"Nothing was changed; it is safe to repeat this call.";
+	}
+	else
+	{
+		outcome->result = TEGRO_UNKNOWN;
+		outcome->message = psprintf("the outcome of %s is unknown",
+									call->method->name);
+		outcome->hint = unknown_hint(call);
+		if (exchange->http_status == 403)
+			outcome->hint =
+				psprintf("%s The provider's gateway may have turned it away: check tegro.user_agent, and whether this server's address is allowed.",
+						 outcome->hint);
+	}
+}
+
+/* The request was certainly not sent. */
+static void
+judge_not_sent(TegroCall *call)
+{
+	const TegroExchange *exchange = call->state->exchange;
+	TegroOutcome *outcome = &call->outcome;
+
+	outcome->message = exchange->fault == TEGRO_FAULT_SETTING
+		? "could not use the settings for the Tegro API"
+		: "could not reach the Tegro API";
+	outcome->detail = psprintf("%s, %s; nothing was sent. (%s)",
+							   exchange->problem,
+							   tegro_exchange_phase(exchange),
+							   describe_exchange(call));
+	switch (exchange->fault)
+	{
+		case TEGRO_FAULT_SETTING:
+			outcome->result = TEGRO_MISCONFIGURED;
+			outcome->hint =
+				"Check tegro.api_url, tegro.ca_file and tegro.proxy.";
+			break;
+		case TEGRO_FAULT_CERTIFICATE:
+			outcome->result = TEGRO_NOT_SENT;
+			outcome->hint =
+				"Whoever answers could not prove to be the provider. Check tegro.api_url, the system's certificate authorities (or tegro.ca_file) and its clock.";
+			break;
+		default:
+			outcome->result = TEGRO_NOT_SENT;
+			outcome->hint = "It is safe to repeat this call.";
+			break;
+	}
+}
+
+static bool
+judge(TegroCall *call)
+{
+	const TegroExchange *exchange = call->state->exchange;
+	TegroOutcome *outcome = &call->outcome;
+	bool reads = call->method->effect == TEGRO_READS;
+	TegroSecrets secrets = {{call->state->credentials.api_key,
+							 call->state->credentials.secret_key,
+							 exchange->signature}};
+	TegroAnswer answer;
+
+	memset(outcome, 0, sizeof(*outcome));
+	outcome->desc = "";
+	outcome->unauthorized = exchange->http_status == 401 ||
+		exchange->http_status == 403;
+	call->envelope = NULL;
+
+	if (exchange->end == TEGRO_EXCHANGE_NOT_SENT)
+	{
+		judge_not_sent(call);
+		return exchange->fault == TEGRO_FAULT_NETWORK;
+	}
+
+	if (exchange->end == TEGRO_EXCHANGE_BROKEN)
+	{
+		judge_useless(call,
+					  psprintf("%s, %s.",
+							   tegro_error_excerpt(exchange->problem,
+												   strlen(exchange->problem),
+												   sizeof(exchange->problem),
+												   &secrets),
+							   tegro_exchange_phase(exchange)),
+					  &secrets);
+		return reads && exchange->fault == TEGRO_FAULT_NETWORK;
+	}
+
+	tegro_answer_read(exchange->answer, exchange->answer_len, &answer);
+
+	/* 429 comes from a gateway as often as from the provider: any body will do */
+	if ((exchange->http_status == 429 &&
+		 answer.kind != TEGRO_ANSWER_SUCCESS) ||
+		(answer.kind == TEGRO_ANSWER_REFUSAL && exchange->http_status < 500 &&
+		 is_about_rate(answer.desc)))
+	{
+		outcome->result = TEGRO_RATE_LIMITED;
+		outcome->message = "Tegro accepts no more requests for now";
+		outcome->detail = exchange->retry_after_s > 0
+			? psprintf("It asks to wait " INT64_FORMAT " s. (%s)",
+					   exchange->retry_after_s, describe_exchange(call))
+			: psprintf("It does not say for how long. (%s)",
+					   describe_exchange(call));
+		outcome->hint =
+			"It did not act on the request. Wait, then repeat it; ask for less at once.";
+		return reads;
+	}
+
+	/*
+	 * An HTTP 5xx says that the provider stumbled, perhaps half-way: what it
+	 * says in the body, be it "error" or "success", is not to be trusted.
+	 */
+	if (answer.kind == TEGRO_ANSWER_REFUSAL && exchange->http_status < 500)
+	{
+		const char *desc = tegro_error_excerpt(answer.desc,
+											   strlen(answer.desc),
+											   MAX_DESC_LEN, &secrets);
+
+		outcome->result = TEGRO_REFUSED;
+		outcome->message = psprintf("Tegro refused %s", call->method->name);
+		outcome->detail = *desc
+			? psprintf("It says: \"%s\". (%s)", desc, describe_exchange(call))
+			: psprintf("It gives no reason. (%s)", describe_exchange(call));
+		outcome->desc = answer.desc;
+		if (strstr(answer.desc, "uthoriz") != NULL)
+			outcome->unauthorized = true;
+		if (outcome->unauthorized)
+			outcome->hint =
+				psprintf("Check that the API key is the one of shop \"%s\".",
+						 call->shop_id);
+		return false;
+	}
+
+	if (answer.kind == TEGRO_ANSWER_SUCCESS && exchange->http_status >= 200 &&
+		exchange->http_status <= 299)
+	{
+		outcome->result = TEGRO_ANSWERED;
+		call->envelope = answer.envelope;
+		return false;
+	}
+
+	judge_useless(call,
+				  answer.kind == TEGRO_ANSWER_UNREADABLE
+					  ? answer.why
+					  : psprintf("It says \"%s\", but with HTTP status %d.",
+								 answer.kind == TEGRO_ANSWER_SUCCESS
+									 ? "success"
+									 : "error",
+								 exchange->http_status),
+				  &secrets);
+	return reads && exchange->http_status >= 500;
+}
+
+bool
+tegro_api_judge(TegroCall *call)
+{
+	bool may_repeat = judge(call);
+
+	tegro_stats_count(stats_number(call->method), call->state->exchange,
+					  call->outcome.result, call->attempts > 1);
+	return may_repeat;
+}
+
+/*
+ * Moves a call on, if there is anything to do for it: judges an exchange that
+ * ended, sends again what waited long enough.  Returns true once it is done.
+ *
+ * wait_ms: lowered to the time after which it wants to be moved again.
+ */
+static bool
+advance(TegroCall *call, long *wait_ms)
+{
+	struct TegroCallState *state = call->state;
+
+	if (state->in_flight && state->exchange->end != TEGRO_EXCHANGE_OPEN)
+	{
+		MemoryContext old = MemoryContextSwitchTo(state->context);
+		bool may_repeat = tegro_api_judge(call);
+
+		MemoryContextSwitchTo(old);
+		state->in_flight = false;
+		if (!may_repeat || call->attempts > tegro_read_retries)
+			call->done = true;
+		else
+		{
+			double backoff_ms = FIRST_BACKOFF_MS *
+				(double) (1 << Min(call->attempts - 1, 10)) *
+				(0.5 + pg_prng_double(&pg_global_prng_state));
+
+			backoff_ms = Max(backoff_ms,
+							 state->exchange->retry_after_s * 1000.0);
+
+			/* a repeat that could not end in time is not begun */
+			if (backoff_ms >= (double) left_ms(call))
+				call->done = true;
+			else
+				state->next_us = tegro_clock_us() +
+					(int64) (backoff_ms * 1000);
+		}
+	}
+	if (call->done)
+		return true;
+
+	if (!state->in_flight)
+	{
+		/* rounded up, so as not to wake just before the time */
+		int64 pause_ms = (state->next_us - tegro_clock_us() + 999) / 1000;
+
+		if (pause_ms <= 0)
+			tegro_api_begin(call);
+		else if (*wait_ms < 0 || *wait_ms > pause_ms)
+			*wait_ms = (long) pause_ms;
+	}
+	return false;
+}
+
+/* What an error that ends a run must say about it. */
+typedef struct RunState
+{
+	TegroCall **calls;
+	int begun; /* calls[0 .. begun - 1] were sent */
+} RunState;
+
+/*
+ * Says with an error that ends a run, a cancel, say, that a request that may
+ * change something has left.  An error context callback may add to the error
+ * that is being raised.
+ */
+static void
+tell_what_was_sent(void *arg)
+{
+	RunState *run = arg;
+	int sent = 0;
+	TegroCall *one = NULL;
+	int category = ERRCODE_TO_CATEGORY(geterrcode());
+
+	/* messages of other kinds, and our own errors, which say it themselves */
+	if (category == ERRCODE_SUCCESSFUL_COMPLETION ||
+		category == ERRCODE_WARNING ||
+		category == ERRCODE_TO_CATEGORY(TEGRO_ERRCODE_REFUSED))
+		return;
+	for (int i = 0; i < run->begun; i++)
+	{
+		TegroCall *call = run->calls[i];
+
+		if (call->method->effect == TEGRO_READS)
+			continue;
+		/* done: only if it took or may have taken effect */
+		if (call->done
+				? call->outcome.result == TEGRO_ANSWERED ||
+					call->outcome.result == TEGRO_UNKNOWN
+				: call->state->in_flight && call->state->exchange->handed_over)
+		{
+			sent++;
+			one = call;
+		}
+	}
+	if (sent == 1)
+		errdetail("The request %s for \"%s\" had already been sent, and may take effect.",
+				  one->method->name, one->reference ? one->reference : one->shop_id);
+	else if (sent > 1)
+		errdetail("%d requests %s had already been sent, and may take effect.",
+				  sent, one->method->name);
+}
+
+void
+tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
+			  TegroCallDone done, void *arg)
+{
+	RunState run = {calls, 0};
+	ErrorContextCallback context;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext run_context;
+	TegroCall **running;
+	volatile int nrunning = 0; /* PG_FINALLY reads it */
+
+	/*
+	 * All that is in flight hangs below this context: when it goes, on
+	 * whatever way, the exchanges are stopped.
+	 */
+	run_context = AllocSetContextCreate(caller, "tegro calls",
+										ALLOCSET_SMALL_SIZES);
+	running = MemoryContextAlloc(run_context,
+								 max_in_flight * sizeof(TegroCall *));
+
+	context.callback = tell_what_was_sent;
+	context.arg = &run;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+
+	PG_TRY();
+	{
+		while (run.begun < ncalls || nrunning > 0)
+		{
+			long wait_ms = -1;
+			int i;
+
+			/* fill the free places */
+			MemoryContextSwitchTo(run_context);
+			while (run.begun < ncalls && nrunning < max_in_flight)
+			{
+				running[nrunning++] = calls[run.begun];
+				tegro_api_begin(calls[run.begun++]);
+			}
+
+			for (i = 0; i < nrunning;)
+			{
+				TegroCall *call = running[i];
+
+				if (advance(call, &wait_ms))
+				{
+					running[i] = running[--nrunning];
+					MemoryContextSwitchTo(caller);
+					done(call, arg);
+					MemoryContextSwitchTo(run_context);
+					MemoryContextDelete(call->state->context);
+					call->state->context = NULL;
+				}
+				else
+					i++;
+			}
+
+			/* wait, unless places became free that can be filled first */
+			if (nrunning > 0 &&
+				!(run.begun < ncalls && nrunning < max_in_flight))
+				(void) tegro_transport_wait(wait_ms);
+		}
+	}
+	PG_FINALLY();
+	{
+		for (int i = 0; i < nrunning; i++)
+		{
+			if (running[i]->state->in_flight)
+				tegro_stats_count_cancelled(stats_number(running[i]->method),
+											running[i]->attempts > 1);
+		}
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(run_context);
+	}
+	PG_END_TRY();
+	/* not before: PG_END_TRY puts back what it was at PG_TRY */
+	error_context_stack = context.previous;
+}
+
+
+/*
+ * Step by step.
+ */
+
+bool
+tegro_api_advance(TegroCall *call, long *wait_ms)
+{
+	return call->done || advance(call, wait_ms);
+}

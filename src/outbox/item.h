@@ -1,0 +1,115 @@
+/*-------------------------------------------------------------------------
+ *
+ * item.h
+ *		What deliverers pass on: a request or a notification that one of them
+ *		has claimed, and what becomes of it.
+ *
+ * The outbox and the inbox make items and write rulings, ruling.c makes one of
+ * the other, and none of them needs to know the others for it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_ITEM_H
+#define TEGRO_ITEM_H
+
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "src/client/api.h"
+
+/* States of a request, as they stand in the table. */
+#define TEGRO_READY		"ready"
+#define TEGRO_SENDING	"sending"
+#define TEGRO_IN_DOUBT	"unknown"
+#define TEGRO_DONE		"done"
+#define TEGRO_FAILED	"failed"
+#define TEGRO_IN_REVIEW "review"
+#define TEGRO_CANCELLED "cancelled"
+
+/* States of a notification, as they stand in the table. */
+#define TEGRO_WAITING	"waiting"
+#define TEGRO_CONFIRMED "confirmed"
+#define TEGRO_UNPAID	"unpaid"
+#define TEGRO_A_TEST	"test"
+#define TEGRO_NOTED		"noted"
+/* and TEGRO_IN_REVIEW */
+
+/* The status of a payment, which is also that of a notification without one. */
+#define TEGRO_STATUS_PAID "1"
+
+/* What is to be done for a request that was claimed. */
+typedef enum TegroTask
+{
+	TEGRO_SEND,	  /* its attempt is on record */
+	TEGRO_LOOK_UP /* find out what became of it */
+} TegroTask;
+
+/* A request, as it was when it was claimed. */
+typedef struct TegroItem
+{
+	MemoryContext context; /* holds all of it */
+	TegroTask task;
+	int64 id;
+	int64 lease; /* under which it is claimed */
+	char *shop_id;
+	char *method;
+	char *reference;
+	Jsonb *params;
+	char *state; /* now, the claim's change included */
+	Oid role;	 /* who enqueued it */
+	int attempts;
+	int failures;
+	int absent;
+	TimestampTz unknown_since; /* 0: never */
+	Jsonb *answer;			   /* NULL: none */
+	char *callback;			   /* NULL: none */
+	char *message;			   /* NULL: none */
+
+	/*
+	 * Of a notification, which inbox.c claims and settles: "params" are its
+	 * fields, "unknown_since" is since when its order is looked up.
+	 */
+	bool is_notification;
+	Jsonb *ordered; /* parameters of its order in the outbox; NULL: none */
+	Jsonb *look_up; /* parameters of the look-up; NULL: by "reference" */
+	bool by_number; /* it is by the provider's number */
+
+	TegroCall *call;	  /* to send or to look up; else NULL */
+	TegroRequest request; /* built, its nonce on record */
+	int64 claimed_us;	  /* tegro_clock_us() before the claim */
+
+	/* the deliverer's */
+	bool in_flight;
+	bool given_up; /* settled as unknown, but still listened to */
+	bool ruled;	   /* "ruling" is to be settled */
+	int64 held_us; /* when that is tried again; 0: nobody holds its row */
+	struct TegroRuling *ruling;
+} TegroItem;
+
+/* What becomes of a request: the change that tegro_outbox_settle() makes. */
+typedef struct TegroRuling
+{
+	const char *state;
+	int64 delay_ms;		  /* until it is looked at next; -1: never */
+	Jsonb *answer;		  /* NULL: as it is */
+	const char *sqlstate; /* NULL: none */
+	const char *message;  /* NULL: none */
+	int failures;
+	int absent;
+	TimestampTz unknown_since; /* 0: never */
+	bool not_sent;			   /* the attempt does not count */
+	bool renew_identity;	   /* it is this server's from now on */
+
+	/* of the attempt; outcome is NULL where none ended */
+	const char *outcome;
+	int http_status;
+	const char *attempt_message;
+	const char *raw_answer;
+	size_t raw_answer_len;
+
+	/* of its shop; 0: go on */
+	int64 pause_ms;
+	bool pause_until_reload;
+} TegroRuling;
+
+#endif /* TEGRO_ITEM_H */

@@ -1,0 +1,255 @@
+/*-------------------------------------------------------------------------
+ *
+ * ledger.h
+ *		The statements on the ledger's tables, and as whom they run.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_LEDGER_H
+#define TEGRO_LEDGER_H
+
+#include "nodes/pg_list.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+
+#include "src/outbox/item.h"
+
+/* Columns of tegro_outbox, as the rows of TEGRO_STMT_INSERT have them. */
+typedef enum TegroRequestColumn
+{
+	TEGRO_COLUMN_ID,
+	TEGRO_COLUMN_SHOP_ID,
+	TEGRO_COLUMN_METHOD,
+	TEGRO_COLUMN_REFERENCE,
+	TEGRO_COLUMN_PARAMS,
+	TEGRO_COLUMN_STATE,
+	TEGRO_COLUMN_NEXT_AT,
+	TEGRO_COLUMN_LEASE,
+	TEGRO_COLUMN_SENT_LEASE,
+	TEGRO_COLUMN_LEASE_UNTIL,
+	TEGRO_COLUMN_ATTEMPTS,
+	TEGRO_COLUMN_FAILURES,
+	TEGRO_COLUMN_ABSENT,
+	TEGRO_COLUMN_UNKNOWN_SINCE,
+	TEGRO_COLUMN_ENQUEUED_BY,
+	TEGRO_COLUMN_ENQUEUED_AT,
+	TEGRO_COLUMN_FINISHED_AT,
+	TEGRO_COLUMN_IDENTITY,
+	TEGRO_COLUMN_ANSWER,
+	TEGRO_COLUMN_SQLSTATE,
+	TEGRO_COLUMN_MESSAGE,
+	TEGRO_COLUMN_CALLBACK,
+	TEGRO_COLUMN_CALLBACK_STATE,
+	TEGRO_COLUMN_CALLBACK_MESSAGE,
+	TEGRO_COLUMN_CALLBACK_AT,
+	TEGRO_COLUMN_DECISION,
+	TEGRO_N_COLUMNS
+} TegroRequestColumn;
+
+/* Where the ledger is, and whose. */
+typedef struct TegroLedger
+{
+	Oid namespace; /* the extension's schema */
+	Oid owner;	   /* the extension's owner, who may all */
+
+	/*
+	 * tegro_outbox, for who keeps rows of it over transactions: if the
+	 * extension is dropped and made anew, the same numbers are other requests.
+	 * InvalidOid for all others.
+	 */
+	Oid table;
+} TegroLedger;
+
+/*
+ * The statements; their texts, and the types of their parameters, are in
+ * ledger.c.
+ */
+typedef enum TegroStatement
+{
+	TEGRO_STMT_INSERT,
+	TEGRO_STMT_FIND_REFERENCE,
+	TEGRO_STMT_DUE,
+	TEGRO_STMT_ONE,
+	TEGRO_STMT_NEXT_AT,
+	TEGRO_STMT_DUE_COUNT,
+	TEGRO_STMT_PASS_ATTEMPTS,
+	TEGRO_STMT_MARK_SENDING,
+	TEGRO_STMT_ADD_ATTEMPT,
+	TEGRO_STMT_MARK_TAKEN,
+	TEGRO_STMT_SETTLE,
+	TEGRO_STMT_SETTLE_LATE,
+	TEGRO_STMT_END_ATTEMPT,
+	TEGRO_STMT_HOLD,
+	TEGRO_STMT_DUE_CALLBACK,
+	TEGRO_STMT_NEXT_CALLBACK_AT,
+	TEGRO_STMT_TAKE_CALLBACK,
+	TEGRO_STMT_HOLD_CALLBACK,
+	TEGRO_STMT_CALLED_BACK,
+	TEGRO_STMT_GET_IDENTITY,
+	TEGRO_STMT_SET_IDENTITY,
+	TEGRO_STMT_FOREIGN,
+	TEGRO_STMT_FORGET,
+	TEGRO_STMT_OUTCOME,
+	TEGRO_STMT_WAITING,
+	TEGRO_STMT_CALLBACKS_WAIT,
+	TEGRO_STMT_CANCEL,
+	TEGRO_STMT_RETRY,
+	TEGRO_STMT_RESOLVE,
+	TEGRO_STMT_ARM_ORDERS,
+	TEGRO_STMT_ARM_PAYOUTS,
+	TEGRO_STMT_GET_TARGET,
+	TEGRO_STMT_SET_TARGET,
+	TEGRO_STMT_DROP_TARGET,
+	TEGRO_STMT_ORDERED,
+	TEGRO_STMT_RECORD,
+	TEGRO_STMT_RECORDED,
+	TEGRO_STMT_RECORDED_VARIANT,
+	TEGRO_STMT_KEEP_VARIANT,
+	TEGRO_STMT_RECORD_AGAIN,
+	TEGRO_STMT_NOTIFICATIONS_DUE,
+	TEGRO_STMT_NEXT_NOTIFICATION_AT,
+	TEGRO_STMT_TAKE_NOTIFICATION,
+	TEGRO_STMT_SETTLE_NOTIFICATION,
+	TEGRO_STMT_HOLD_NOTIFICATION,
+	TEGRO_STMT_DUE_NOTIFICATION_CALLBACK,
+	TEGRO_STMT_NEXT_NOTIFICATION_CALLBACK_AT,
+	TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK,
+	TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK,
+	TEGRO_STMT_CALLED_BACK_NOTIFICATION,
+	TEGRO_STMT_RETRY_NOTIFICATION,
+	TEGRO_STMT_SEE_NOTIFICATION,
+	TEGRO_N_STATEMENTS
+} TegroStatement;
+
+/*
+ * While statements run: as whom, and with which search_path, it was before.
+ */
+typedef struct TegroLedgerScope
+{
+	Oid user;
+	int security_context;
+	int guc_level;
+} TegroLedgerScope;
+
+/*
+ * Finds the ledger of this database.  Returns false if the extension is not
+ * there.  Needs a transaction.
+ */
+extern bool tegro_ledger_find(TegroLedger *ledger);
+
+/* The ledger that a SQL function of this extension belongs to. */
+extern TegroLedger tegro_ledger_of_function(Oid function);
+
+/*
+ * Begins a scope in which statements run as the ledger's owner, with a
+ * search_path of pg_catalog, and ends it.  Throws 42P01 if the ledger's table
+ * is known and is there no more; it can't go while the transaction lasts.  In between, the current memory
+ * context is SPI's, and goes with the scope.
+ */
+extern void tegro_ledger_enter(const TegroLedger *ledger,
+							   TegroLedgerScope *scope);
+extern void tegro_ledger_leave(const TegroLedgerScope *scope);
+
+/*
+ * The same for TEGRO_STMT_INSERT alone, in which every name has its schema and
+ * which uses no operator: the search_path stays, since to change it twice is
+ * dear.
+ */
+extern void tegro_ledger_enter_plainly(const TegroLedger *ledger,
+									   TegroLedgerScope *scope);
+
+/*
+ * Runs a statement with these parameters; "nulls" has an 'n' for each that is
+ * null, or is NULL.  Returns how many rows it found or changed.
+ */
+extern uint64 tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
+							   Datum *values, const char *nulls);
+
+/*
+ * The same for a statement that only reads: it sees what the active snapshot
+ * sees, and not, as the others do, what the transaction's does.
+ */
+extern uint64 tegro_ledger_look(const TegroLedger *ledger,
+								TegroStatement which, Datum *values,
+								const char *nulls);
+
+/*
+ * Rows for a statement that works on many at once: it finds them in a relation
+ * "given".  They are made, in the scope's memory, for one statement, which
+ * frees them when it is run.  "values" and "nulls" have an element for each
+ * column that ledger.c lists for the statement.
+ */
+typedef struct TegroLedgerRows TegroLedgerRows;
+
+extern TegroLedgerRows *tegro_ledger_rows(TegroStatement which);
+extern void tegro_ledger_add(TegroLedgerRows *rows, Datum *values,
+							 bool *nulls);
+extern uint64 tegro_ledger_run_rows(const TegroLedger *ledger,
+									TegroStatement which,
+									TegroLedgerRows *rows);
+
+/*
+ * What is off while statements are planned: the outbox may be empty then and
+ * have millions of rows when the plan is used, so that all ways are by index,
+ * in its order.
+ */
+#define TEGRO_N_PLANNER_SETTINGS 5
+extern const char
+	*const tegro_ledger_planner_settings[TEGRO_N_PLANNER_SETTINGS];
+
+/* Turns these off, as an action of SET, SET LOCAL or a function's SET. */
+extern void tegro_ledger_plan_by_index(GucAction action);
+
+/*
+ * Has the current transaction's commit wait for the disk, and for synchronous
+ * standbys: for what is acted on, or acknowledged to others, once it is
+ * committed.  Under synchronous_commit = off it could be, and be lost.  It
+ * holds for this transaction alone, since a reload may change the setting at
+ * any time.
+ */
+extern void tegro_ledger_commit_durably(void);
+
+/* Column "n", from 1, of row "row", from 0, of those just found. */
+extern Datum tegro_ledger_column(int row, int n, bool *isnull);
+
+/*
+ * The same as a copy, in the current memory context, that outlives the
+ * statement; NULL if it is null.
+ */
+extern char *tegro_ledger_text(int row, int n);
+extern Jsonb *tegro_ledger_jsonb(int row, int n);
+
+/* A parameter, or nothing for NULL; strings of a list as an array. */
+extern Datum tegro_ledger_datum(const char *string);
+extern Datum tegro_ledger_texts(List *strings);
+
+/* What "nulls" has for a parameter. */
+extern char tegro_ledger_null(bool is_null);
+
+/* Runs a statement in a scope of its own: for one that finds no rows to read. */
+extern uint64 tegro_ledger_run_alone(const TegroLedger *ledger,
+									 TegroStatement which, Datum *values,
+									 const char *nulls);
+
+/*
+ * What requests and notifications have in common.
+ *
+ * tegro_ledger_hold() locks an item's row, so that settling it waits for
+ * nobody.  Throws 55P03 if someone else has it locked.
+ *
+ * tegro_ledger_hold_callback() locks the row of a callback that was taken, so
+ * that nobody else calls it until the transaction ends.  Returns false if it is
+ * another's by now.
+ *
+ * tegro_ledger_called_back() writes how a callback went; "message" is NULL where
+ * it went well, "delay_ms" is until the next call, -1 for none.
+ */
+extern void tegro_ledger_hold(const TegroLedger *ledger,
+							  const TegroItem *item);
+extern bool tegro_ledger_hold_callback(const TegroLedger *ledger,
+									   const TegroItem *item);
+extern void tegro_ledger_called_back(const TegroLedger *ledger,
+									 const TegroItem *item,
+									 const char *message, int64 delay_ms);
+
+#endif /* TEGRO_LEDGER_H */

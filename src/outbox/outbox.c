@@ -1,0 +1,1043 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.c
+ *		The ledger of requests: its rows, and how they change.
+ *
+ * A request is a row of tegro_outbox, written in the transaction of whoever
+ * wants it, so that it exists exactly if that transaction commits.  A
+ * deliverer (delivery.c) claims rows that are due, commits, sends, and
+ * settles what came of each.  What a row becomes is decided in ruling.c; here
+ * is when which statement finds and changes rows, and nothing else writes to
+ * the tables, but for what requests and notifications share (ledger.c).
+ *
+ * The lease.  Each claim raises a row's lease by one, and a result is written
+ * only if lease and state are still those of the claim.  So a deliverer that
+ * was stopped, and whose row another has taken over, changes nothing when it
+ * returns.
+ *
+ * If the process dies
+ *		before the claim commits: the row is as it was;
+ *		after that: it is "sending" until the lease ends, then "unknown", and
+ *		looked up, whether it was sent or not: nobody can know;
+ *		after the answer and before it is settled: the same.
+ *
+ * Finding what is due.  One partial index holds what is left to do, by time:
+ * next_at is null for what is finished.  A claim leaves next_at as it is, so
+ * that it touches no index; who looks for what is due passes over what others
+ * have taken, which are few.  While an old snapshot is held open
+ * somewhere, index entries of rows that have moved on can't be removed, and
+ * each claim would pass over all of them; so a deliverer that works off a
+ * backlog begins where the last claim ended, and sweeps the whole index now
+ * and then.
+ *
+ * The statements themselves, and the rights under which they run, are in
+ * ledger.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "src/outbox/identity.h"
+#include "src/outbox/outbox.h"
+#include "src/outbox/ruling.h"
+#include "src/base/settings.h"
+#include "src/outbox/wake.h"
+
+/* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
+#define FORGET_MAX 1000
+
+/* The number of the next request. */
+static int64
+next_id(const TegroLedger *ledger)
+{
+	static Oid sequence = InvalidOid;
+	static Oid sequence_namespace = InvalidOid;
+
+	/* it may have been dropped and made anew with the extension */
+	if (sequence_namespace != ledger->namespace ||
+		get_rel_namespace(sequence) != ledger->namespace)
+	{
+		sequence = get_relname_relid("tegro_outbox_id_seq", ledger->namespace);
+		sequence_namespace = ledger->namespace;
+	}
+	return nextval_internal(sequence, true);
+}
+
+int64
+tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
+					 Jsonb *params, Oid role, const char *callback,
+					 TimestampTz deliver_after, bool *inserted)
+{
+	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
+	TegroLedgerScope scope;
+	Datum values[TEGRO_N_COLUMNS];
+	bool nulls[TEGRO_N_COLUMNS];
+	TegroLedgerRows *rows;
+	bool isnull;
+	bool is_new;
+	bool same = true;
+	const char *state = TEGRO_READY;
+	int64 id;
+
+	if (call->method->effect != TEGRO_ORDERS &&
+		call->method->effect != TEGRO_PAYS_OUT)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s can't be put into the outbox", call->method->name),
+				 errhint("The outbox takes createOrder and createWithdrawal; call other methods with tegro_call.")));
+	if (call->has_nonce)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a request of the outbox can't have a \"nonce\" of its own"),
+				 errhint("Leave it out, and one that was never used is added when the request is sent.")));
+
+	PreventCommandIfReadOnly("tegro_enqueue()");
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
+	tegro_ledger_enter_plainly(ledger, &scope);
+	id = next_id(ledger);
+
+	memset(nulls, true, sizeof(nulls));
+#define SET(column, value)                    \
+	(values[TEGRO_COLUMN_##column] = (value), \
+	 nulls[TEGRO_COLUMN_##column] = false)
+	SET(ID, Int64GetDatum(id));
+	SET(SHOP_ID, CStringGetTextDatum(call->shop_id));
+	SET(METHOD, CStringGetTextDatum(call->method->name));
+	SET(REFERENCE, CStringGetTextDatum(call->reference));
+	SET(PARAMS, JsonbPGetDatum(call->params));
+	SET(STATE, CStringGetTextDatum(TEGRO_READY));
+	SET(NEXT_AT,
+		TimestampTzGetDatum(deliver_after ? deliver_after
+										  : GetCurrentTimestamp()));
+	SET(LEASE, Int64GetDatum(0));
+	SET(ATTEMPTS, Int32GetDatum(0));
+	SET(FAILURES, Int32GetDatum(0));
+	SET(ABSENT, Int32GetDatum(0));
+	SET(ENQUEUED_BY, ObjectIdGetDatum(role));
+	SET(ENQUEUED_AT,
+		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()));
+	SET(IDENTITY, CStringGetTextDatum(tegro_identity_own()));
+	if (callback)
+	{
+		SET(CALLBACK, CStringGetTextDatum(callback));
+		SET(CALLBACK_STATE, CStringGetTextDatum("waiting"));
+	}
+#undef SET
+	rows = tegro_ledger_rows(TEGRO_STMT_INSERT);
+	tegro_ledger_add(rows, values, nulls);
+	is_new = tegro_ledger_run_rows(ledger, TEGRO_STMT_INSERT, rows) == 1;
+	tegro_ledger_leave(&scope);
+	if (inserted)
+		*inserted = is_new;
+
+	if (!is_new)
+	{
+		/* it is there already: another's insert was waited for */
+		Datum reference[4] = {CStringGetTextDatum(call->shop_id),
+							  CStringGetTextDatum(call->method->name),
+							  CStringGetTextDatum(call->reference),
+							  JsonbPGetDatum(call->params)};
+
+		tegro_ledger_enter(ledger, &scope);
+		if (tegro_ledger_run(ledger, TEGRO_STMT_FIND_REFERENCE, reference,
+							 NULL) != 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("could not serialize access to the outbox")));
+		id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+		same = DatumGetBool(tegro_ledger_column(0, 2, &isnull));
+		state = tegro_ledger_text(0, 3);
+		tegro_ledger_leave(&scope);
+	}
+
+	if (!same)
+		ereport(ERROR,
+				(errcode(TEGRO_ERRCODE_CONFLICT),
+				 errmsg("%s \"%s\" of shop \"%s\" is another request",
+						call->method->reference, call->reference, call->shop_id),
+				 errdetail("Request " INT64_FORMAT " of the outbox has the same %s and other parameters.",
+						   id, call->method->reference),
+				 errhint("Use a number of the shop's own that was never used for %s.",
+						 call->method->name)));
+	/* its number looks like success to who does not ask for the outcome */
+	if (inserted == NULL &&
+		(strcmp(state, TEGRO_CANCELLED) == 0 ||
+		 strcmp(state, TEGRO_FAILED) == 0))
+		ereport(WARNING,
+				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and is \"%s\"",
+						call->method->reference, call->reference, id, state),
+				 errdetail("It is not sent again by that."),
+				 errhint("tegro_retry(" INT64_FORMAT ") sends it.", id)));
+	return id;
+}
+
+
+/*
+ * Claiming.
+ */
+
+/* A row of ITEM_COLUMNS as an item, in the current memory context. */
+static TegroItem *
+read_item(int row, char **identity)
+{
+	TegroItem *item = palloc0(sizeof(TegroItem));
+	bool isnull;
+
+	item->context = CurrentMemoryContext;
+	item->id = DatumGetInt64(tegro_ledger_column(row, 1, &isnull));
+	item->shop_id = tegro_ledger_text(row, 2);
+	item->method = tegro_ledger_text(row, 3);
+	item->reference = tegro_ledger_text(row, 4);
+	item->params = tegro_ledger_jsonb(row, 5);
+	item->state = tegro_ledger_text(row, 6);
+	item->lease = DatumGetInt64(tegro_ledger_column(row, 7, &isnull));
+	item->attempts = DatumGetInt32(tegro_ledger_column(row, 8, &isnull));
+	item->failures = DatumGetInt32(tegro_ledger_column(row, 9, &isnull));
+	item->absent = DatumGetInt32(tegro_ledger_column(row, 10, &isnull));
+	item->unknown_since = DatumGetTimestampTz(
+		tegro_ledger_column(row, 11, &isnull));
+	if (isnull)
+		item->unknown_since = 0;
+	item->role = DatumGetObjectId(tegro_ledger_column(row, 12, &isnull));
+	*identity = tegro_ledger_text(row, 13);
+	item->answer = tegro_ledger_jsonb(row, 14);
+	item->callback = tegro_ledger_text(row, 15);
+	item->message = tegro_ledger_text(row, 16);
+	return item;
+}
+
+/* Parameters of a look-up: the shop's own number. */
+static Jsonb *
+look_up_params(const TegroItem *item)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue key;
+	JsonbValue value;
+
+	key.type = value.type = jbvString;
+	key.val.string.val = "payment_id";
+	key.val.string.len = (int) strlen("payment_id");
+	value.val.string.val = item->reference;
+	value.val.string.len = (int) strlen(item->reference);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	pushJsonbValue(&state, WJB_KEY, &key);
+	pushJsonbValue(&state, WJB_VALUE, &value);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/*
+ * What is thrown here must not hold up the others, so it is caught; nothing
+ * but memory is left behind by what runs.
+ */
+TegroRuling *
+tegro_outbox_build_request(TegroItem *item)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TegroRuling *volatile ruling = NULL;
+
+	PG_TRY();
+	{
+		if (item->task == TEGRO_SEND)
+			item->call = tegro_api_prepare_for_shop(item->method, item->params,
+													item->shop_id, item->role);
+		else
+		{
+			const char *method = strcmp(item->method, "createOrder") == 0
+				? "order"
+				: "withdrawal";
+
+			item->call = tegro_api_prepare_for_shop(method,
+													item->look_up
+														? item->look_up
+														: look_up_params(item),
+													item->shop_id, item->role);
+		}
+		item->request = tegro_api_build(item->call);
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+				ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+			ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+				ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
+			PG_RE_THROW();
+		FlushErrorState();
+		ruling = tegro_rule_postponed(item,
+									  pstrdup(
+										  unpack_sql_state(error->sqlerrcode)),
+									  error->hint
+										  ? psprintf("%s; %s", error->message,
+													 error->hint)
+										  : error->message);
+	}
+	PG_END_TRY();
+	return ruling;
+}
+
+/* An array of ids. */
+static Datum
+id_array(Datum *ids, int n)
+{
+	return PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* The ids of items, as an array. */
+static Datum
+ids_of(List *items)
+{
+	Datum *ids = palloc(list_length(items) * sizeof(Datum));
+
+	for (int i = 0; i < list_length(items); i++)
+		ids[i] = Int64GetDatum(((TegroItem *) list_nth(items, i))->id);
+	return id_array(ids, list_length(items));
+}
+
+static Datum
+bytes_datum(const char *bytes, size_t len)
+{
+	return PointerGetDatum(cstring_to_text_with_len(bytes, (int) len));
+}
+
+/* Puts the claim of items that are to be sent on record. */
+static void
+record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
+{
+	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
+	TegroLedgerRows *rows;
+	ListCell *cell;
+
+	if (items == NIL)
+		return;
+	tegro_ledger_run(ledger, TEGRO_STMT_MARK_SENDING, mark, NULL);
+
+	rows = tegro_ledger_rows(TEGRO_STMT_ADD_ATTEMPT);
+	foreach(cell, items)
+	{
+		TegroItem *item = lfirst(cell);
+		Datum values[4];
+		bool nulls[4] = {false};
+
+		item->state = TEGRO_SENDING;
+		item->lease++;
+		item->attempts++;
+		values[0] = Int64GetDatum(item->id);
+		values[1] = Int64GetDatum(item->lease);
+		values[2] = Int64GetDatum(item->request.nonce);
+		values[3] = bytes_datum(item->request.body, item->request.body_len);
+		tegro_ledger_add(rows, values, nulls);
+	}
+	tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows);
+}
+
+/* Puts the claim of items that are to be looked up on record. */
+static void
+record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
+{
+	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
+	ListCell *cell;
+
+	if (items == NIL)
+		return;
+	tegro_ledger_run(ledger, TEGRO_STMT_MARK_TAKEN, mark, NULL);
+	foreach(cell, items)
+		((TegroItem *) lfirst(cell))->lease++;
+}
+
+/*
+ * Finds out what is due for an item, and builds the request that it needs.
+ * Returns a ruling if nothing is to be done for it now: it is put off, or has
+ * changed its state by being looked at.
+ */
+static TegroRuling *
+prepare_item(TegroItem *item, const char *identity, const char *own)
+{
+	/*
+	 * From before a failover: what is ready may have been sent there, and the
+	 * doubt about what is unknown begins anew, for it may have been sent again.
+	 */
+	if (strcmp(identity, own) != 0 &&
+		(strcmp(item->state, TEGRO_READY) == 0 ||
+		 strcmp(item->state, TEGRO_IN_DOUBT) == 0))
+		return tegro_rule_inherited(item);
+
+	if (strcmp(item->state, TEGRO_READY) == 0)
+	{
+		item->task = TEGRO_SEND;
+		return tegro_outbox_build_request(item);
+	}
+	if (strcmp(item->state, TEGRO_SENDING) == 0)
+		return tegro_rule_orphaned(item);
+	if (strcmp(item->state, TEGRO_IN_DOUBT) == 0 ||
+		strcmp(item->state, TEGRO_IN_REVIEW) == 0)
+	{
+		item->task = TEGRO_LOOK_UP;
+		return tegro_outbox_build_request(item);
+	}
+
+	return tegro_rule_settled(item);
+}
+
+static void settle(const TegroLedger *ledger, List *items);
+
+/* Until when a claim that is made now holds. */
+static TimestampTz
+end_of_lease(void)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									   tegro_lease * INT64CONST(1000));
+}
+
+/* Finds and locks the rows that a claim made "now" takes; returns how many. */
+static int
+find_due(const TegroLedger *ledger, const TegroClaim *claim, TimestampTz now)
+{
+	Datum values[4] = {TimestampTzGetDatum(now),
+					   TimestampTzGetDatum(claim->fast ? claim->after
+													   : DT_NOBEGIN),
+					   tegro_ledger_texts(claim->paused_shops),
+					   Int32GetDatum(claim->max)};
+
+	return (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE, values, NULL);
+}
+
+uint64
+tegro_outbox_pass_attempts(const TegroLedger *ledger, const TegroClaim *claim)
+{
+	TegroLedgerScope scope;
+	Datum *ids;
+	Datum values[1];
+	int nfound;
+	uint64 npassed;
+	bool isnull;
+
+	tegro_ledger_enter(ledger, &scope);
+	nfound = find_due(ledger, claim, GetCurrentTimestamp());
+	ids = palloc((nfound + 1) * sizeof(Datum));
+	for (int i = 0; i < nfound; i++)
+		ids[i] = tegro_ledger_column(i, 1, &isnull);
+	values[0] = id_array(ids, nfound);
+	npassed = tegro_ledger_run(ledger, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
+	tegro_ledger_leave(&scope);
+	return npassed;
+}
+
+List *
+tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List *items;
+	List *to_send = NIL;
+	List *to_take = NIL;
+	List *put_off = NIL;
+	TegroItem **found;
+	char **identities;
+	TimestampTz now = GetCurrentTimestamp();
+	int64 now_us = tegro_clock_us();
+	TimestampTz lease_until;
+	int nfound;
+	ListCell *cell;
+	TegroLedgerScope scope;
+	bool isnull;
+
+	tegro_ledger_enter(ledger, &scope);
+	nfound = find_due(ledger, claim, now);
+	claim->full = nfound == claim->max;
+
+	/* the rows first: what follows runs statements of its own */
+	found = palloc((nfound + 1) * sizeof(TegroItem *));
+	identities = palloc((nfound + 1) * sizeof(char *));
+	for (int i = 0; i < nfound; i++)
+	{
+		MemoryContext context = AllocSetContextCreate(caller, "tegro request",
+													  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		found[i] = read_item(i, &identities[i]);
+		found[i]->claimed_us = now_us;
+		MemoryContextSwitchTo(old);
+	}
+	if (nfound > 0)
+		claim->after = DatumGetTimestampTz(
+			tegro_ledger_column(nfound - 1, 17, &isnull));
+
+	for (int i = 0; i < nfound; i++)
+	{
+		TegroItem *item = found[i];
+		MemoryContext old = MemoryContextSwitchTo(item->context);
+
+		item->ruling = prepare_item(item, identities[i], claim->identity);
+		MemoryContextSwitchTo(old);
+		if (item->ruling)
+			put_off = lappend(put_off, item);
+		else if (item->task == TEGRO_SEND)
+			to_send = lappend(to_send, item);
+		else
+			to_take = lappend(to_take, item);
+	}
+
+	lease_until = end_of_lease();
+	settle(ledger, put_off);
+	record_sending(ledger, to_send, lease_until);
+	record_taking(ledger, to_take, lease_until);
+
+	MemoryContextSwitchTo(caller);
+	items = list_concat_copy(to_send, to_take);
+	foreach(cell, put_off)
+		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
+
+	/* what was settled just now may be due, so ask from this claim's time on */
+	claim->next_at = claim->inbox_at = 0;
+	if (!claim->full)
+	{
+		Datum values[1] = {TimestampTzGetDatum(now)};
+
+		(void) tegro_ledger_run(ledger, TEGRO_STMT_NEXT_AT, values, NULL);
+		claim->next_at = DatumGetTimestampTz(
+			tegro_ledger_column(0, 1, &isnull));
+		if (isnull)
+			claim->next_at = 0;
+		claim->inbox_at = DatumGetTimestampTz(
+			tegro_ledger_column(0, 2, &isnull));
+		if (isnull)
+			claim->inbox_at = 0;
+	}
+
+	tegro_ledger_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return items;
+}
+
+TegroItem *
+tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context = AllocSetContextCreate(caller, "tegro request",
+												  ALLOCSET_DEFAULT_SIZES);
+	TegroItem *item;
+	char *identity;
+	Datum ids[1] = {Int64GetDatum(id)};
+	Datum values[1] = {id_array(ids, 1)};
+	TegroLedgerScope scope;
+
+	tegro_ledger_enter(ledger, &scope);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
+	values[0] = ids[0];
+	if (tegro_ledger_run(ledger, TEGRO_STMT_ONE, values, NULL) != 1)
+		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
+	MemoryContextSwitchTo(context);
+	item = read_item(0, &identity);
+	item->claimed_us = tegro_clock_us();
+	item->task = TEGRO_SEND;
+	/* here an error is the caller's, and takes the row with it */
+	item->call = tegro_api_prepare_for_shop(item->method, item->params,
+											item->shop_id, item->role);
+	item->request = tegro_api_build(item->call);
+	record_sending(ledger, list_make1(item), end_of_lease());
+	tegro_ledger_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return item;
+}
+
+
+/*
+ * Settling.
+ */
+
+/*
+ * Writes the rulings of items: under the lease of their claim, or else "late",
+ * under the lease of their last send.  Returns true if all changed their rows.
+ */
+static bool
+settle_rows(const TegroLedger *ledger, List *items, bool late)
+{
+	TegroStatement which = late ? TEGRO_STMT_SETTLE_LATE : TEGRO_STMT_SETTLE;
+	TegroLedgerRows *rows = tegro_ledger_rows(which);
+	int nrows = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell *cell;
+
+	foreach(cell, items)
+	{
+		const TegroItem *item = lfirst(cell);
+		const TegroRuling *ruling = item->ruling;
+		Datum values[14];
+		bool nulls[14] = {false};
+
+		if (late ? ruling->outcome == NULL : item->given_up)
+			continue;
+		values[0] = Int64GetDatum(item->id);
+		values[1] = Int64GetDatum(item->lease);
+		values[2] = tegro_ledger_datum(item->state);
+		values[3] = tegro_ledger_datum(ruling->state);
+		values[4] = TimestampTzGetDatum(
+			TimestampTzPlusMilliseconds(now, ruling->delay_ms));
+		nulls[4] = ruling->delay_ms < 0;
+		values[5] = ruling->answer ? JsonbPGetDatum(ruling->answer)
+								   : (Datum) 0;
+		nulls[5] = ruling->answer == NULL;
+		values[6] = tegro_ledger_datum(ruling->sqlstate);
+		nulls[6] = ruling->sqlstate == NULL;
+		values[7] = tegro_ledger_datum(ruling->message);
+		nulls[7] = ruling->message == NULL;
+		values[8] = Int32GetDatum(ruling->failures);
+		values[9] = Int32GetDatum(ruling->absent);
+		values[10] = TimestampTzGetDatum(ruling->unknown_since);
+		nulls[10] = ruling->unknown_since == 0;
+		values[11] = tegro_ledger_datum(
+			ruling->renew_identity ? tegro_identity_own() : NULL);
+		nulls[11] = !ruling->renew_identity;
+		values[12] = Int32GetDatum(ruling->not_sent ? 1 : 0);
+		values[13] = BoolGetDatum(strcmp(ruling->state, TEGRO_DONE) == 0 ||
+								  strcmp(ruling->state, TEGRO_FAILED) == 0 ||
+								  strcmp(ruling->state, TEGRO_CANCELLED) == 0);
+		tegro_ledger_add(rows, values, nulls);
+		nrows++;
+	}
+	return nrows == 0
+		? list_length(items) == 0
+		: tegro_ledger_run_rows(ledger, which, rows) == list_length(items);
+}
+
+/* Writes what was seen of attempts, also of those that no longer count. */
+static void
+end_attempts(const TegroLedger *ledger, List *items)
+{
+	TegroLedgerRows *rows = tegro_ledger_rows(TEGRO_STMT_END_ATTEMPT);
+	int nrows = 0;
+	ListCell *cell;
+
+	foreach(cell, items)
+	{
+		const TegroItem *item = lfirst(cell);
+		const TegroRuling *ruling = item->ruling;
+		Datum values[6];
+		bool nulls[6] = {false};
+
+		if (ruling->outcome == NULL)
+			continue;
+		values[0] = Int64GetDatum(item->id);
+		values[1] = Int64GetDatum(item->lease);
+		values[2] = tegro_ledger_datum(ruling->outcome);
+		values[3] = Int32GetDatum(ruling->http_status);
+		nulls[3] = ruling->http_status == 0;
+		values[4] = tegro_ledger_datum(ruling->attempt_message);
+		nulls[4] = ruling->attempt_message == NULL;
+		values[5] = ruling->raw_answer_len > 0
+			? bytes_datum(ruling->raw_answer, ruling->raw_answer_len)
+			: (Datum) 0;
+		nulls[5] = ruling->raw_answer_len == 0;
+		tegro_ledger_add(rows, values, nulls);
+		nrows++;
+	}
+	if (nrows > 0)
+		tegro_ledger_run_rows(ledger, TEGRO_STMT_END_ATTEMPT, rows);
+}
+
+static void
+settle(const TegroLedger *ledger, List *items)
+{
+	if (items == NIL)
+		return;
+	/*
+	 * Where another has taken a row over meanwhile, what became of its last
+	 * send still tells what is true, if nothing was sent since.
+	 */
+	if (!settle_rows(ledger, items, false))
+		(void) settle_rows(ledger, items, true);
+	end_attempts(ledger, items);
+}
+
+void
+tegro_outbox_settle(const TegroLedger *ledger, List *items)
+{
+	TegroLedgerScope scope;
+
+	if (items == NIL)
+		return;
+	tegro_ledger_enter(ledger, &scope);
+	settle(ledger, items);
+	tegro_ledger_leave(&scope);
+}
+
+
+/*
+ * Callbacks.
+ */
+
+TegroItem *
+tegro_outbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	TegroItem *item = NULL;
+	TimestampTz now = GetCurrentTimestamp();
+	Datum values[2] = {TimestampTzGetDatum(now)};
+	TegroLedgerScope scope;
+
+	*next_at = 0;
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_DUE_CALLBACK, values, NULL) == 1)
+	{
+		char *identity;
+
+		MemoryContextSwitchTo(AllocSetContextCreate(caller, "tegro callback",
+													ALLOCSET_DEFAULT_SIZES));
+		item = read_item(0, &identity);
+		item->lease++;
+		item->failures++;
+		values[0] = Int64GetDatum(item->id);
+		values[1] = TimestampTzGetDatum(
+			TimestampTzPlusMilliseconds(now,
+										tegro_rule_backoff_ms(item->failures)));
+		tegro_ledger_run(ledger, TEGRO_STMT_TAKE_CALLBACK, values, NULL);
+	}
+	else if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_CALLBACK_AT, NULL,
+							  NULL) == 1)
+	{
+		bool isnull;
+
+		*next_at = DatumGetTimestampTz(tegro_ledger_column(0, 1, &isnull));
+	}
+	tegro_ledger_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return item;
+}
+
+bool
+tegro_outbox_callbacks_wait(const TegroLedger *ledger)
+{
+	return tegro_ledger_run_alone(ledger, TEGRO_STMT_CALLBACKS_WAIT, NULL,
+								  NULL) > 0;
+}
+
+
+/*
+ * Identity and history.
+ */
+
+bool
+tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
+							char **detail)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	TegroLedgerScope scope;
+	Datum values[2] = {CStringGetTextDatum(identity), (Datum) 0};
+	const char *reason = NULL;
+	bool allowed = true;
+
+	*detail = NULL;
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_GET_IDENTITY, NULL, NULL) > 0)
+	{
+		char *then = tegro_ledger_text(0, 1);
+
+		switch (tegro_identity_compare(then, identity))
+		{
+			case TEGRO_SAME:
+				break;
+			case TEGRO_SUCCESSOR:
+				reason = psprintf("a failover or restore, from %s", then);
+				ereport(LOG,
+						(errmsg("the tegro outbox follows %s after a failover or restore", then),
+						 errdetail("Requests from before are looked up before they are sent.")));
+				break;
+			case TEGRO_STRANGER:
+				*detail =
+					MemoryContextStrdup(caller,
+										psprintf("The outbox belongs to %s, this is %s.",
+												 then, identity));
+				allowed = false;
+				break;
+		}
+	}
+	else
+	{
+		/* first use; but what waits may come from elsewhere, or from before */
+		uint64 nothers = tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values,
+										  NULL);
+
+		reason = "first use";
+		for (uint64 i = 0; i < nothers && allowed; i++)
+		{
+			char *then = tegro_ledger_text((int) i, 1);
+
+			allowed = tegro_identity_compare(then, identity) ==
+				TEGRO_SUCCESSOR;
+			reason = allowed ? psprintf("a failover or restore, from %s", then)
+							 : NULL;
+		}
+		if (!allowed)
+			*detail =
+				MemoryContextStrdup(caller,
+									psprintf("The outbox has requests of another database than this, %s.",
+											 identity));
+	}
+
+	if (reason)
+	{
+		values[1] = CStringGetTextDatum(reason);
+		tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);
+	}
+	tegro_ledger_leave(&scope);
+	return allowed;
+}
+
+int64
+tegro_outbox_count_due(const TegroLedger *ledger, int64 max)
+{
+	TegroLedgerScope scope;
+	Datum values[2] = {TimestampTzGetDatum(GetCurrentTimestamp()),
+					   Int64GetDatum(max)};
+	int64 count;
+	bool isnull;
+
+	tegro_ledger_enter(ledger, &scope);
+	tegro_ledger_run(ledger, TEGRO_STMT_DUE_COUNT, values, NULL);
+	count = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	tegro_ledger_leave(&scope);
+	return count;
+}
+
+int64
+tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after)
+{
+	TegroLedgerScope scope;
+	Datum values[3] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX),
+					   Int64GetDatum(after)};
+	bool isnull;
+	int64 reached;
+
+	tegro_ledger_enter(ledger, &scope);
+	(void) tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
+	reached = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	tegro_ledger_leave(&scope);
+	return reached;
+}
+
+bool
+tegro_outbox_any_prepared(void)
+{
+	bool found;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	found =
+		SPI_execute("SELECT 1 FROM pg_catalog.pg_prepared_xacts"
+					" WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()",
+					true, 1) == SPI_OK_SELECT &&
+		SPI_processed > 0;
+	SPI_finish();
+	return found;
+}
+
+/* A request as it is committed now, and as far as its outcome goes. */
+typedef struct Ending
+{
+	int64 id;
+	const char *method;
+	const char *reference;
+	const char *state;
+	const char *sqlstate;
+	const char *message;
+	Jsonb *answer;
+} Ending;
+
+/* Reads it, in the current memory context, whatever the caller's snapshot. */
+static Ending
+read_ending(const TegroLedger *ledger, int64 id, Oid caller)
+{
+	MemoryContext context = CurrentMemoryContext;
+	TegroLedgerScope scope;
+	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
+	Ending ending = {id};
+	TransactionId xmin;
+	bool isnull;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_look(ledger, TEGRO_STMT_OUTCOME, values, NULL) != 1 ||
+		!DatumGetBool(tegro_ledger_column(0, 7, &isnull)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("request " INT64_FORMAT " is not in the outbox", id),
+				 errdetail("Or another role enqueued it.")));
+	xmin = DatumGetTransactionId(tegro_ledger_column(0, 8, &isnull));
+	if (TransactionIdIsCurrentTransactionId(xmin))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("request " INT64_FORMAT " was enqueued or changed by this very transaction", id),
+				 errdetail("It is delivered after the transaction has committed."),
+				 errhint("Commit first, then wait.")));
+	MemoryContextSwitchTo(context);
+	ending.state = tegro_ledger_text(0, 1);
+	ending.answer = tegro_ledger_jsonb(0, 2);
+	ending.sqlstate = tegro_ledger_text(0, 3);
+	ending.message = tegro_ledger_text(0, 4);
+	ending.reference = tegro_ledger_text(0, 5);
+	ending.method = tegro_ledger_text(0, 6);
+	tegro_ledger_leave(&scope);
+	PopActiveSnapshot();
+	MemoryContextSwitchTo(context);
+	return ending;
+}
+
+/* "Tegro refused createOrder: It says ...": not twice. */
+static const char *
+words_of_refusal(const char *message)
+{
+	const char *words = message && strncmp(message, "Tegro refused", 13) == 0
+		? strstr(message, ": ")
+		: NULL;
+
+	return words ? words + 2 : message;
+}
+
+bool
+tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
+					 Jsonb **answer, TegroOutcome *outcome, const char **state)
+{
+	Ending ending = read_ending(ledger, id, caller);
+	const char *method = ending.method;
+	const char *reference = ending.reference;
+
+	memset(outcome, 0, sizeof(*outcome));
+	outcome->result = TEGRO_UNKNOWN;
+	outcome->detail = ending.message;
+	*state = ending.state;
+	*answer = NULL;
+
+	if (strcmp(ending.state, TEGRO_DONE) == 0 && ending.answer)
+	{
+		*answer = ending.answer;
+		outcome->result = TEGRO_ANSWERED;
+		outcome->detail = NULL;
+	}
+	else if (strcmp(ending.state, TEGRO_DONE) == 0)
+		outcome->message =
+			psprintf("%s \"%s\" counts as done, without an answer", method,
+					 reference);
+	else if (strcmp(ending.state, TEGRO_FAILED) == 0)
+	{
+		outcome->result = ending.sqlstate &&
+				strcmp(ending.sqlstate, "TG005") == 0
+			? TEGRO_RATE_LIMITED
+			: TEGRO_REFUSED;
+		outcome->message = psprintf("Tegro refused %s \"%s\"", method,
+									reference);
+		outcome->detail = words_of_refusal(ending.message);
+		outcome->hint =
+			psprintf("Correct it in a request under another number; tegro_retry(" INT64_FORMAT
+					 ") sends this one again as it is.",
+					 id);
+	}
+	else if (strcmp(ending.state, TEGRO_IN_REVIEW) == 0)
+	{
+		outcome->message = psprintf("the outcome of %s \"%s\" is unknown",
+									method, reference);
+		outcome->hint =
+			psprintf("Find out what became of it, then call tegro_resolve(" INT64_FORMAT
+					 ", 'done', reason), or with 'failed' or 'resend'.",
+					 id);
+	}
+	else if (strcmp(ending.state, TEGRO_CANCELLED) == 0)
+	{
+		outcome->result = TEGRO_NOT_SENT;
+		outcome->message = psprintf("%s \"%s\" was cancelled", method,
+									reference);
+		/* by a person: then there is nothing to add */
+		if (ending.sqlstate == NULL)
+			outcome->detail = NULL;
+		outcome->hint =
+			psprintf("tegro_retry(" INT64_FORMAT ") sends it after all.", id);
+	}
+	else
+		return false;
+	return true;
+}
+
+bool
+tegro_outbox_waiting(const TegroLedger *ledger)
+{
+	return tegro_ledger_run_alone(ledger, TEGRO_STMT_WAITING, NULL, NULL) > 0;
+}
+
+bool
+tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
+					TegroDecision decision, const char *note)
+{
+	TegroLedgerScope scope;
+	Datum values[4];
+	bool changed = false;
+
+	values[0] = Int64GetDatum(id);
+	values[1] = ObjectIdGetDatum(caller);
+	values[2] = CStringGetTextDatum(note);
+	values[3] = CStringGetTextDatum(tegro_identity_own());
+
+	/* whichever has it now */
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
+	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
+	tegro_ledger_commit_durably();
+	tegro_ledger_enter(ledger, &scope);
+	switch (decision)
+	{
+		case TEGRO_CANCEL:
+			changed = tegro_ledger_run(ledger, TEGRO_STMT_CANCEL, values,
+									   NULL) > 0;
+			break;
+		case TEGRO_RETRY:
+			changed = tegro_ledger_run(ledger, TEGRO_STMT_RETRY, values,
+									   NULL) > 0;
+			break;
+		case TEGRO_RESOLVE_DONE:
+		case TEGRO_RESOLVE_FAILED:
+		case TEGRO_RESOLVE_RESEND:
+			values[3] = CStringGetTextDatum(
+				decision == TEGRO_RESOLVE_DONE		   ? TEGRO_DONE
+					: decision == TEGRO_RESOLVE_FAILED ? TEGRO_FAILED
+													   : TEGRO_READY);
+			changed = tegro_ledger_run(ledger, TEGRO_STMT_RESOLVE, values,
+									   NULL) > 0;
+			break;
+	}
+	tegro_ledger_leave(&scope);
+	return changed;
+}
+
+void
+tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders,
+				 uint64 *payouts)
+{
+	TegroLedgerScope scope;
+	Datum values[2];
+
+	values[0] = CStringGetTextDatum(tegro_identity_own());
+	values[1] = CStringGetTextDatum(note);
+	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
+	tegro_ledger_commit_durably();
+	tegro_ledger_enter(ledger, &scope);
+	tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);
+	values[1] = CStringGetTextDatum(
+		"it comes from another database, and may have been sent there; it is looked up");
+	*orders = tegro_ledger_run(ledger, TEGRO_STMT_ARM_ORDERS, values, NULL);
+	values[1] = CStringGetTextDatum(
+		"it comes from another database, and may have been sent there; a person decides with tegro_resolve");
+	*payouts = tegro_ledger_run(ledger, TEGRO_STMT_ARM_PAYOUTS, values, NULL);
+	tegro_ledger_leave(&scope);
+}

@@ -1,0 +1,161 @@
+/*-------------------------------------------------------------------------
+ *
+ * outbox.h
+ *		The ledger of requests: its rows, and how they change.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_OUTBOX_H
+#define TEGRO_OUTBOX_H
+
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "src/outbox/item.h"
+#include "src/outbox/ledger.h"
+
+/*
+ * Puts a request into the outbox, in the current transaction, and has the
+ * worker woken when it commits.
+ *
+ * role: for whom; its keys are used.  callback: a function's name, with
+ * schema and arguments, or NULL.  deliver_after: 0 for at once.
+ * inserted: receives false if it was there already; may be NULL.
+ *
+ * Returns its number.  Throws 22023 for parameters that can't be sent, TG007
+ * if the reference is taken by another request.
+ */
+extern int64 tegro_outbox_enqueue(const TegroLedger *ledger,
+								  const char *method, Jsonb *params, Oid role,
+								  const char *callback,
+								  TimestampTz deliver_after, bool *inserted);
+
+/* What tegro_outbox_claim() is asked for, and tells. */
+typedef struct TegroClaim
+{
+	int max;			 /* at most so many requests */
+	bool fast;			 /* pass over what is due before "after" */
+	TimestampTz after;	 /* in: see fast; out: where it got to */
+	List *paused_shops;	 /* of char *; their requests stay */
+	char *identity;		 /* this server's */
+	bool full;			 /* out: there may be more */
+	TimestampTz next_at; /* out: when the next is due; 0: none is */
+	/* out, unless full: when a notification is due, if not taken; 0: none is */
+	TimestampTz inbox_at;
+} TegroClaim;
+
+/*
+ * Claims what is due: a list of TegroItem, each in a context of its own below
+ * the current one.  Must be committed, durably, before any is acted on.
+ */
+extern List *tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim);
+
+/*
+ * Raises the leases of what such a claim would take above those of attempts
+ * that are on record under the same numbers, and returns how many it raised.
+ * Such attempts are of other requests: they were deleted by hand, and the
+ * numbers given out again.  A claim fails (23505) where it meets one.
+ */
+extern uint64 tegro_outbox_pass_attempts(const TegroLedger *ledger,
+										 const TegroClaim *claim);
+
+/*
+ * Builds and signs the request that an item is claimed for, in the current
+ * memory context.  Returns NULL, or a ruling where it can't be: a key is
+ * missing, say.
+ */
+extern struct TegroRuling *tegro_outbox_build_request(TegroItem *item);
+
+/*
+ * Claims one request, which was enqueued in the current transaction, to be
+ * sent by the caller.  Throws if it can't be sent.
+ */
+extern TegroItem *tegro_outbox_claim_new(const TegroLedger *ledger, int64 id);
+
+/*
+ * Writes what became of requests: a list of TegroItem, each with its ruling.
+ * Changes nothing of those that another deliverer has taken since; what was
+ * seen of their attempts is kept all the same.
+ */
+extern void tegro_outbox_settle(const TegroLedger *ledger, List *items);
+
+/*
+ * Takes the request whose callback is due, for a call: NULL if there is none,
+ * and when the next is due, 0 if none waits.  It counts as a call that failed,
+ * and is due again after the back-off, unless tegro_ledger_called_back() says
+ * otherwise: so one that never returns is not called for ever.
+ *
+ * Must be committed before the call.  The item has a context of its own below
+ * the current one.
+ */
+extern TegroItem *tegro_outbox_take_callback(const TegroLedger *ledger,
+											 TimestampTz *next_at);
+
+/* Is there a callback to be called, now or later, also of a notification? */
+extern bool tegro_outbox_callbacks_wait(const TegroLedger *ledger);
+
+/*
+ * Makes sure that this database may deliver: sets up the ledger's identity,
+ * or follows a failover.  Returns false if it may not, and says why in the
+ * log and in *detail.
+ */
+extern bool tegro_outbox_check_identity(const TegroLedger *ledger,
+										const char *identity, char **detail);
+
+/*
+ * Deletes requests that finished before "before", of the next thousand whose
+ * numbers are greater than "after".  Returns where it got to, from which the
+ * next call goes on; 0: to the end.
+ */
+extern int64 tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before,
+								 int64 after);
+
+/* Is a transaction of this database prepared, so that rows may appear? */
+extern bool tegro_outbox_any_prepared(void);
+
+/*
+ * How a request ended: reads its state as it is committed now.
+ * Returns false while it is on its way.  Otherwise *answer is set, or else
+ * *outcome says what is wrong.
+ */
+extern bool tegro_outbox_outcome(const TegroLedger *ledger, int64 id,
+								 Oid caller, Jsonb **answer,
+								 TegroOutcome *outcome, const char **state);
+
+/*
+ * Is there anything left to send or to look up, now or later, also of the
+ * notifications?
+ */
+extern bool tegro_outbox_waiting(const TegroLedger *ledger);
+
+/* How many are due and nobody's, counted no further than "max". */
+extern int64 tegro_outbox_count_due(const TegroLedger *ledger, int64 max);
+
+/* What a person can decide about a request. */
+typedef enum TegroDecision
+{
+	TEGRO_CANCEL,		  /* a ready one is not sent */
+	TEGRO_RETRY,		  /* do now what comes next, or send again */
+	TEGRO_RESOLVE_DONE,	  /* what is in doubt took effect */
+	TEGRO_RESOLVE_FAILED, /* it did not, and is left */
+	TEGRO_RESOLVE_RESEND  /* it did not, and is sent again */
+} TegroDecision;
+
+/*
+ * Carries out what "caller" decides; "note" is kept with it.  Returns false
+ * if there is no such request of the caller's in a state where that is
+ * possible.
+ */
+extern bool tegro_outbox_decide(const TegroLedger *ledger, int64 id,
+								Oid caller, TegroDecision decision,
+								const char *note);
+
+/*
+ * Makes this database the one that delivers.  What came from another: orders
+ * are looked up, payouts are left to a person.
+ */
+extern void tegro_outbox_arm(const TegroLedger *ledger, const char *note,
+							 uint64 *orders, uint64 *payouts);
+
+#endif /* TEGRO_OUTBOX_H */

@@ -1,0 +1,847 @@
+/*-------------------------------------------------------------------------
+ *
+ * ruling.c
+ *		What becomes of a request, by what was seen of it.
+ *
+ * These are the rules by which money never leaves twice:
+ *
+ *		ready    -> sending		claimed, on record, committed (outbox.c)
+ *		ready    -> unknown		it comes from another server: look first
+ *		sending  -> ready		certainly not sent; or refused for now
+ *		sending  -> done		answered
+ *		sending  -> failed		refused
+ *		sending  -> review		refused, after an attempt in doubt
+ *		sending  -> unknown		refused as a duplicate, or a payout refused for
+ *								now in words that a repeat of it would meet
+ *		sending  -> unknown		all else, and where the deliverer is gone
+ *		unknown  -> done		found, and it agrees with what was asked
+ *		unknown  -> review		found, but different
+ *		unknown  -> ready		an order, not found twice, the second time
+ *								when its request must have ended
+ *		unknown  -> review		a payout, not found three times over the
+ *								settle time (or ready, if the administrator
+ *								chose tegro.withdrawal_unknown = resend)
+ *		unknown  -> review		sent tegro.max_attempts times, never found
+ *		review   -> done		found after all
+ *		unknown, review, failed, cancelled,
+ *		ready    -> done		answered late, and not sent since (ledger.c)
+ *
+ * Why an order may be sent again and a payout not: a second order is a second
+ * link that nobody pays, and a customer is waiting; a second payout is money
+ * gone.
+ *
+ * A look-up that fails is not "not found"; nor is a refusal whose words don't
+ * say so.  The provider doesn't document its words, so the patterns are
+ * settings, and what matches none of them leaves the request where it is.
+ *
+ * And of notifications, by which money is credited: the provider must say of
+ * the very order that it is paid, with the same amount, before anything is;
+ * see tegro_rule_notified().
+ *
+ * How long a request is in doubt is measured by the clock that people set, for
+ * it must outlast the process.  A deliverer that sees it set counts anew from
+ * there (tegro_rule_watch_clock): so no step makes the settle time shorter.
+ * One that is started after the step can't know of it.
+ *
+ * model/outbox.pml is a model of this, checked exhaustively.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_collation.h"
+#include "common/pg_prng.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+#include "src/base/argument.h"
+#include "src/outbox/ruling.h"
+#include "src/base/settings.h"
+
+/* First and longest wait between attempts or look-ups that come to nothing. */
+#define FIRST_BACKOFF_MS 1000
+#define MAX_BACKOFF_MS	 (10 * 60 * 1000)
+
+/* Longest that a provider is obeyed when it asks to wait. */
+#define MAX_PAUSE_MS (60 * 60 * 1000)
+
+/*
+ * An order that was not found is sent again only so long after the send that
+ * its request must have ended at the provider, too.
+ */
+#define ORDER_MARGIN_MS 5000
+
+/* How often each must not be found. */
+#define ORDER_ABSENT  2
+#define PAYOUT_ABSENT 3
+
+/* A payout in review is looked up as long as this, in case it shows up. */
+#define REVIEW_LOOK_UP_MS (24 * INT64CONST(3600000))
+
+/*
+ * How long the provider may say of a notified order that it isn't paid, before
+ * that is believed.  A waiting order can still be paid after a day.
+ */
+#define UNPAID_MS (3 * 24 * INT64CONST(3600000))
+
+/* Bytes of a useless answer that are kept with the attempt. */
+#define MAX_RAW_ANSWER 8192
+
+/* A clock that goes wrong by more than that at once was set. */
+#define CLOCK_STEP_MS 1000
+
+/* When the clock was set last, by itself; 0: never, as far as seen here. */
+static TimestampTz clock_set_at = 0;
+
+int64
+tegro_rule_backoff_ms(int failures)
+{
+	double ms = FIRST_BACKOFF_MS *
+		(double) (INT64CONST(1) << Min(Max(failures - 1, 0), 20));
+
+	/* varies by half, so that what failed together does not return together */
+	return (int64) (Min(ms, MAX_BACKOFF_MS) *
+					(0.75 + pg_prng_double(&pg_global_prng_state) / 2));
+}
+
+static bool
+is_payout(const TegroItem *item)
+{
+	return strcmp(item->method, "createWithdrawal") == 0;
+}
+
+/*
+ * Does a refusal's text match a pattern of the settings?  One that is no
+ * regular expression matches nothing, which leaves the request in doubt.
+ */
+static bool
+matches(const char *desc, const char *pattern, const char *setting)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool result = false;
+
+	if (pattern == NULL || *pattern == '\0')
+		return false;
+	PG_TRY();
+	{
+		result = DatumGetBool(
+			DirectFunctionCall2Coll(textregexeq, DEFAULT_COLLATION_OID,
+									CStringGetTextDatum(desc),
+									CStringGetTextDatum(pattern)));
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != ERRCODE_INVALID_REGULAR_EXPRESSION)
+			PG_RE_THROW();
+		FlushErrorState();
+		ereport(WARNING,
+				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
+				 errmsg("parameter \"%s\" is not a regular expression: %s",
+						setting, error->message)));
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/* An SQLSTATE's five characters, palloc'd. */
+static char *
+sqlstate_text(int sqlstate)
+{
+	return pstrdup(unpack_sql_state(sqlstate));
+}
+
+/* A ruling that leaves all as it is, to be changed. */
+static TegroRuling *
+begin_ruling(const TegroItem *item, const char *state)
+{
+	TegroRuling *ruling = palloc0(sizeof(TegroRuling));
+
+	ruling->state = state;
+	ruling->delay_ms = -1;
+	ruling->failures = item->failures;
+	ruling->absent = item->absent;
+	ruling->unknown_since = item->unknown_since;
+	return ruling;
+}
+
+static char *
+join(const char *message, const char *detail)
+{
+	return detail ? psprintf("%s: %s", message, detail) : pstrdup(message);
+}
+
+/* Takes over what a call's outcome says. */
+static void
+put_outcome(TegroRuling *ruling, const TegroCall *call)
+{
+	if (call->outcome.result != TEGRO_ANSWERED)
+	{
+		ruling->sqlstate = sqlstate_text(
+			tegro_error_sqlstate(call->outcome.result));
+		ruling->message = join(call->outcome.message, call->outcome.detail);
+	}
+}
+
+static void
+finish(TegroRuling *ruling, const char *state)
+{
+	ruling->state = state;
+	ruling->delay_ms = -1;
+	ruling->failures = 0;
+	ruling->absent = 0;
+}
+
+static void
+doubt(TegroRuling *ruling, int64 delay_ms)
+{
+	ruling->state = TEGRO_IN_DOUBT;
+	ruling->delay_ms = delay_ms;
+	ruling->failures = 0;
+	ruling->absent = 0;
+	ruling->unknown_since = GetCurrentTimestamp();
+}
+
+static void
+wait_ready(TegroRuling *ruling, int64 delay_ms)
+{
+	ruling->state = TEGRO_READY;
+	ruling->failures++;
+	ruling->delay_ms = Max(delay_ms, tegro_rule_backoff_ms(ruling->failures));
+}
+
+void
+tegro_rule_watch_clock(void)
+{
+	static int64 last_offset_us = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	int64 offset_us = now - tegro_clock_us();
+
+	if (last_offset_us != 0 &&
+		Max(offset_us - last_offset_us, last_offset_us - offset_us) >
+			CLOCK_STEP_MS * INT64CONST(1000))
+		clock_set_at = now;
+	last_offset_us = offset_us;
+}
+
+/*
+ * Milliseconds since the outcome became unknown.  If the clock was set since,
+ * those since then: how long it was before is not known.
+ */
+static int64
+doubt_ms(const TegroItem *item)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (item->unknown_since == 0)
+		return 0;
+	if (clock_set_at != 0 &&
+		(item->unknown_since < clock_set_at || item->unknown_since > now))
+		return (now - clock_set_at) / 1000;
+	return (now - item->unknown_since) / 1000;
+}
+
+/*
+ * This attempt was refused, and there is none to come: it failed, unless an
+ * earlier one is in doubt.
+ */
+static void
+give_up(const TegroItem *item, TegroRuling *ruling)
+{
+	if (item->unknown_since == 0)
+	{
+		finish(ruling, TEGRO_FAILED);
+		return;
+	}
+	finish(ruling, TEGRO_IN_REVIEW);
+	ruling->message =
+		psprintf("refused, but an earlier attempt may have taken effect: %s",
+				 ruling->message);
+}
+
+/* The provider said no: for good, for now, or to a repeat. */
+static void
+rule_refused(const TegroItem *item, TegroRuling *ruling)
+{
+	const TegroOutcome *outcome = &item->call->outcome;
+
+	/* before all else: it may have taken effect */
+	if (matches(outcome->desc, tegro_duplicate, "tegro.duplicate"))
+		doubt(ruling, 0);
+	else if (outcome->unauthorized)
+	{
+		/* the key is wrong: so it is for the others of the shop */
+		wait_ready(ruling, 0);
+		ruling->not_sent = true;
+		ruling->pause_until_reload = true;
+	}
+	else if (!matches(outcome->desc, tegro_repeatable, "tegro.repeatable"))
+		give_up(item, ruling);
+	else if (is_payout(item))
+		/*
+		 * Whoever is on the way may have repeated it: then this is the word to
+		 * the repeat ("Wrong nonce"), and the payout was made.
+		 */
+		doubt(ruling, 0);
+	else if (item->attempts < tegro_max_attempts)
+		wait_ready(ruling, 0);
+	else
+		give_up(item, ruling);
+}
+
+TegroRuling *
+tegro_rule_sent(const TegroItem *item)
+{
+	const TegroCall *call = item->call;
+	const TegroExchange *exchange = tegro_api_exchange(call);
+	const TegroOutcome *outcome = &call->outcome;
+	TegroRuling *ruling = begin_ruling(item, item->state);
+	int64 pause_ms;
+
+	put_outcome(ruling, call);
+	ruling->http_status = exchange->http_status;
+	ruling->attempt_message = ruling->message;
+
+	switch (outcome->result)
+	{
+		case TEGRO_ANSWERED:
+			finish(ruling, TEGRO_DONE);
+			ruling->answer = call->envelope;
+			ruling->outcome = "answered";
+			return ruling;
+
+		case TEGRO_NOT_SENT:
+		case TEGRO_MISCONFIGURED:
+			ruling->outcome = "not sent";
+			ruling->not_sent = true;
+			wait_ready(ruling, 0);
+			return ruling;
+
+		case TEGRO_RATE_LIMITED:
+			ruling->outcome = "rate limited";
+			pause_ms = Min(exchange->retry_after_s, MAX_PAUSE_MS / 1000) *
+				1000;
+			if (item->attempts >= tegro_max_attempts)
+				give_up(item, ruling);
+			else
+				wait_ready(ruling, pause_ms);
+			ruling->pause_ms = Max(pause_ms, FIRST_BACKOFF_MS);
+			return ruling;
+
+		case TEGRO_REFUSED:
+			ruling->outcome = "refused";
+			rule_refused(item, ruling);
+			return ruling;
+
+		case TEGRO_UNKNOWN:
+		case TEGRO_UNREADABLE:
+			break;
+	}
+
+	ruling->outcome = "unknown";
+	/* it may be our own request, sent back */
+	tegro_error_mask(exchange->answer, exchange->answer_len,
+					 exchange->signature);
+	ruling->raw_answer = exchange->answer;
+	ruling->raw_answer_len = Min(exchange->answer_len, MAX_RAW_ANSWER);
+	if (outcome->unauthorized)
+		ruling->pause_until_reload = true;
+	doubt(ruling, FIRST_BACKOFF_MS);
+	return ruling;
+}
+
+void
+tegro_rule_not_again(TegroRuling *ruling, const char *why)
+{
+	if (strcmp(ruling->state, TEGRO_READY) != 0)
+		return;
+	finish(ruling, TEGRO_CANCELLED);
+	ruling->message = ruling->message
+		? psprintf("%s; %s", ruling->message, why)
+		: why;
+}
+
+TegroRuling *
+tegro_rule_overdue(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+
+	doubt(ruling, 0);
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	ruling->message = psprintf("no answer in %d ms; it is looked up",
+							   tegro_timeout);
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_unsent(const TegroItem *item, const char *why)
+{
+	TegroRuling *ruling = begin_ruling(item, TEGRO_READY);
+
+	ruling->delay_ms = 0;
+	ruling->not_sent = true;
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_NOT_SENT);
+	ruling->message = why;
+	ruling->outcome = "not sent";
+	ruling->attempt_message = why;
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_postponed(const TegroItem *item, const char *sqlstate,
+					 const char *why)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+
+	ruling->failures++;
+	ruling->delay_ms = tegro_rule_backoff_ms(ruling->failures);
+	ruling->sqlstate = sqlstate;
+	ruling->message = why;
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_orphaned(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+
+	doubt(ruling, 0);
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	ruling->message =
+		"its deliverer ended before it told the outcome; it is looked up";
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_inherited(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+
+	doubt(ruling, 0);
+	ruling->renew_identity = true; /* the doubt is this server's now */
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	ruling->message =
+		"it was enqueued before a failover or restore, and may have been sent there; it is looked up";
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_settled(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+
+	ruling->message = item->message;
+	return ruling;
+}
+
+/*
+ * Looking up.
+ */
+
+static bool
+get_field(Jsonb *object, const char *name, JsonbValue *value)
+{
+	return object != NULL && JB_ROOT_IS_OBJECT(object) &&
+		getKeyJsonValueFromContainer(&object->root, name, (int) strlen(name),
+									 value) != NULL &&
+		value->type != jbvNull;
+}
+
+/* The number that a field is, or is the text of; NULL if it is none. */
+static Numeric
+field_number(const JsonbValue *value)
+{
+	char *string;
+
+	if (value->type == jbvNumeric)
+		return value->val.numeric;
+	string = tegro_scalar_text(value);
+	/* plain decimals only: what numeric_in would throw at is none */
+	if (string == NULL || *string == '\0' ||
+		strspn(string, "0123456789.-") != strlen(string) ||
+		strlen(string) > 100 || strchr(string, '.') != strrchr(string, '.') ||
+		strrchr(string, '-') > string || strpbrk(string, "0123456789") == NULL)
+		return NULL;
+	return DatumGetNumeric(
+		DirectFunctionCall3(numeric_in, CStringGetDatum(string),
+							ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+}
+
+/*
+ * How two values of a field differ, in words; NULL if they agree.  was: how the
+ * first was asked for.
+ */
+static char *
+compare(const char *name, const JsonbValue *asked, const JsonbValue *found,
+		bool as_numbers, const char *was)
+{
+	char *asked_text = tegro_scalar_text(asked);
+	char *found_text = tegro_scalar_text(found);
+	Numeric asked_number = as_numbers ? field_number(asked) : NULL;
+	Numeric found_number = as_numbers ? field_number(found) : NULL;
+	bool same;
+
+	if (asked_text == NULL || found_text == NULL)
+		return NULL;
+	same = strcmp(asked_text, found_text) == 0;
+	if (!same && asked_number && found_number)
+		same = DatumGetBool(
+			DirectFunctionCall2(numeric_eq, NumericGetDatum(asked_number),
+								NumericGetDatum(found_number)));
+	return same
+		? NULL
+		: psprintf("%s %s %s, %s is there", name, asked_text, was, found_text);
+}
+
+char *
+tegro_rule_difference(Jsonb *asked, Jsonb *found, const char *was)
+{
+	static const char *const fields[] = {"amount", "currency", "account"};
+	JsonbValue asked_value;
+	JsonbValue found_value;
+	char *differs;
+
+	for (int i = 0; i < lengthof(fields); i++)
+	{
+		if (get_field(asked, fields[i], &asked_value) &&
+			get_field(found, fields[i], &found_value))
+		{
+			differs = compare(fields[i], &asked_value, &found_value, i == 0,
+							  was);
+			if (differs)
+				return differs;
+		}
+	}
+	return NULL;
+}
+
+/*
+ * How what was found differs from what an item asked for, in words; NULL if
+ * they agree wherever both have a field.
+ */
+static char *
+difference(const TegroItem *item, Jsonb *found)
+{
+	static const char *const was = "was asked for";
+	char *differs = tegro_rule_difference(item->params, found, was);
+	JsonbValue asked_value;
+	JsonbValue found_value;
+
+	/* one who looks up by likeness, "a1" for "A1", finds another's */
+	if (differs == NULL && get_field(found, "payment_id", &found_value))
+	{
+		asked_value.type = jbvString;
+		asked_value.val.string.val = item->reference;
+		asked_value.val.string.len = (int) strlen(item->reference);
+		differs = compare("payment_id", &asked_value, &found_value, true, was);
+	}
+	return differs;
+}
+
+/* "data" of an envelope, as a document of its own; NULL if it is no object. */
+static Jsonb *
+get_data(Jsonb *envelope)
+{
+	JsonbValue value;
+
+	if (!get_field(envelope, "data", &value) || value.type != jbvBinary ||
+		!JsonContainerIsObject(value.val.binary.data))
+		return NULL;
+	return JsonbValueToJsonb(&value);
+}
+
+/* It was found. */
+static TegroRuling *
+rule_found(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+	Jsonb *found = get_data(item->call->envelope);
+	char *difference_text;
+
+	if (found == NULL)
+	{
+		/* an answer that can't be compared settles nothing */
+		return tegro_rule_postponed(item,
+									sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
+									"the look-up's answer has no object in \"data\"");
+	}
+
+	difference_text = difference(item, found);
+	ruling->answer = item->call->envelope;
+	if (difference_text)
+	{
+		finish(ruling, TEGRO_IN_REVIEW);
+		ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
+		ruling->message =
+			psprintf("found under this reference, but different: %s",
+					 difference_text);
+		return ruling;
+	}
+
+	finish(ruling, TEGRO_DONE);
+	ruling->message = is_payout(item)
+		? "found by look-up"
+		: "found by look-up, which gives no link to pay at; tegro_retry asks for another";
+	return ruling;
+}
+
+/*
+ * It is to be sent again: not at once every time, and not for ever.  After
+ * tegro.max_attempts a person decides.
+ */
+static void
+send_again(const TegroItem *item, TegroRuling *ruling, const char *message)
+{
+	ruling->absent = 0;
+	if (item->attempts >= tegro_max_attempts)
+	{
+		finish(ruling, TEGRO_IN_REVIEW);
+		ruling->message =
+			psprintf("sent %d times and never found; a person decides with tegro_resolve",
+					 item->attempts);
+		return;
+	}
+	ruling->state = TEGRO_READY;
+	ruling->delay_ms = item->attempts > 1
+		? tegro_rule_backoff_ms(item->attempts)
+		: 0;
+	ruling->message = message;
+}
+
+/* It was not found, once more. */
+static TegroRuling *
+rule_absent(const TegroItem *item)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+	int64 settle_ms = tegro_settle_time * INT64CONST(1000);
+	int64 in_doubt_ms;
+
+	/*
+	 * What counts is when it was asked for.  A deliverer that was stopped
+	 * meanwhile must not take an old answer for one at this time.
+	 */
+	in_doubt_ms = doubt_ms(item) -
+		(tegro_clock_us() - item->claimed_us) / 1000;
+
+	ruling->absent = item->absent + 1;
+	ruling->failures = 0;
+	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+
+	if (strcmp(item->state, TEGRO_IN_REVIEW) == 0)
+	{
+		/* a person has it now; it is looked up in case it shows up */
+		ruling->message = item->message;
+		if (in_doubt_ms < REVIEW_LOOK_UP_MS)
+			ruling->delay_ms = Max(in_doubt_ms / 4, settle_ms / 4);
+		return ruling;
+	}
+
+	if (!is_payout(item))
+	{
+		int64 needed_ms = tegro_timeout + ORDER_MARGIN_MS;
+
+		if (ruling->absent >= ORDER_ABSENT && in_doubt_ms >= needed_ms)
+		{
+			send_again(item, ruling, "not found; it is sent again");
+			return ruling;
+		}
+		ruling->delay_ms = Max(needed_ms - in_doubt_ms, FIRST_BACKOFF_MS);
+		ruling->message = "not found so far; it is looked up again";
+		return ruling;
+	}
+
+	if (ruling->absent >= PAYOUT_ABSENT && in_doubt_ms >= settle_ms)
+	{
+		if (tegro_withdrawal_unknown == TEGRO_RESEND)
+		{
+			send_again(item, ruling,
+					   "not found over the settle time; it is sent again, as tegro.withdrawal_unknown says");
+			return ruling;
+		}
+		ruling->state = TEGRO_IN_REVIEW;
+		ruling->delay_ms = settle_ms / 4;
+		ruling->message =
+			"not found over the settle time; a person decides with tegro_resolve";
+		return ruling;
+	}
+
+	/* spread over the settle time, the last look just after it */
+	ruling->delay_ms = ruling->absent + 1 >= PAYOUT_ABSENT
+		? Max(settle_ms - in_doubt_ms + 100, settle_ms / 10)
+		: settle_ms / 3;
+	ruling->delay_ms = Max(ruling->delay_ms, 100);
+	ruling->message = "not found so far; it is looked up again";
+	return ruling;
+}
+
+bool
+tegro_rule_is_not_found(const TegroOutcome *outcome)
+{
+	return outcome->result == TEGRO_REFUSED && !outcome->unauthorized &&
+		matches(outcome->desc, tegro_not_found, "tegro.not_found");
+}
+
+/* A look-up failed: that says nothing about what was looked up, however often. */
+static TegroRuling *
+rule_look_up_failed(const TegroItem *item)
+{
+	const TegroCall *call = item->call;
+	const TegroExchange *exchange = tegro_api_exchange(call);
+	TegroRuling *ruling = tegro_rule_postponed(item, NULL, NULL);
+
+	put_outcome(ruling, call);
+	ruling->message = psprintf("the look-up failed: %s", ruling->message);
+	if (call->outcome.result == TEGRO_RATE_LIMITED)
+	{
+		ruling->pause_ms =
+			Min(Max(exchange->retry_after_s, 1), MAX_PAUSE_MS / 1000) * 1000;
+		ruling->delay_ms = Max(ruling->delay_ms, ruling->pause_ms);
+	}
+	if (call->outcome.unauthorized)
+		ruling->pause_until_reload = true;
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_looked_up(const TegroItem *item)
+{
+	const TegroCall *call = item->call;
+
+	if (call->outcome.result == TEGRO_ANSWERED)
+		return rule_found(item);
+	if (tegro_rule_is_not_found(&call->outcome))
+		return rule_absent(item);
+
+	return rule_look_up_failed(item);
+}
+
+
+/*
+ * Notifications.
+ */
+
+/* Is a field there, and neither 0 nor false nor empty? */
+static bool
+is_set(Jsonb *object, const char *name)
+{
+	JsonbValue value;
+	char *string;
+
+	if (!get_field(object, name, &value))
+		return false;
+	if (value.type == jbvBool)
+		return value.val.boolean;
+	string = tegro_scalar_text(&value);
+	return string == NULL || (*string != '\0' && strcmp(string, "0") != 0);
+}
+
+/* A field's text, for showing and comparing; NULL if it has none. */
+static char *
+get_text(Jsonb *object, const char *name)
+{
+	JsonbValue value;
+
+	return get_field(object, name, &value) ? tegro_scalar_text(&value) : NULL;
+}
+
+/* The provider does not say that it is paid; it may yet. */
+static TegroRuling *
+rule_unpaid(const TegroItem *item, const char *why)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+
+	ruling->outcome = "looked up";
+	ruling->failures++;
+	if (doubt_ms(item) >= UNPAID_MS)
+	{
+		finish(ruling, TEGRO_UNPAID);
+		ruling->message = psprintf("%s; it is looked up no more", why);
+		return ruling;
+	}
+	/* quick at first, for the look-up may lag; then ever less often */
+	ruling->delay_ms = Max(tegro_rule_backoff_ms(ruling->failures),
+						   doubt_ms(item) / 8);
+	ruling->message = psprintf("%s; it is looked up again", why);
+	return ruling;
+}
+
+/* The order was found. */
+static TegroRuling *
+rule_order(const TegroItem *item)
+{
+	TegroRuling *ruling;
+	Jsonb *found = get_data(item->call->envelope);
+	JsonbValue amount;
+	char *said;
+	char *differs;
+
+	if (found == NULL)
+		return tegro_rule_postponed(item,
+									sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
+									"the look-up's answer has no object in \"data\"");
+
+	/* what was found by the provider's number must be the shop's, too */
+	said = get_text(found, "payment_id");
+	if (said ? strcmp(said, item->reference) != 0 : item->by_number)
+		return rule_unpaid(item, "the look-up found another order");
+	said = get_text(found, "status");
+	if (said == NULL || strcmp(said, TEGRO_STATUS_PAID) != 0)
+		return rule_unpaid(item,
+						   psprintf("the provider says status %s, not paid",
+									said ? tegro_error_excerpt(said,
+															   strlen(said),
+															   20, NULL)
+										 : "unknown"));
+
+	ruling = begin_ruling(item, item->state);
+	finish(ruling, TEGRO_CONFIRMED);
+	ruling->outcome = "looked up";
+	ruling->answer = item->call->envelope;
+	if (is_set(found, "test_order"))
+	{
+		finish(ruling, TEGRO_A_TEST);
+		ruling->message = "the order was a test: nothing was paid";
+		return ruling;
+	}
+
+	/*
+	 * The answer has an amount that can be compared, or nothing is certain.  A
+	 * currency it may have by the provider's number alone, which is not
+	 * documented; then the signed one counts, which agrees with the order's.
+	 */
+	if (!get_field(found, "amount", &amount) || field_number(&amount) == NULL)
+		differs = "the look-up tells no amount";
+	else
+		differs = tegro_rule_difference(item->params, found, "was notified");
+	if (differs == NULL && item->ordered)
+	{
+		differs = tegro_rule_difference(item->ordered, found, "was ordered");
+		if (differs == NULL)
+			differs = tegro_rule_difference(item->ordered, item->params,
+											"was ordered");
+	}
+	if (differs)
+	{
+		finish(ruling, TEGRO_IN_REVIEW);
+		ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
+		ruling->message = psprintf("paid, but different: %s", differs);
+	}
+	return ruling;
+}
+
+TegroRuling *
+tegro_rule_notified(const TegroItem *item)
+{
+	const TegroCall *call = item->call;
+
+	if (call->outcome.result == TEGRO_ANSWERED)
+		return rule_order(item);
+	if (tegro_rule_is_not_found(&call->outcome))
+		return rule_unpaid(item, "the provider does not know the order");
+
+	return rule_look_up_failed(item);
+}

@@ -1,0 +1,74 @@
+/*-------------------------------------------------------------------------
+ *
+ * ruling.h
+ *		What becomes of a request, by what was seen of it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_RULING_H
+#define TEGRO_RULING_H
+
+#include "src/outbox/item.h"
+
+/*
+ * Each makes a ruling in the current memory context; they look at nothing but
+ * their arguments, the settings and the clock, and change nothing.
+ */
+
+/* A request was sent, and its call has been judged. */
+extern TegroRuling *tegro_rule_sent(const TegroItem *item);
+
+/* No answer has come in tegro.timeout; whether one will is open. */
+extern TegroRuling *tegro_rule_overdue(const TegroItem *item);
+
+/* Has what would be sent again cancelled instead, and its message say why. */
+extern void tegro_rule_not_again(TegroRuling *ruling, const char *why);
+
+/* It was certainly not sent, for a reason of our own. */
+extern TegroRuling *tegro_rule_unsent(const TegroItem *item, const char *why);
+
+/* It was looked up, and the look-up's call has been judged. */
+extern TegroRuling *tegro_rule_looked_up(const TegroItem *item);
+
+/*
+ * A notification's order was looked up, and the look-up's call has been
+ * judged.  The states are those of a notification.
+ */
+extern TegroRuling *tegro_rule_notified(const TegroItem *item);
+
+/*
+ * The first of amount, currency and account in which what was found differs
+ * from what was asked, in words; NULL if they agree wherever both have the
+ * field.  Amounts are compared as numbers.  was: how it was asked, in words:
+ * "was asked for".
+ */
+extern char *tegro_rule_difference(Jsonb *asked, Jsonb *found,
+								   const char *was);
+
+/* It can't be sent or looked up for now: an error of settings or keys. */
+extern TegroRuling *tegro_rule_postponed(const TegroItem *item,
+										 const char *sqlstate,
+										 const char *why);
+
+/* The deliverer that had it is gone: whether it was sent is not known. */
+extern TegroRuling *tegro_rule_orphaned(const TegroItem *item);
+
+/* It was enqueued on another server than this, or before a failover. */
+extern TegroRuling *tegro_rule_inherited(const TegroItem *item);
+
+/* Nothing is left to be done for it: it is looked at no more. */
+extern TegroRuling *tegro_rule_settled(const TegroItem *item);
+
+/* Does a look-up's outcome say that there is no such order or withdrawal? */
+extern bool tegro_rule_is_not_found(const TegroOutcome *outcome);
+
+/*
+ * Looks at the clock that people set, beside one that they don't.  To be called
+ * now and then, so that a step is noticed before rulings are made.
+ */
+extern void tegro_rule_watch_clock(void);
+
+/* Milliseconds to wait after so many failures in a row. */
+extern int64 tegro_rule_backoff_ms(int failures);
+
+#endif /* TEGRO_RULING_H */

@@ -1,0 +1,1114 @@
+/*-------------------------------------------------------------------------
+ *
+ * delivery.c
+ *		Delivers what is due in the outbox.
+ *
+ * One loop, for the background worker and for CALL tegro_deliver():
+ *
+ *		take down the answers that came
+ *		in one transaction: settle them, and claim as many as there are places
+ *		commit, durably
+ *		send what was claimed
+ *		wait for answers, or for something to become due
+ *
+ * Notifications (inbox.c) wait for a look-up among the requests, and are claimed
+ * and settled in the same transactions.
+ *
+ * Callbacks are called by a process of their own; in the foreground, here.
+ *
+ * So a slow answer holds up nobody, many rows share a commit, and while a
+ * commit waits for the disk the answers of the others come in.  Nothing is
+ * sent inside a transaction that did anything, or under a snapshot.
+ *
+ * If the process dies
+ *		before the commit: nothing of it happened, nothing was sent;
+ *		between the commit and the send, or at any point after it: the rows
+ *		are "sending" until their lease ends, then looked up.  A claim takes
+ *		only what can be sent at once, so these are few.
+ *
+ * The fence: a claim is good for tegro.lease seconds.  A request goes out
+ * only while enough of that is left for its answer, measured on a clock that
+ * nobody sets and that goes on while the machine sleeps, at the last moment
+ * (transport.c).  So what another may have taken over is not sent.
+ *
+ * No answer within tegro.timeout makes the outcome unknown, and the request
+ * is looked up; but its exchange stays open until the lease ends, and an
+ * answer that comes late settles it if nothing else has.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "mb/pg_wchar.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "src/worker/callback.h"
+#include "src/base/compat.h"
+#include "src/worker/delivery.h"
+#include "src/outbox/identity.h"
+#include "src/outbox/inbox.h"
+#include "src/base/killpoint.h"
+#include "src/outbox/ruling.h"
+#include "src/base/settings.h"
+#include "src/outbox/wake.h"
+
+/* Milliseconds of the lease that must be left when an exchange ends. */
+#define LEASE_MARGIN_MS 2000
+
+/* The longest sleep: everything is looked over at least so often. */
+#define SWEEP_MS (60 * 1000)
+
+/* How often prepared transactions are asked for, while there are some. */
+#define PREPARED_MS 1000
+
+/*
+ * How often it is the notifications' turn while a backlog of requests is worked
+ * off.
+ */
+#define INBOX_MS 50
+
+/* How often the whole index is swept while a backlog is worked off. */
+#define FULL_SWEEP_MS (10 * 1000)
+
+/*
+ * How long answers are gathered for one commit: at most, and while none comes.
+ * Places that are free meanwhile are missed by those that wait; a commit takes
+ * a millisecond itself, or a fraction of one.
+ */
+#define GATHER_US		5000
+#define GATHER_PAUSE_MS 1
+
+/* The pause after a round that failed. */
+#define STUMBLE_MS 100
+
+/* How long a shop rests whose key was not accepted, or until a reload. */
+#define UNAUTHORIZED_PAUSE_MS (10 * 60 * 1000)
+
+/* How often it is tried to settle a request whose row someone holds. */
+#define HELD_MS 1000
+
+/* The pause between the parts in which old requests are deleted. */
+#define FORGET_MS 1000
+
+/* A shop that is left alone for a while. */
+typedef struct Pause
+{
+	char *shop_id;
+	int64 until_us; /* on tegro_clock_us() */
+	bool until_reload;
+	TimestampTz reload_time; /* PgReloadTime when it began */
+} Pause;
+
+/* What the loop keeps between rounds. */
+typedef struct Loop
+{
+	TegroDeliverer *deliverer;
+	MemoryContext context; /* all below, and the items */
+	TegroLedger ledger;
+	char *identity;
+	List *items;	  /* in flight, or ruled and to be settled */
+	int nopen;		  /* in flight and not given up */
+	int nruled;		  /* to be settled, without those held */
+	int nheld;		  /* to be settled once nobody holds their rows */
+	bool unconfirmed; /* a claim is not where it must be */
+	List *pauses;
+	bool stumbled;		   /* the last round failed: not at once again */
+	bool look;			   /* there may be something due */
+	uint64 calls;		   /* how often it had been woken at the last look */
+	int64 next_us;		   /* when the next is due; -1: unknown */
+	TimestampTz after;	   /* where the last claim ended */
+	int64 gather_until_us; /* how long answers are gathered before a commit */
+	bool gathered;		   /* none has come for long enough */
+	bool backlog;		   /* the last claim was full */
+	int64 swept_us;
+	int64 inbox_us; /* when notifications were asked for last */
+	int64 idle_since_us;
+	double tokens; /* of tegro.rate_limit */
+	int64 tokens_us;
+	int64 forgot_us;
+	int64 forgot_to; /* how far, by number; 0: all were looked at */
+} Loop;
+
+
+/*
+ * Transactions.
+ */
+
+static void
+begin(Loop *loop)
+{
+	loop->deliverer->begin();
+}
+
+/* Commits; what is allocated from here on is the loop's again. */
+static void
+commit(Loop *loop)
+{
+	loop->deliverer->commit();
+	MemoryContextSwitchTo(loop->context);
+}
+
+/* What try_to() does. */
+typedef struct Work
+{
+	Loop *loop;
+	void (*work)(Loop *loop, void *arg);
+	void *arg;
+} Work;
+
+static void
+do_work(void *arg)
+{
+	Work *work = arg;
+
+	work->work(work->loop, work->arg);
+}
+
+/* See tegro_error_catch(); the error is in the loop's context. */
+static ErrorData *
+try_to(Loop *loop, void (*work)(Loop *loop, void *arg), void *arg)
+{
+	Work what = {loop, work, arg};
+
+	return tegro_error_catch(do_work, &what, loop->context);
+}
+
+
+/*
+ * Pauses.
+ */
+
+static void
+pause_shop(Loop *loop, const char *shop_id, int64 ms, bool until_reload,
+		   const char *why)
+{
+	MemoryContext old = MemoryContextSwitchTo(loop->context);
+	Pause *rest = NULL;
+	ListCell *cell;
+
+	foreach(cell, loop->pauses)
+	{
+		if (strcmp(((Pause *) lfirst(cell))->shop_id, shop_id) == 0)
+			rest = lfirst(cell);
+	}
+	if (rest == NULL)
+	{
+		rest = palloc0(sizeof(Pause));
+		rest->shop_id = pstrdup(shop_id);
+		loop->pauses = lappend(loop->pauses, rest);
+		ereport(LOG,
+				(errmsg("tegro delivery pauses for shop \"%s\"", shop_id),
+				 why ? errdetail_internal("%s", why) : 0));
+	}
+	rest->until_us = Max(rest->until_us, tegro_clock_us() + ms * 1000);
+	rest->until_reload |= until_reload;
+	rest->reload_time = PgReloadTime;
+	MemoryContextSwitchTo(old);
+}
+
+/* The shops that rest now, as names; ends the pauses that are over. */
+static List *
+paused_shops(Loop *loop)
+{
+	List *names = NIL;
+	ListCell *cell;
+	int64 now = tegro_clock_us();
+
+	foreach(cell, loop->pauses)
+	{
+		Pause *rest = lfirst(cell);
+
+		if (now >= rest->until_us ||
+			(rest->until_reload && rest->reload_time != PgReloadTime))
+		{
+			pfree(rest->shop_id);
+			pfree(rest);
+			loop->pauses = foreach_delete_current(loop->pauses, cell);
+			loop->look = true;
+		}
+		else
+			names = lappend(names, rest->shop_id);
+	}
+	return names;
+}
+
+
+/*
+ * Sending.
+ */
+
+static void
+free_item(Loop *loop, TegroItem *item)
+{
+	loop->items = list_delete_ptr(loop->items, item);
+	MemoryContextDelete(item->context);
+}
+
+/* Puts a claimed item in flight. */
+static void
+send_item(TegroItem *item)
+{
+	MemoryContext old = MemoryContextSwitchTo(item->context);
+	int64 lease_ms = tegro_lease * INT64CONST(1000) - LEASE_MARGIN_MS;
+	int timeout_ms = tegro_timeout;
+	int64 send_before_us = 0;
+
+	if (item->task == TEGRO_SEND)
+	{
+		/* a lease too short for the timeout still gets something to send in */
+		send_before_us = item->claimed_us +
+			Max(lease_ms - tegro_timeout, tegro_lease * INT64CONST(1000) / 4) *
+				1000;
+		/* listened to until the lease ends: see tegro_rule_overdue() */
+		timeout_ms =
+			(int) Max(lease_ms - (tegro_clock_us() - item->claimed_us) / 1000,
+					  Min(tegro_timeout, lease_ms));
+		timeout_ms = Max(timeout_ms, 1);
+	}
+	tegro_api_send(item->call, &item->request, timeout_ms, send_before_us);
+	item->in_flight = true;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Rules on an item whose exchange has ended, or has been waited for enough at
+ * "now_us", by tegro_clock_us().
+ */
+static bool
+rule_item(TegroItem *item, int64 now_us)
+{
+	MemoryContext old;
+	const TegroExchange *exchange = tegro_api_exchange(item->call);
+	bool ended = exchange->end != TEGRO_EXCHANGE_OPEN;
+	bool converts;
+
+	if (!ended &&
+		(item->given_up || item->task != TEGRO_SEND ||
+		 !exchange->handed_over ||
+		 now_us - item->claimed_us < tegro_timeout * INT64CONST(1000)))
+		return false;
+
+	/* text that is converted needs the catalog, and that a transaction */
+	old = CurrentMemoryContext;
+	converts = ended && GetDatabaseEncoding() != PG_UTF8 &&
+		!IsTransactionState();
+	if (converts)
+		StartTransactionCommand();
+	MemoryContextSwitchTo(item->context);
+	if (ended)
+	{
+		item->in_flight = false;
+		(void) tegro_api_judge(item->call);
+		item->ruling = item->task == TEGRO_SEND ? tegro_rule_sent(item)
+			: item->is_notification				? tegro_rule_notified(item)
+												: tegro_rule_looked_up(item);
+	}
+	else
+		item->ruling = tegro_rule_overdue(item);
+	item->ruled = true;
+	if (converts)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+void
+tegro_deliver_one(TegroItem *item)
+{
+	send_item(item);
+	while (!rule_item(item, tegro_clock_us()))
+	{
+		int64 left_ms = tegro_timeout -
+			(tegro_clock_us() - item->claimed_us) / 1000;
+
+		(void) tegro_transport_wait((long) Max(left_ms, 1));
+	}
+}
+
+
+/*
+ * The loop.
+ */
+
+/* Takes down which answers came. */
+static void
+take_down(Loop *loop)
+{
+	int64 now_us = tegro_clock_us();
+	ListCell *cell;
+
+	tegro_rule_watch_clock();
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->in_flight && !item->ruled && rule_item(item, now_us))
+		{
+			tegro_kill_point("answer read");
+			loop->nruled++;
+			if (!item->given_up)
+				loop->nopen--;
+			if (item->ruling->pause_until_reload)
+				pause_shop(loop, item->shop_id, UNAUTHORIZED_PAUSE_MS, true,
+						   item->ruling->message);
+			else if (item->ruling->pause_ms > 0)
+				pause_shop(loop, item->shop_id, item->ruling->pause_ms, false,
+						   item->ruling->message);
+		}
+	}
+}
+
+/* After its ruling is settled: it goes, or is listened to a while longer. */
+static void
+settled(Loop *loop, TegroItem *item)
+{
+	if (strcmp(item->ruling->state, TEGRO_IN_REVIEW) == 0 &&
+		strcmp(item->state, TEGRO_IN_REVIEW) != 0)
+		ereport(LOG,
+				item->is_notification
+					? errmsg("notification " INT64_FORMAT " of tegro is in review: %s",
+							 item->id, item->ruling->message ? item->ruling->message : "")
+					: errmsg("request " INT64_FORMAT " of the tegro outbox is in review: %s",
+							 item->id, item->ruling->message ? item->ruling->message : ""));
+	item->ruled = false;
+	loop->nruled--;
+	loop->deliverer->settled++;
+	/* what was ruled on may be due again at once */
+	if (item->ruling->delay_ms >= 0)
+		loop->look = true;
+	if (item->in_flight)
+		item->given_up = true;
+	else
+		free_item(loop, item);
+}
+
+static bool
+is_finished(const TegroRuling *ruling)
+{
+	return strcmp(ruling->state, TEGRO_DONE) == 0 ||
+		strcmp(ruling->state, TEGRO_FAILED) == 0 ||
+		strcmp(ruling->state, TEGRO_CONFIRMED) == 0;
+}
+
+/* Settles requests and notifications that were ruled on. */
+static void
+settle_items(Loop *loop, List *items)
+{
+	List *requests = NIL;
+	List *notifications = NIL;
+	ListCell *cell;
+
+	foreach(cell, items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->is_notification)
+			notifications = lappend(notifications, item);
+		else
+			requests = lappend(requests, item);
+		/* in the foreground, the loop calls back */
+		if (loop->deliverer->stay && item->callback &&
+			is_finished(item->ruling))
+			tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
+	}
+	tegro_outbox_settle(&loop->ledger, requests);
+	tegro_inbox_settle(&loop->ledger, notifications);
+	list_free(requests);
+	list_free(notifications);
+}
+
+static void
+settle_item(Loop *loop, void *arg)
+{
+	tegro_ledger_hold(&loop->ledger, arg);
+	settle_items(loop, list_make1(arg));
+}
+
+/*
+ * Settles one item in a transaction of its own, after the common one failed:
+ * if its row is what is wrong, only its row suffers.  One whose row someone
+ * holds, a person who has it locked, say, is not waited for: what became of it
+ * stays here, and is settled later.  Returns false if it is not settled.
+ */
+static bool
+settle_alone(Loop *loop, TegroItem *item)
+{
+	ErrorData *error;
+	bool can_wait;
+
+	begin(loop);
+	error = try_to(loop, settle_item, item);
+	can_wait = error &&
+		(error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		 error->sqlerrcode == ERRCODE_UNDEFINED_TABLE);
+	if (error && !can_wait)
+	{
+		/* what can always be written: that it is in doubt */
+		MemoryContext old = MemoryContextSwitchTo(item->context);
+
+		item->ruling = item->is_notification
+			? tegro_rule_postponed(item, NULL, NULL)
+			: tegro_rule_overdue(item);
+		item->ruling->message =
+			psprintf("its outcome could not be written: %s", error->message);
+		MemoryContextSwitchTo(old);
+		FreeErrorData(error);
+		error = try_to(loop, settle_item, item);
+	}
+	commit(loop);
+	if (error)
+	{
+		if (error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		if (item->held_us == 0)
+		{
+			loop->nruled--;
+			loop->nheld++;
+		}
+		item->held_us = tegro_clock_us() + HELD_MS * INT64CONST(1000);
+		return false;
+	}
+	if (item->held_us != 0)
+	{
+		loop->nheld--;
+		loop->nruled++;
+		item->held_us = 0;
+	}
+	return true;
+}
+
+/* How many requests may be sent now, by the places and the rate. */
+static int
+free_places(Loop *loop)
+{
+	TegroDeliverer *deliverer = loop->deliverer;
+	int places = tegro_max_concurrency - loop->nopen;
+
+	/* see let_go() for the other bound */
+	places = Min(places,
+				 2 * tegro_max_concurrency - loop->nopen - loop->nheld);
+	if (deliverer->max >= 0)
+		places = (int) Min((int64) places, deliverer->max - deliverer->sent);
+	if (tegro_rate_limit > 0)
+	{
+		int64 now = tegro_clock_us();
+
+		loop->tokens = Min(loop->tokens +
+							   (now - loop->tokens_us) / 1e6 *
+								   tegro_rate_limit,
+						   Max(tegro_rate_limit / 10.0, 1.0));
+		loop->tokens_us = now;
+		places = Min(places, (int) loop->tokens);
+	}
+	return Max(places, 0);
+}
+
+/*
+ * Those given up keep their connections, in case their answers come after all;
+ * but not at the expense of those that wait.  Makes room for some more: what
+ * was sent first goes first.
+ */
+static void
+let_go(Loop *loop, int places)
+{
+	int excess = list_length(loop->items) + places - 2 * tegro_max_concurrency;
+	List *old = NIL;
+	ListCell *cell;
+
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (list_length(old) < excess && item->given_up && !item->ruled)
+			old = lappend(old, item);
+	}
+	foreach(cell, old)
+		free_item(loop, lfirst(cell));
+	list_free(old);
+}
+
+/* What settle_and_claim() does, as one piece. */
+typedef struct Round
+{
+	MemoryContext context; /* of what is claimed */
+	List *ruled;		   /* to settle */
+	int places;			   /* to fill */
+	List *claimed;		   /* out */
+	TegroClaim claim;	   /* out */
+	TegroInboxClaim inbox; /* out */
+} Round;
+
+/* Claims at most "places" requests. */
+static List *
+claim_requests(Loop *loop, TegroClaim *claim, int places)
+{
+	int64 now = tegro_clock_us();
+	List *claimed;
+
+	claim->max = places;
+	claim->fast = loop->backlog &&
+		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
+	claimed = tegro_outbox_claim(&loop->ledger, claim);
+	if (claim->fast && !claim->full)
+	{
+		/* the end of the backlog, or so it seems: look everywhere */
+		claim->fast = false;
+		claim->max = places - list_length(claimed);
+		claim->full = claim->max <= 0;
+		if (claim->max > 0)
+			claimed = list_concat(claimed,
+								  tegro_outbox_claim(&loop->ledger, claim));
+	}
+	if (!claim->fast)
+		loop->swept_us = now;
+	return claimed;
+}
+
+/* Claims at most "places" notifications. */
+static List *
+claim_notifications(Loop *loop, Round *round, int places)
+{
+	loop->inbox_us = tegro_clock_us();
+	return tegro_inbox_claim(&loop->ledger, places, round->claim.paused_shops,
+							 &round->inbox);
+}
+
+/*
+ * Requests fill the places first.  When no more of them wait, the claim has
+ * told whether a notification does, and so these cost nothing where there are
+ * none.  A backlog of requests fills all places, and so it is now and then the
+ * notifications' turn, for some of them.
+ */
+static void
+do_round(Loop *loop, void *arg)
+{
+	Round *round = arg;
+	TegroClaim *claim = &round->claim;
+	int places = round->places;
+	List *claimed = NIL;
+	MemoryContext old;
+
+	settle_items(loop, round->ruled);
+	if (places <= 0)
+		return;
+
+	loop->calls = tegro_wake_calls();
+	claim->after = loop->after;
+	claim->paused_shops = paused_shops(loop);
+	claim->identity = loop->identity;
+	claim->full = true; /* who knows, until requests are asked for */
+	old = MemoryContextSwitchTo(round->context);
+	if (loop->backlog &&
+		tegro_clock_us() - loop->inbox_us >= INBOX_MS * INT64CONST(1000))
+		claimed = claim_notifications(loop, round, Max(places / 4, 1));
+	if (list_length(claimed) < places)
+		claimed = list_concat(claimed,
+							  claim_requests(loop, claim,
+											 places - list_length(claimed)));
+	if (!claim->full)
+	{
+		round->inbox.next_at = claim->inbox_at;
+		if (claim->inbox_at != 0 && claim->inbox_at <= GetCurrentTimestamp())
+			claimed =
+				list_concat(claimed,
+							claim_notifications(loop, round,
+												places -
+													list_length(claimed)));
+	}
+	round->claimed = claimed;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * After a claim failed: were numbers of requests given out a second time?
+ * Then the next claim will not meet what is on record under them.
+ */
+static bool
+pass_attempts(Loop *loop, const TegroClaim *claim)
+{
+	uint64 npassed = tegro_outbox_pass_attempts(&loop->ledger, claim);
+
+	if (npassed > 0)
+		ereport(LOG,
+				(errmsg("leases of " UINT64_FORMAT " requests of the tegro outbox were raised",
+						npassed),
+				 errdetail("tegro_attempt has attempts of other requests under their numbers, which were deleted by hand.")));
+	return npassed > 0;
+}
+
+/*
+ * One transaction: settles what was ruled on and claims what there are places
+ * for.  Returns what was claimed, to be sent.
+ */
+static List *
+settle_and_claim(Loop *loop, int places)
+{
+	/* of its own: a claim that fails leaves nothing behind, no keys either */
+	MemoryContext context = AllocSetContextCreate(loop->context, "tegro claim",
+												  ALLOCSET_SMALL_SIZES);
+	Round round = {context, NIL, places};
+	List *claimed = NIL;
+	ErrorData *error;
+	bool mended = false;
+	ListCell *cell;
+
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->ruled && item->held_us == 0)
+			round.ruled = lappend(round.ruled, item);
+	}
+
+	begin(loop);
+	error = try_to(loop, do_round, &round);
+	if (error && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+		mended = pass_attempts(loop, &round.claim);
+	tegro_kill_point("before claim commit");
+	commit(loop);
+	if (error == NULL)
+		tegro_kill_point("after claim commit");
+
+	if (error)
+	{
+		/* without rows of ours there is nobody else to blame, but who locks all */
+		if ((round.ruled == NIL && !mended &&
+			 error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE) ||
+			error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
+			ReThrowError(error);
+		FreeErrorData(error);
+		foreach(cell, round.ruled)
+		{
+			/* what can't be settled is tried again in the next round */
+			if (!settle_alone(loop, lfirst(cell)))
+				round.ruled = foreach_delete_current(round.ruled, cell);
+		}
+		loop->look = true;
+		loop->stumbled = true;
+	}
+	else if (places > 0)
+	{
+		TegroClaim *claim = &round.claim;
+		TimestampTz next_at = claim->next_at;
+
+		claimed = list_copy(round.claimed);
+		foreach(cell, claimed)
+			MemoryContextSetParent(((TegroItem *) lfirst(cell))->context,
+								   loop->context);
+		if (round.inbox.next_at != 0 &&
+			(next_at == 0 || round.inbox.next_at < next_at))
+			next_at = round.inbox.next_at;
+		loop->after = claim->after;
+		loop->backlog = claim->full;
+		loop->look = claim->full || round.inbox.full;
+		loop->next_us = loop->look ? tegro_clock_us()
+			: next_at == 0
+			? -1
+			: tegro_clock_us() + Max(next_at - GetCurrentTimestamp(), 0);
+	}
+	MemoryContextDelete(context);
+	foreach(cell, round.ruled)
+		settled(loop, lfirst(cell));
+	list_free(round.ruled);
+	return claimed;
+}
+
+/* Settles those whose rows were held, if that is over. */
+static void
+settle_held(Loop *loop, bool at_once)
+{
+	List *due = NIL;
+	ListCell *cell;
+
+	if (loop->nheld == 0)
+		return;
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->held_us != 0 &&
+			(at_once || tegro_clock_us() >= item->held_us))
+			due = lappend(due, item);
+	}
+	foreach(cell, due)
+	{
+		if (settle_alone(loop, lfirst(cell)))
+			settled(loop, lfirst(cell));
+	}
+	list_free(due);
+}
+
+/*
+ * Sends what was claimed.  Before, it is made sure that the claims are where
+ * they must be: a commit whose wait for a synchronous standby was cancelled
+ * is visible here and may be lost in a failover.
+ */
+static void
+send_claimed(Loop *loop, List *claimed)
+{
+	bool replicated = tegro_commit_is_replicated();
+	ListCell *cell;
+
+	if (!replicated && claimed != NIL)
+		loop->unconfirmed = true;
+	let_go(loop, list_length(claimed));
+	foreach(cell, claimed)
+	{
+		TegroItem *item = lfirst(cell);
+
+		loop->items = lappend(loop->items, item);
+		loop->nopen++;
+		if (!replicated || RecoveryInProgress() || !tegro_delivery ||
+			(loop->deliverer->stop && *loop->deliverer->stop))
+		{
+			MemoryContext old = MemoryContextSwitchTo(item->context);
+
+			item->ruling = item->task == TEGRO_SEND
+				? tegro_rule_unsent(item,
+									"the claim was not confirmed; nothing was sent")
+				: tegro_rule_postponed(item, NULL, item->message);
+			item->ruled = true;
+			loop->nruled++;
+			loop->nopen--;
+			MemoryContextSwitchTo(old);
+			continue;
+		}
+		if (item->task == TEGRO_SEND)
+		{
+			loop->deliverer->sent++;
+			if (tegro_rate_limit > 0)
+				loop->tokens -= 1;
+		}
+		send_item(item);
+	}
+	list_free(claimed);
+}
+
+/* Milliseconds to wait for answers, at most. */
+static long
+wait_ms(Loop *loop, int places)
+{
+	int64 now = tegro_clock_us();
+	int64 until_us = now + SWEEP_MS * INT64CONST(1000);
+	ListCell *cell;
+
+	if (loop->look && places > 0)
+		return 0;
+	if (loop->next_us >= 0 && places > 0)
+		until_us = Min(until_us, loop->next_us);
+	if (tegro_rate_limit > 0 && (loop->look || loop->next_us >= 0) &&
+		places == 0)
+		until_us = Min(until_us, now + INT64CONST(1000000) / tegro_rate_limit);
+	foreach(cell, loop->pauses)
+		until_us = Min(until_us, ((Pause *) lfirst(cell))->until_us);
+	if (tegro_retention > 0 && loop->forgot_to > 0)
+		until_us = Min(until_us,
+					   loop->forgot_us + FORGET_MS * INT64CONST(1000));
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (item->held_us != 0)
+			until_us = Min(until_us, item->held_us);
+		/* what is past that only waits for its connection to give up */
+		else if (!item->given_up)
+			until_us = Min(until_us,
+						   Max(item->claimed_us +
+								   tegro_timeout * INT64CONST(1000),
+							   now + 5000));
+	}
+	return (long) Max((until_us - now + 999) / 1000, 0);
+}
+
+/*
+ * On a request to stop: what is in flight is left in a state from which it
+ * goes on at once, rather than when its lease ends.
+ */
+static void
+wind_down(Loop *loop)
+{
+	ListCell *cell;
+
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+		MemoryContext old = MemoryContextSwitchTo(item->context);
+
+		if (!item->ruled)
+		{
+			if (item->task != TEGRO_SEND)
+			{
+				item->ruling = tegro_rule_settled(item);
+				item->ruling->delay_ms = 0;
+			}
+			else if (tegro_api_exchange(item->call)->handed_over)
+				item->ruling = tegro_rule_orphaned(item);
+			else
+				item->ruling =
+					tegro_rule_unsent(item,
+									  "the deliverer was stopped; nothing was sent");
+			item->ruled = true;
+			loop->nruled++;
+		}
+		item->in_flight = false;
+		MemoryContextSwitchTo(old);
+	}
+	if (loop->nruled > 0)
+		(void) settle_and_claim(loop, 0);
+	settle_held(loop, true);
+}
+
+/*
+ * Deletes what was kept long enough: a part at a time, all of it in turn, and
+ * then not for a while.
+ */
+static void
+forget_old(Loop *loop)
+{
+	int64 now = tegro_clock_us();
+	int64 pause_ms = loop->forgot_to > 0 ? FORGET_MS : SWEEP_MS;
+
+	if (tegro_retention <= 0 ||
+		now - loop->forgot_us < pause_ms * INT64CONST(1000))
+		return;
+	loop->forgot_us = now;
+	begin(loop);
+	loop->forgot_to =
+		tegro_outbox_forget(&loop->ledger,
+							TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														-tegro_retention *
+															INT64CONST(1000)),
+							loop->forgot_to);
+	commit(loop);
+}
+
+/* In the foreground: calls all back that are due. */
+static void
+call_back(Loop *loop)
+{
+	TegroCaller caller = {loop->deliverer->begin, loop->deliverer->commit};
+	TimestampTz next_at;
+
+	while (tegro_call_back(&loop->ledger, &caller, &next_at))
+	{
+		MemoryContextSwitchTo(loop->context);
+		loop->look = true;
+	}
+	MemoryContextSwitchTo(loop->context);
+}
+
+/* May this database deliver? */
+static TegroDeliveryEnd
+check(Loop *loop)
+{
+	bool allowed;
+	bool callbacks;
+	char *detail = NULL;
+
+	if (!tegro_delivery || RecoveryInProgress())
+		return TEGRO_DELIVERY_OFF;
+	begin(loop);
+	if (!tegro_ledger_find(&loop->ledger))
+	{
+		commit(loop);
+		return TEGRO_NO_LEDGER;
+	}
+	loop->identity = MemoryContextStrdup(loop->context,
+										 tegro_identity_current());
+	allowed = tegro_outbox_check_identity(&loop->ledger, loop->identity,
+										  &detail);
+	if (!allowed)
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("delivery of the tegro outbox is held"),
+				 errdetail("%s This database may be a copy, and a copy must not pay.", detail),
+				 errhint("If this database is to deliver the requests instead of the other, call tegro_arm.")));
+	callbacks = allowed && loop->deliverer->stay &&
+		tegro_outbox_callbacks_wait(&loop->ledger);
+	commit(loop);
+	/* from before a restart */
+	if (callbacks)
+		tegro_wake_missing(TEGRO_CALLBACK_WORKER);
+	return allowed ? TEGRO_NOTHING_DUE : TEGRO_DELIVERY_HELD;
+}
+
+/* Has nothing been left to do for long enough? */
+static bool
+idle_for_long(Loop *loop)
+{
+	bool prepared;
+	bool callbacks;
+
+	/* who has paused a shop must stay, or the next would send for it */
+	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
+		loop->pauses != NIL || (tegro_retention > 0 && loop->forgot_to > 0))
+	{
+		loop->idle_since_us = tegro_clock_us();
+		return false;
+	}
+	begin(loop);
+	prepared = tegro_outbox_any_prepared();
+	callbacks = tegro_outbox_callbacks_wait(&loop->ledger);
+	commit(loop);
+	if (callbacks)
+	{
+		/* there was no slot for it */
+		tegro_wake_missing(TEGRO_CALLBACK_WORKER);
+		loop->idle_since_us = tegro_clock_us();
+	}
+	if (prepared)
+	{
+		/* its commit wakes nobody: look again before long */
+		loop->next_us = tegro_clock_us() + PREPARED_MS * INT64CONST(1000);
+		loop->idle_since_us = tegro_clock_us();
+		return false;
+	}
+	return tegro_clock_us() - loop->idle_since_us >=
+		tegro_worker_idle * INT64CONST(1000000);
+}
+
+static TegroDeliveryEnd
+run_loop(Loop *loop)
+{
+	TegroDeliverer *deliverer = loop->deliverer;
+
+	for (;;)
+	{
+		int places;
+		List *claimed = NIL;
+
+		MemoryContextSwitchTo(loop->context);
+		if (deliverer->reload)
+			deliverer->reload();
+		if (deliverer->stop && *deliverer->stop)
+		{
+			wind_down(loop);
+			return TEGRO_STOPPED;
+		}
+		if (!tegro_delivery || RecoveryInProgress())
+		{
+			wind_down(loop);
+			return TEGRO_DELIVERY_OFF;
+		}
+
+		take_down(loop);
+
+		/*
+		 * While a backlog waits, a commit for many is better than a quick one
+		 * for a few.
+		 */
+		if (loop->nruled == 0)
+		{
+			loop->gather_until_us = tegro_clock_us() + GATHER_US;
+			loop->gathered = false;
+		}
+		else if (loop->backlog && loop->nopen > 0 && !loop->gathered &&
+				 tegro_clock_us() < loop->gather_until_us)
+		{
+			loop->gathered = !tegro_transport_wait(GATHER_PAUSE_MS);
+			continue;
+		}
+		list_free(paused_shops(loop));
+		places = free_places(loop);
+		if (loop->next_us >= 0 && tegro_clock_us() >= loop->next_us)
+			loop->look = true;
+		if (loop->nruled > 0 || (loop->look && places > 0))
+		{
+			if (deliverer->report)
+				deliverer->report("delivering");
+			claimed = settle_and_claim(loop, places);
+			send_claimed(loop, claimed);
+		}
+
+		if (loop->unconfirmed && !deliverer->stay)
+		{
+			wind_down(loop);
+			return TEGRO_UNCONFIRMED;
+		}
+		settle_held(loop, false);
+		if (!deliverer->stay)
+			call_back(loop);
+		forget_old(loop);
+
+		if (deliverer->max >= 0 && deliverer->sent >= deliverer->max &&
+			loop->nopen == 0 && loop->nruled == 0)
+		{
+			wind_down(loop);
+			return TEGRO_STOPPED;
+		}
+		if (!deliverer->stay && !loop->look && loop->nopen == 0 &&
+			loop->nruled == 0 &&
+			(loop->next_us < 0 || loop->next_us > tegro_clock_us()))
+		{
+			wind_down(loop);
+			return TEGRO_NOTHING_DUE;
+		}
+		if (deliverer->stay && idle_for_long(loop))
+			return TEGRO_NOTHING_DUE;
+
+		if (loop->nruled == 0 || loop->stumbled)
+		{
+			long ms;
+
+			/* the latch may have been reset by what was waited for since */
+			if (tegro_wake_calls() != loop->calls)
+				loop->look = true;
+			ms = loop->stumbled ? STUMBLE_MS
+								: wait_ms(loop, free_places(loop));
+			loop->stumbled = false;
+
+			if (ms > 0 || loop->items != NIL)
+			{
+				if (deliverer->report && ms > 0)
+					deliverer->report(loop->items ? "waiting for answers"
+												  : NULL);
+				/* a latch that was set may be a commit's: look */
+				if (!tegro_transport_wait(
+						Min(ms,
+							deliverer->stay && loop->items == NIL
+								? Max(tegro_worker_idle * 1000L, 100)
+								: ms)))
+					loop->look = true;
+			}
+		}
+	}
+}
+
+TegroDeliveryEnd
+tegro_deliver_due(TegroDeliverer *deliverer)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Loop *loop;
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext,
+												  "tegro delivery",
+												  ALLOCSET_DEFAULT_SIZES);
+	volatile TegroDeliveryEnd end = TEGRO_STOPPED;
+
+	PG_TRY();
+	{
+		loop = MemoryContextAllocZero(context, sizeof(Loop));
+		loop->deliverer = deliverer;
+		loop->context = context;
+		loop->look = true;
+		loop->next_us = -1;
+		loop->idle_since_us = loop->tokens_us = tegro_clock_us();
+		loop->tokens = 1;
+
+		end = check(loop);
+		if (end == TEGRO_NOTHING_DUE)
+			end = run_loop(loop);
+	}
+	PG_FINALLY();
+	{
+		/* stops what is in flight, on whatever way we leave */
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(context);
+	}
+	PG_END_TRY();
+	return end;
+}
