@@ -2,7 +2,7 @@
  *
  * compat.h
  *		What differs between the PostgreSQL versions that tegro supports
- *		(15 to 18), under one name each.
+ *		(15 to 19), under one name each.
  *
  * This is the only place that names PG_VERSION_NUM: code elsewhere reads as
  * if there were one PostgreSQL.
@@ -18,11 +18,14 @@
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "optimizer/pathnode.h"
+#include "postmaster/bgworker.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
+#include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/guc_tables.h"
 #include "utils/memutils.h"
@@ -31,6 +34,9 @@
 
 #if PG_VERSION_NUM < 150000
 #error tegro needs PostgreSQL 15 or later
+#endif
+#if PG_VERSION_NUM >= 200000
+#error tegro has not been tested with PostgreSQL 20 or later: use 15 to 19
 #endif
 
 #if PG_VERSION_NUM >= 180000
@@ -208,5 +214,104 @@ tegro_create_foreignscan_path(PlannerInfo *root, RelOptInfo *rel, double rows,
 								   total_cost, NIL, outer, NULL, fdw_private);
 #endif
 }
+
+/*
+ * Shared memory, for base/shmem.c.
+ *
+ * tegro_register_shmem_callbacks() has the server call "request" before it
+ * allocates shared memory, and "init" after that: when the postmaster starts
+ * and after a crash.  Call it once, while the library is preloaded.  "request"
+ * calls tegro_reserve_shmem() for each area, "init" calls tegro_find_shmem().
+ *
+ * From 19 on these are callbacks; the server sets *pointer by itself and calls
+ * "init" only for new areas.  Before 19 they are hooks, each of which calls the
+ * one that was set before it.
+ */
+typedef void (*TegroShmemCallback)(void *arg);
+
+#if PG_VERSION_NUM >= 190000
+static inline void
+tegro_register_shmem_callbacks(TegroShmemCallback request,
+							   TegroShmemCallback init)
+{
+	static ShmemCallbacks callbacks; /* the server keeps its address */
+
+	callbacks.request_fn = request;
+	callbacks.init_fn = init;
+	RegisterShmemCallbacks(&callbacks);
+}
+
+static inline void
+tegro_reserve_shmem(const char *name, Size size, void **pointer)
+{
+	ShmemRequestStruct(.name = name, .size = (ssize_t) size, .ptr = pointer);
+}
+#else
+static TegroShmemCallback tegro_shmem_request_callback;
+static TegroShmemCallback tegro_shmem_init_callback;
+static shmem_request_hook_type tegro_next_shmem_request_hook;
+static shmem_startup_hook_type tegro_next_shmem_startup_hook;
+
+static inline void
+tegro_shmem_request_hook(void)
+{
+	if (tegro_next_shmem_request_hook)
+		tegro_next_shmem_request_hook();
+	tegro_shmem_request_callback(NULL);
+}
+
+static inline void
+tegro_shmem_startup_hook(void)
+{
+	if (tegro_next_shmem_startup_hook)
+		tegro_next_shmem_startup_hook();
+	/* with EXEC_BACKEND several processes come here at the same time */
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	tegro_shmem_init_callback(NULL);
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static inline void
+tegro_register_shmem_callbacks(TegroShmemCallback request,
+							   TegroShmemCallback init)
+{
+	tegro_shmem_request_callback = request;
+	tegro_shmem_init_callback = init;
+	tegro_next_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = tegro_shmem_request_hook;
+	tegro_next_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = tegro_shmem_startup_hook;
+}
+
+static inline void
+tegro_reserve_shmem(const char *name, Size size, void **pointer)
+{
+	/* each area begins on a cache line */
+	RequestAddinShmemSpace(CACHELINEALIGN(size));
+}
+#endif
+
+/* Sets *pointer to a reserved area; is it new, that is, to be filled in? */
+static inline bool
+tegro_find_shmem(const char *name, Size size, void **pointer)
+{
+#if PG_VERSION_NUM >= 190000
+	return true;
+#else
+	bool found;
+
+	*pointer = ShmemInitStruct(name, size, &found);
+	return !found;
+#endif
+}
+
+/*
+ * From 19 on, for bgw_flags: CREATE, ALTER and DROP DATABASE end the worker
+ * where they need its database for themselves.  Before 19 they fail while the
+ * worker is connected.
+ */
+#ifndef BGWORKER_INTERRUPTIBLE
+#define BGWORKER_INTERRUPTIBLE 0
+#endif
 
 #endif /* TEGRO_COMPAT_H */
