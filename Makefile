@@ -2,8 +2,9 @@
 #
 #   make                 build tegro.so
 #   make install         install into the server that PG_CONFIG names
-#   make installcheck    run the regression tests against your running server
-#   make sandbox         build the stand-in provider, which installcheck starts
+#   make installcheck    run the regression tests against a running server that
+#                        has a sandbox for its provider: script/server make installcheck
+#   make sandbox         build the stand-in provider
 #   make dist            pack what is committed for PGXN: tegro-X.Y.Z.zip, .tar.gz
 #
 # PG_CONFIG chooses the PostgreSQL version:  make PG_CONFIG=/path/to/pg_config
@@ -56,17 +57,15 @@ EXTRA_CLEAN = results regression.diffs regression.out
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-# The regression tests need a provider; it lives only as long as they run.
-pg_regress_installcheck := $(patsubst %/pg_regress,script/with-sandbox %/pg_regress,$(pg_regress_installcheck))
-pg_isolation_regress_installcheck := $(patsubst %/pg_isolation_regress,script/with-sandbox %/pg_isolation_regress,$(pg_isolation_regress_installcheck))
+# The tests run only against a server that is made for them.
+pg_regress_installcheck := $(patsubst %/pg_regress,script/installcheck %/pg_regress,$(pg_regress_installcheck))
+pg_isolation_regress_installcheck := $(patsubst %/pg_isolation_regress,script/installcheck %/pg_isolation_regress,$(pg_isolation_regress_installcheck))
 
 $(OBJS): $(wildcard src/*/*.h)
 
 .PHONY: sandbox
 sandbox:
 	$(MAKE) -C sandbox
-
-installcheck: sandbox
 
 # PGXN wants the version in full, and all in a folder that is named for it.
 DISTRIBUTION = $(EXTENSION)-$(shell sed -n 's/^   "version": "\(.*\)",$$/\1/p' META.json)

@@ -631,7 +631,7 @@ CREATE FUNCTION @extschema@.tegro_stat_counters(
 	OUT name_lookup_ms pg_catalog.float8, OUT connect_ms pg_catalog.float8, OUT tls_ms pg_catalog.float8,
 	OUT wait_ms pg_catalog.float8, OUT total_ms pg_catalog.float8,
 	OUT latency_ms pg_catalog.float8[], OUT latency_requests pg_catalog.int8[],
-	OUT server_wide pg_catalog.bool, OUT since pg_catalog.timestamptz)
+	OUT since pg_catalog.timestamptz)
 RETURNS SETOF pg_catalog.record
 AS 'MODULE_PATHNAME', 'tegro_stat_counters'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 11;
@@ -666,8 +666,7 @@ COMMENT ON COLUMN @extschema@.tegro_stat.wait_ms IS 'time from the request to th
 COMMENT ON COLUMN @extschema@.tegro_stat.total_ms IS 'time in all';
 COMMENT ON COLUMN @extschema@.tegro_stat.latency_ms IS 'upper bounds of the histogram, milliseconds';
 COMMENT ON COLUMN @extschema@.tegro_stat.latency_requests IS 'how many requests took no longer than each of these';
-COMMENT ON COLUMN @extschema@.tegro_stat.server_wide IS 'true, unless there was no shared memory left: then these are this session''s own';
-COMMENT ON COLUMN @extschema@.tegro_stat.since IS 'when all was zero: the first use after the server''s start, or tegro_stat_reset()';
+COMMENT ON COLUMN @extschema@.tegro_stat.since IS 'when all was zero: the server''s start, a crash, or tegro_stat_reset()';
 
 CREATE FUNCTION @extschema@.tegro_stat_reset()
 RETURNS pg_catalog.void

@@ -19,9 +19,9 @@
  *
  * An include stays within its folder or points down this list.
  *
- * The library works when a session loads it by calling one of its functions.
- * From shared_preload_libraries it also has delivery go on by itself after a
- * restart of the server.
+ * The library is loaded by shared_preload_libraries, and in no other way: then
+ * the settings exist in every session from its start, the launcher runs, and
+ * shared memory is requested as the server expects.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,40 +29,39 @@
 
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 
 #include "src/base/compat.h"
-#include "src/client/nonce.h"
 #include "src/base/settings.h"
+#include "src/client/keys.h"
+#include "src/client/nonce.h"
 #include "src/client/stats.h"
 #include "src/outbox/wake.h"
-#include "src/worker/worker.h"
+#include "src/worker/launcher.h"
 
 TEGRO_MODULE_MAGIC("tegro", TEGRO_VERSION);
 
 void _PG_init(void);
 
-static shmem_request_hook_type next_shmem_request_hook = NULL;
-
-static void
-request_shmem(void)
-{
-	if (next_shmem_request_hook)
-		next_shmem_request_hook();
-	tegro_nonce_request_shmem();
-	tegro_stats_request_shmem();
-	tegro_wake_request_shmem();
-}
-
 void
 _PG_init(void)
 {
-	tegro_settings_define();
+	if (!process_shared_preload_libraries_in_progress)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("tegro is not in shared_preload_libraries"),
+				 errhint("Add this line to postgresql.conf and restart the server:  shared_preload_libraries = '%s%stegro'",
+						 shared_preload_libraries_string,
+						 *shared_preload_libraries_string ? ", " : "")));
 
-	if (process_shared_preload_libraries_in_progress)
-	{
-		next_shmem_request_hook = shmem_request_hook;
-		shmem_request_hook = request_shmem;
-		tegro_worker_register_launcher();
-	}
+	tegro_settings_define();
+	tegro_keys_define();
+	MarkGUCPrefixReserved("tegro");
+
+	tegro_nonce_request_shmem();
+	tegro_stats_request_shmem();
+	tegro_wake_request_shmem();
+
+	/* pg_upgrade has the server in its hands: nothing is to be sent */
+	if (!IsBinaryUpgrade)
+		tegro_launcher_register();
 }

@@ -58,8 +58,8 @@ outbox_open(struct outbox *outbox)
 	session_execute(outbox->session, "SET jit = off");
 	session_execute(outbox->session, "LOAD 'tegro'");
 	outbox_concurrency(outbox, OUTBOX_IN_FLIGHT);
-	snprintf(sql, sizeof(sql), "ALTER SYSTEM SET tegro.worker_idle = %d",
-			 WORKER_IDLE_S);
+	snprintf(sql, sizeof(sql),
+			 "ALTER SYSTEM SET tegro.worker_idle_timeout = %d", WORKER_IDLE_S);
 	session_execute(outbox->session, sql);
 	outbox_switch(outbox, true);
 	usleep(RELOAD_US);

@@ -41,7 +41,7 @@
 #define CLOCK_STEP	32	/* the wall clock jumps ahead */
 #define PROMPT		64	/* the provider executes or forgets a request within
 				   DELAY, and shows it within LAG; else when it likes */
-#define SHORT_WAIT	128	/* tegro.settle_time covers DELAY, but not LAG */
+#define SHORT_WAIT	128	/* tegro.review_after covers DELAY, but not LAG */
 #define STRAY		256	/* another payment carries the same number */
 #define PERSON		512	/* a person retries what was not executed */
 #define UNJUDGED	1024	/* only double executions count, not how it ends */
@@ -76,11 +76,11 @@
 
 /* Ticks: "n ticks" here is more than n - 1 and less than n + 1 of them in
    truth; so a wait is one longer than what it waits for. */
-#define LEASE		3	/* tegro.lease */
+#define LEASE		3	/* tegro.claim_timeout */
 #define TIMEOUT		1	/* tegro.timeout */
 #define DELAY		1
 #define LAG		1
-/* tegro.settle_time; for an order, tegro.timeout + 5 s */
+/* tegro.review_after; for an order, tegro.timeout + 5 s */
 #define WAIT		(!IN(PROMPT) -> 1 : (IN(SHORT_WAIT) -> DELAY : DELAY + LAG) + 1)
 /* how often not found, before anything follows from it */
 #define TIMES		(BROKEN == ONE_LOOKUP -> 1 : (ROW == ORDER -> 2 : 3))

@@ -39,7 +39,7 @@ use TegroTest;
 use TegroLedger;
 use Time::HiRes qw(sleep time);
 
-# tegro.lease of ledger_cluster(), and a little
+# tegro.claim_timeout of ledger_cluster(), and a little
 use constant PAST_LEASE => 4.5;
 
 my $json = JSON::PP->new->canonical;
@@ -200,7 +200,7 @@ my %faults = (
 		what => 'the answer read and not committed',
 		point => 'answer read',
 		# both are executed before the first answer comes, and that in time
-		conf => "tegro.timeout = '3s'\ntegro.lease = '6s'",
+		conf => "tegro.timeout = '3s'\ntegro.claim_timeout = '6s'",
 		prepare => sub {
 			$_[0]{sandbox}->fault($_, 'execute_then_hold', ms => 1500)
 			  foreach qw(createOrder createWithdrawal);
@@ -473,7 +473,7 @@ begin_round('worker');
 
 part 'fault 17: a deliverer that was stopped beyond its lease does no harm when it returns' => sub {
 	# so that nothing else changes the rows while it returns
-	set_and_reload($node, 'tegro.settle_time' => '60s');
+	set_and_reload($node, 'tegro.review_after' => '60s');
 	kill_at($node, 'after claim commit', 'STOP');
 	enqueue_both($node, '17');
 	my $worker = worker_pid($node);
@@ -522,7 +522,7 @@ part 'fault 17: a deliverer that was stopped beyond its lease does no harm when 
 	delete $_->{tries} foreach $settled, $later;
 	is_deeply($later, $settled, 'and changes nothing');
 
-	set_and_reload($node, 'tegro.settle_time' => '3s');
+	set_and_reload($node, 'tegro.review_after' => '3s');
 	ask($node, q{UPDATE tegro_outbox SET next_at = now() WHERE reference = 'order-17' AND state = 'unknown'});
 	ask($node, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'payout-17'});
 
@@ -898,7 +898,7 @@ part 'fault 22: the caller of a payout is cancelled, or gone' => sub {
 	my %results;
 
 	# no answer comes before the caller is gone, and yet each comes in time
-	set_and_reload($node, 'tegro.lease' => '40s');
+	set_and_reload($node, 'tegro.claim_timeout' => '40s');
 	foreach my $way (sort keys %ways)
 	{
 		my $session = session($node);
@@ -932,7 +932,7 @@ part 'fault 22: the caller of a payout is cancelled, or gone' => sub {
 			"$way: the same call again returns its outcome");
 		is(scalar(requests($sandbox, "W-$way")), 1, "$way: and sends nothing");
 	}
-	set_and_reload($node, 'tegro.lease' => '4s');
+	set_and_reload($node, 'tegro.claim_timeout' => '4s');
 	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
 };
 
@@ -1104,7 +1104,7 @@ part 'fault 22: no worker is to be had' => sub {
 };
 
 # What follows has the library preloaded, and a worker that soon goes.
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tegro'\ntegro.worker_idle = 1s");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tegro'\ntegro.worker_idle_timeout = 1s");
 $node->restart;
 
 # Waits until nothing is delivered, and nobody would.

@@ -41,7 +41,6 @@ sub chance { return rand() < $_[0]; }
 my $sandbox = sandbox();
 my $node = ledger_cluster(
 	'storm', $sandbox,
-	preload => 1,
 	conf => "max_prepared_transactions = 30\nmax_connections = 40\nmax_worker_processes = 12");
 
 # What is known to be committed: lines "method TAB reference".
@@ -377,7 +376,7 @@ subtest 'fault 24: what commits is executed, what rolls back is not' => sub {
 	my @scripts;
 
 	# no worker stays: it is started and ends again and again
-	$node->append_conf('postgresql.conf', 'tegro.worker_idle = 0');
+	$node->append_conf('postgresql.conf', 'tegro.worker_idle_timeout = 0');
 	reload_conf($node);
 
 	my $put = sub {

@@ -31,7 +31,6 @@ use TegroLedger;
 
 my $origin = ledger_cluster(
 	'origin', sandbox(),
-	preload => 1,
 	conf => <<'END');
 wal_level = replica
 max_wal_senders = 10
@@ -219,7 +218,7 @@ END
 	$lock->query(q{BEGIN; SELECT FROM tegro_outbox WHERE reference = 'W-resent' FOR UPDATE});
 	foreach my $node ($old, $new)
 	{
-		set($node, 'tegro.settle_time', q{'8s'});
+		set($node, 'tegro.review_after', q{'8s'});
 		set($node, 'tegro.withdrawal_unknown', q{'resend'});
 	}
 	cut_off($old, $new);

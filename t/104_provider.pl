@@ -3,7 +3,7 @@
 #
 # Each story has a database and a sandbox of its own, so that none is in the way
 # of another; the settings are such that what takes minutes takes seconds here:
-# tegro.timeout is 1 s, tegro.settle_time 3 s.  Requests whose outcome is
+# tegro.timeout is 1 s, tegro.review_after 3 s.  Requests whose outcome is
 # unknown are left to the background worker, several at a time, and looked at
 # once all have had their time.
 #
@@ -29,7 +29,6 @@ use TegroLedger qw(ledger_cluster enqueue executions LONG);
 
 my $node = ledger_cluster(
 	'provider', sandbox(),
-	preload => 1,
 	conf => <<'END');
 max_worker_processes = 40
 max_connections = 60
@@ -381,7 +380,7 @@ story(
 story(
 	'decided',
 	sub {
-		set('tegro.lease', q{'20s'});
+		set('tegro.claim_timeout', q{'20s'});
 		$session->query($_) foreach split(/;\n/, <<'END');
 CREATE TABLE calls (n serial, reference text, state text, type text);
 CREATE FUNCTION called(id bigint, state text, reference text, answer jsonb) RETURNS void
@@ -420,7 +419,7 @@ END
 		is($session->query("SELECT tegro_retry($requests{$_})")->{sqlstate}, '55000', "$_ is not sent again")
 		  foreach sort keys %requests;
 		agree();
-		set('tegro.lease', q{'4s'});
+		set('tegro.claim_timeout', q{'4s'});
 	});
 
 
@@ -428,7 +427,7 @@ END
 story(
 	'hanging',
 	sub {
-		set('tegro.lease', q{'20s'});
+		set('tegro.claim_timeout', q{'20s'});
 		$session->query(qq{ALTER DATABASE "$database" SET tegro.max_concurrency = 4});
 		$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 12000, times => 8);
 		ask("W-hanging-$_") foreach 1 .. 8;
@@ -440,7 +439,7 @@ story(
 		cmp_ok(own_ms($from), '<', 6000, 'does not wait much longer than tegro.timeout');
 		settled('what hung', "W-hanging-$_", 'done', 1) foreach 1, 8;
 		agree();
-		set('tegro.lease', q{'4s'});
+		set('tegro.claim_timeout', q{'4s'});
 	});
 
 
@@ -731,7 +730,7 @@ story(
 		write_credentials($good =~ s/sandbox-api-key/old-key/r, @others, 'bad:*:not-its-key:x');
 		settled('an order in flight while the key changes', "O-flight-$_", 'done', 1) foreach 1 .. 10;
 
-		set('tegro.worker_idle', q{'1s'});
+		set('tegro.worker_idle_timeout', q{'1s'});
 		ask($_) foreach qw(O-refused W-refused);
 		ok(becomes_true(q{SELECT bool_or(sqlstate = 'TG001') FROM tegro_outbox WHERE state = 'ready'}),
 			'with a wrong key, a request stays ready');
@@ -766,7 +765,7 @@ story(
 		ok(becomes_true(q{SELECT count(*) = 50 FROM tegro_outbox WHERE state = 'done'}),
 			'with the right keys, all are delivered');
 		cmp_ok(own_ms($from), '<', 30_000, 'before long');
-		set('tegro.worker_idle', q{'1min'});
+		set('tegro.worker_idle_timeout', q{'1min'});
 		agree(shops => 1);
 	},
 	faults => 'fault 43',
@@ -916,7 +915,7 @@ story(
 		settled('then the one that was held', 'O-held', 'done', 1);
 
 		# one that is on its way, so that its outcome can't be written
-		set('tegro.lease', q{'40s'});
+		set('tegro.claim_timeout', q{'40s'});
 		set('tegro.timeout', q{'20s'});
 		$sandbox->fault('createWithdrawal', 'hold', ms => 4000);
 		ask('W-held');
@@ -936,7 +935,7 @@ story(
 		settled('then the one that was held', 'W-held', 'done', 1);
 		settled('the others', "W-$_", 'done', 1) foreach 1, 20;
 		set('tegro.timeout', q{'1s'});
-		set('tegro.lease', q{'4s'});
+		set('tegro.claim_timeout', q{'4s'});
 
 		# the whole table
 		$person->query(q{BEGIN; LOCK tegro_outbox IN SHARE MODE});
@@ -1294,7 +1293,6 @@ $node->stop;
 unless (defined $ENV{TEGRO_ONLY} && 'clock' !~ /$ENV{TEGRO_ONLY}/)
 {
 	$node = ledger_cluster('clock', sandbox(),
-		preload => 1,
 		environment => { preload_clock() });
 }
 
@@ -1347,7 +1345,7 @@ story(
 
 		# the settle time is the provider's, and no clock that people set can
 		# shorten it
-		set('tegro.settle_time', q{'8s'});
+		set('tegro.review_after', q{'8s'});
 		set('tegro.withdrawal_unknown', q{'resend'});
 		my $from = time;
 		meet('W-settle', 'execute_later', ms => 5000);

@@ -238,16 +238,16 @@ sub median
 		deliver_after => now() + interval '1 day')});
 	sleep 0.5;
 	cmp_ok(waits_in($pid, 10, 4), '<=', 4, 'nor while what there is to do is for later');
-	set('tegro.worker_idle', '1s');
+	set('tegro.worker_idle_timeout', '1s');
 	sleep 3;
 	is((workers('postgres'))[0], $pid, 'it stays for that');
 	in('postgres')->query(q{SELECT tegro_cancel(id) FROM tegro_outbox WHERE reference = 'tomorrow'});
-	ok(no_worker('postgres'), 'with nothing to do it ends after tegro.worker_idle');
+	ok(no_worker('postgres'), 'with nothing to do it ends after tegro.worker_idle_timeout');
 	enqueue(in('postgres'), 'createOrder', 'after idle');
 	is_done('after idle', 'the next request starts another');
 
 	# one that is always about to end
-	set('tegro.worker_idle', '0');
+	set('tegro.worker_idle_timeout', '0');
 	foreach my $n (1 .. 60)
 	{
 		enqueue(in('postgres'), 'createOrder', "brief-$n");
@@ -255,7 +255,7 @@ sub median
 	}
 	ok(all_done('postgres', 'brief', 60), 'requests that come while it is about to end are not overlooked');
 	ok(no_worker('postgres'), 'and then it ends');
-	set('tegro.worker_idle', '1min');
+	set('tegro.worker_idle_timeout', '1min');
 }
 
 
@@ -780,7 +780,7 @@ $node->stop;
 
 	$node = ledger_cluster('many', $sandbox, conf => <<'END');
 max_worker_processes = 20
-tegro.worker_idle = 1s
+tegro.worker_idle_timeout = 1s
 END
 	# copies, which must not deliver
 	create_database('origin')->query(q{INSERT INTO tegro_identity (identity, reason) VALUES ('1/1/1/1', 'another')});
@@ -805,7 +805,7 @@ END
 	# as many as may have workers have them
 	leave('postgres');
 	ok(no_worker('postgres'), 'the worker beside them ends');
-	$node->append_conf('postgresql.conf', "tegro.worker_idle = '1min'");
+	$node->append_conf('postgresql.conf', "tegro.worker_idle_timeout = '1min'");
 	$node->reload;
 	foreach my $n (1 .. $max)
 	{

@@ -24,7 +24,7 @@ use TegroLedger;
 use Time::HiRes qw(sleep time);
 
 my $sandbox = sandbox();
-my $node = ledger_cluster('notifications', $sandbox, preload => 1);
+my $node = ledger_cluster('notifications', $sandbox);
 my $other_key = 'another secret key';
 
 # The shop: its owner registers the callback, "web" brings notifications.

@@ -21,7 +21,7 @@ my $node = ledger_cluster('life', $sandbox, conf => <<'END');
 wal_level = logical
 max_wal_senders = 4
 max_worker_processes = 16
-tegro.worker_idle = '1s'
+tegro.worker_idle_timeout = '1s'
 END
 my $serial = 0;
 

@@ -234,11 +234,11 @@ sub run_sql { return $node->safe_psql('postgres', $_[0]); }
 	finds(doctor(), 'configuration', 'error', qr/^tegro.tiemout, .*postgresql.conf line \d+: /, qr/^Correct or remove/, 'a setting that does not exist');
 	restore();
 
-	configure("tegro.lease = '11s'");
-	my $row = finds(doctor(), 'settings', 'warning', qr/tegro.lease \(11 s\) is hardly longer/, qr/^ALTER SYSTEM SET tegro.lease = '60s'/, 'a lease that is too short');
+	configure("tegro.claim_timeout = '11s'");
+	my $row = finds(doctor(), 'settings', 'warning', qr/tegro.claim_timeout \(11 s\) is hardly longer/, qr/^ALTER SYSTEM SET tegro.claim_timeout = '60s'/, 'a lease that is too short');
 	restore();
-	configure("tegro.lease = '1s'");
-	finds(doctor(), 'settings', 'error', qr/tegro.lease \(1 s\) leaves no time to send in: hardly anything of the outbox is sent, and no answer is waited for/, qr/^ALTER SYSTEM SET tegro.lease = '60s'/, 'a lease in which nothing can be sent');
+	configure("tegro.claim_timeout = '1s'");
+	finds(doctor(), 'settings', 'error', qr/tegro.claim_timeout \(1 s\) leaves no time to send in: hardly anything of the outbox is sent, and no answer is waited for/, qr/^ALTER SYSTEM SET tegro.claim_timeout = '60s'/, 'a lease in which nothing can be sent');
 	restore();
 	configure("tegro.withdrawal_unknown = 'resend'");
 	finds(doctor(), 'settings', 'warning', qr/paid again/, qr/= 'review'/, 'payouts that may be sent twice');
@@ -502,7 +502,7 @@ END
 
 # a lease in which nothing can be sent, as the check of settings says
 {
-	configure("tegro.lease = '1s'");
+	configure("tegro.claim_timeout = '1s'");
 	$sandbox->fault('createOrder', 'hold', ms => 50);
 	query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "short lease", "currency": "RUB", "amount": 1}'); CALL tegro_deliver()});
 	is(query($node, q{SELECT string_agg(DISTINCT outcome, ' ') FROM tegro_attempt JOIN tegro_outbox ON id = outbox_id WHERE reference = 'short lease'})->{out}

@@ -171,7 +171,7 @@ END
 #
 
 {
-	$node->append_conf('postgresql.conf', "tegro.settle_time = '1s'");
+	$node->append_conf('postgresql.conf', "tegro.review_after = '1s'");
 	reload_conf($node);
 	sleep 0.2;
 	my $from = -s $node->logfile;

@@ -46,6 +46,7 @@
 #include "src/format/body.h"
 #include "src/client/nonce.h"
 #include "src/base/settings.h"
+#include "src/client/keys.h"
 #include "src/client/stats.h"
 
 /* Longest method name; the provider's are under 20. */
@@ -88,9 +89,9 @@ typedef struct KeptKeys
 struct TegroCallState
 {
 	/* prepared */
-	TegroCredentials credentials; /* api_key is NULL: not to be signed */
-	char *shop_json;			  /* shop_id as the body holds it */
-	char *rest; /* the other parameters, "{...}" in PHP's form */
+	TegroKeys keys;	 /* api_key is NULL: not to be signed */
+	char *shop_json; /* shop_id as the body holds it */
+	char *rest;		 /* the other parameters, "{...}" in PHP's form */
 	size_t rest_len;
 	int64 nonce; /* the parameters', if they carry one */
 
@@ -327,21 +328,21 @@ wipe_keys(void *arg)
  * may come before it is done, and they sign repeats, and mask what is shown.
  */
 static void
-keep_keys(struct TegroCallState *state, TegroCredentials credentials)
+keep_keys(struct TegroCallState *state, TegroKeys keys)
 {
-	Size api_size = strlen(credentials.api_key) + 1;
-	Size secret_size = strlen(credentials.secret_key) + 1;
-	KeptKeys *keys = palloc(offsetof(KeptKeys, bytes) + api_size +
+	Size api_size = strlen(keys.api_key) + 1;
+	Size secret_size = strlen(keys.secret_key) + 1;
+	KeptKeys *kept = palloc(offsetof(KeptKeys, bytes) + api_size +
 							secret_size);
 
-	keys->len = api_size + secret_size;
-	keys->on_reset.func = wipe_keys;
-	keys->on_reset.arg = keys;
-	memcpy(keys->bytes, credentials.api_key, api_size);
-	memcpy(keys->bytes + api_size, credentials.secret_key, secret_size);
-	MemoryContextRegisterResetCallback(CurrentMemoryContext, &keys->on_reset);
-	state->credentials.api_key = keys->bytes;
-	state->credentials.secret_key = keys->bytes + api_size;
+	kept->len = api_size + secret_size;
+	kept->on_reset.func = wipe_keys;
+	kept->on_reset.arg = kept;
+	memcpy(kept->bytes, keys.api_key, api_size);
+	memcpy(kept->bytes + api_size, keys.secret_key, secret_size);
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &kept->on_reset);
+	state->keys.api_key = kept->bytes;
+	state->keys.secret_key = kept->bytes + api_size;
 }
 
 TegroCall *
@@ -358,7 +359,6 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 	struct TegroCallState *state = palloc0(sizeof(struct TegroCallState));
 	JsonbValue value;
 
-	tegro_settings_check();
 	call->state = state;
 	call->method = find_method(method);
 
@@ -394,7 +394,7 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 		call->reference = get_reference(params, call->method);
 
 	if (OidIsValid(role))
-		keep_keys(state, tegro_settings_credentials(call->shop_id, role));
+		keep_keys(state, tegro_keys_find(call->shop_id, role));
 
 	call->params = params;
 	state->rest = to_php(JsonbToCString(NULL, &params->root, VARSIZE(params)),
@@ -438,14 +438,13 @@ tegro_api_build(TegroCall *call)
 	request.body_len = body.len;
 
 	request.signature = NULL;
-	if (state->credentials.api_key)
+	if (state->keys.api_key)
 	{
 		char *signature = palloc(TEGRO_SIGNATURE_LEN + 1);
 
-		if (!tegro_signature_request(state->credentials.api_key,
-									 strlen(state->credentials.api_key),
-									 request.body, request.body_len,
-									 signature))
+		if (!tegro_signature_request(state->keys.api_key,
+									 strlen(state->keys.api_key), request.body,
+									 request.body_len, signature))
 			ereport(ERROR,
 					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 					 errmsg("could not sign the request"),
@@ -469,6 +468,7 @@ tegro_api_send(TegroCall *call, const TegroRequest *request, int timeout_ms,
 	struct TegroCallState *state = call->state;
 	TegroExchange *exchange = state->exchange;
 
+	tegro_refuse_in_binary_upgrade();
 	if (request->signature == NULL)
 		elog(ERROR, "request to be sent is not signed");
 	if (exchange == NULL)
@@ -509,8 +509,6 @@ tegro_api_begin(TegroCall *call)
 		state->begun_us = tegro_clock_us();
 	}
 
-	/* what is in flight may have to be counted while an error is handled */
-	tegro_stats_attach();
 	old = MemoryContextSwitchTo(state->context);
 	request = tegro_api_build(call);
 	tegro_api_send(call, &request, (int) Max(left_ms(call), 1), 0);
@@ -657,8 +655,8 @@ judge(TegroCall *call)
 	const TegroExchange *exchange = call->state->exchange;
 	TegroOutcome *outcome = &call->outcome;
 	bool reads = call->method->effect == TEGRO_READS;
-	TegroSecrets secrets = {{call->state->credentials.api_key,
-							 call->state->credentials.secret_key,
+	TegroSecrets secrets = {{call->state->keys.api_key,
+							 call->state->keys.secret_key,
 							 exchange->signature}};
 	TegroAnswer answer;
 

@@ -9,10 +9,6 @@
  * shared memory holds the last nonce given out, and the next is the clock or
  * one more than that, whichever is greater.
  *
- * The counter is found by its name, by whichever session asks first, so it
- * needs no shared_preload_libraries (autoprewarm keeps its state in the same
- * way).
- *
  * Limits: the counter begins anew when the server restarts, from the clock.
  * Several servers that act for one shop share nothing but the time: two of
  * them asking within the same microsecond is what the provider would refuse,
@@ -23,11 +19,9 @@
 #include "postgres.h"
 
 #include "port/atomics.h"
-#include "storage/ipc.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
+#include "src/base/shmem.h"
 #include "src/client/nonce.h"
 
 typedef struct NonceShared
@@ -37,24 +31,17 @@ typedef struct NonceShared
 
 static NonceShared *nonce_shared = NULL;
 
+static void
+init(void *area)
+{
+	pg_atomic_init_u64(&((NonceShared *) area)->last, 0);
+}
+
 void
 tegro_nonce_request_shmem(void)
 {
-	RequestAddinShmemSpace(MAXALIGN(sizeof(NonceShared)));
-}
-
-static void
-attach(void)
-{
-	NonceShared *shared;
-	bool found;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("tegro nonce", sizeof(NonceShared), &found);
-	if (!found)
-		pg_atomic_init_u64(&shared->last, 0);
-	LWLockRelease(AddinShmemInitLock);
-	nonce_shared = shared;
+	tegro_shmem_request("tegro nonce", sizeof(NonceShared),
+						(void **) &nonce_shared, init);
 }
 
 int64
@@ -67,9 +54,6 @@ tegro_nonce_next(void)
 	uint64 now = (uint64) (GetCurrentTimestamp() + epoch_shift);
 	uint64 last;
 	uint64 next;
-
-	if (nonce_shared == NULL)
-		attach();
 
 	last = pg_atomic_read_u64(&nonce_shared->last);
 	do

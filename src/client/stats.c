@@ -12,25 +12,16 @@
  * such as the number of requests, has no counter of its own.  One request is
  * six additions.  Each method has cache lines of its own.
  *
- * The memory is found by its name, by whoever asks first, as that of nonce.c
- * is, so that it needs no shared_preload_libraries: 6 kB of the 100 kB that
- * the server keeps for such uses.  Where others have taken all of it, a
- * process counts for itself, and tegro_stats_are_shared() says so: a call must
- * not fail because it can't be counted.
- *
  * They begin at zero when the server starts, also after a crash.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
 #include "port/atomics.h"
-#include "storage/ipc.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
+#include "src/base/shmem.h"
 #include "src/client/stats.h"
 
 /* Two cache lines: the hardware fetches them in pairs. */
@@ -59,17 +50,12 @@ const double tegro_stats_bounds_ms[TEGRO_STATS_BOUNDS] = {1,	 2.5,	5,
 														  10000, 30000, 60000};
 
 static Stats *stats = NULL;
-static bool shared = false;
-
-void
-tegro_stats_request_shmem(void)
-{
-	RequestAddinShmemSpace(MAXALIGN(sizeof(Stats)));
-}
 
 static void
-init(Stats *memory)
+init(void *area)
 {
+	Stats *memory = area;
+
 	for (int i = 0; i < TEGRO_STATS_METHODS; i++)
 	{
 		for (int j = 0; j < TEGRO_N_COUNTERS; j++)
@@ -79,36 +65,10 @@ init(Stats *memory)
 }
 
 void
-tegro_stats_attach(void)
+tegro_stats_request_shmem(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	uint32 holdoff_count;
-	bool found;
-
-	if (stats)
-		return;
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	holdoff_count = InterruptHoldoffCount;
-	PG_TRY();
-	{
-		stats = ShmemInitStruct("tegro counters", sizeof(Stats), &found);
-		if (!found)
-			init(stats);
-		shared = true;
-	}
-	PG_CATCH();
-	{
-		/* there is no room: count here.  (The error has reset the count.) */
-		static Stats own;
-
-		InterruptHoldoffCount = holdoff_count;
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
-		init(&own);
-		stats = &own;
-	}
-	PG_END_TRY();
-	LWLockRelease(AddinShmemInitLock);
+	tegro_shmem_request("tegro counters", sizeof(Stats), (void **) &stats,
+						init);
 }
 
 static inline void
@@ -127,7 +87,6 @@ tegro_stats_count(int method, const TegroExchange *exchange,
 	int64 phase_us = 0; /* when the last phase ended */
 	int bucket = 0;
 
-	tegro_stats_attach();
 	add(method, TEGRO_COUNT_RESULTS + result, 1);
 	add(method, TEGRO_COUNT_REPEATED, repeated);
 	if (exchange->handed_over)
@@ -172,7 +131,6 @@ tegro_stats_count(int method, const TegroExchange *exchange,
 void
 tegro_stats_count_cancelled(int method, bool repeated)
 {
-	Assert(stats);
 	add(method, TEGRO_COUNT_CANCELLED, 1);
 	add(method, TEGRO_COUNT_REPEATED, repeated);
 }
@@ -180,7 +138,6 @@ tegro_stats_count_cancelled(int method, bool repeated)
 void
 tegro_stats_read(int method, uint64 counters[TEGRO_N_COUNTERS])
 {
-	tegro_stats_attach();
 	for (int i = 0; i < TEGRO_N_COUNTERS; i++)
 		counters[i] = pg_atomic_read_u64(&stats->rows[method].counters[i]);
 }
@@ -188,7 +145,6 @@ tegro_stats_read(int method, uint64 counters[TEGRO_N_COUNTERS])
 void
 tegro_stats_reset(void)
 {
-	tegro_stats_attach();
 	for (int i = 0; i < TEGRO_STATS_METHODS; i++)
 	{
 		for (int j = 0; j < TEGRO_N_COUNTERS; j++)
@@ -200,13 +156,5 @@ tegro_stats_reset(void)
 TimestampTz
 tegro_stats_since(void)
 {
-	tegro_stats_attach();
 	return (TimestampTz) pg_atomic_read_u64(&stats->since);
-}
-
-bool
-tegro_stats_are_shared(void)
-{
-	tegro_stats_attach();
-	return shared;
 }

@@ -13,7 +13,7 @@
 #include "src/base/error.h"
 #include "src/client/transport.h"
 
-/* Reserves this room's shared memory; see tegro_nonce_request_shmem(). */
+/* Requests the shared memory of this file; called by _PG_init. */
 extern void tegro_stats_request_shmem(void);
 
 /* Methods that are counted apart; the last takes all others. */
@@ -42,15 +42,7 @@ typedef enum TegroCounter
 } TegroCounter;
 
 /*
- * Finds the counters.  Everything here does so by itself, but for what is
- * called while an error is handled: to find that there is no room would lose
- * that error.  Never throws.
- */
-extern void tegro_stats_attach(void);
-
-/*
- * Counts a request that has ended.  Never throws, takes no lock, except at a
- * process's first.
+ * Counts a request that has ended.  Never throws, takes no lock.
  *
  * method: its number, below TEGRO_STATS_METHODS.  repeated: the call has had
  * another before.
@@ -58,10 +50,7 @@ extern void tegro_stats_attach(void);
 extern void tegro_stats_count(int method, const TegroExchange *exchange,
 							  TegroResult result, bool repeated);
 
-/*
- * Counts one that was given up before it ended: by a cancel, say.
- * tegro_stats_attach() must have been called before.
- */
+/* Counts a request that was given up before it ended, by a cancel for example. */
 extern void tegro_stats_count_cancelled(int method, bool repeated);
 
 /*
@@ -75,8 +64,5 @@ extern void tegro_stats_reset(void);
 
 /* When they were zero: at the server's start, or the last reset. */
 extern TimestampTz tegro_stats_since(void);
-
-/* Are they those of all processes of the server, or of this one alone? */
-extern bool tegro_stats_are_shared(void);
 
 #endif /* TEGRO_STATS_H */

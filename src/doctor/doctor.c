@@ -57,8 +57,6 @@ static const struct
 } checks[] = {
 	{"library", tegro_check_library},
 	{"libcurl", tegro_check_libcurl},
-	{"preload", tegro_check_preload},
-	{"statistics", tegro_check_statistics},
 	{"settings", tegro_check_settings},
 	{"configuration", tegro_check_configuration},
 	{"patterns", tegro_check_patterns},

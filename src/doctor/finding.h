@@ -39,7 +39,6 @@ typedef struct TegroDoctor
 
 	/* what checks tell those that come after them */
 	bool has_key; /* for tegro.shop_id and the current role */
-	bool settings_are_right;
 } TegroDoctor;
 
 /*

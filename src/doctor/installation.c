@@ -29,6 +29,7 @@
 #include "src/base/error.h"
 #include "src/doctor/installation.h"
 #include "src/base/settings.h"
+#include "src/client/keys.h"
 #include "src/client/stats.h"
 #include "src/client/transport.h"
 
@@ -53,16 +54,12 @@ tegro_check_library(TegroDoctor *doctor)
 		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
 						  psprintf("The library that this session has loaded is version %s, the extension's objects are version %s.",
 								   TEGRO_VERSION, objects),
-						  psprintf("After an upgrade of the package: %s, then ALTER EXTENSION tegro UPDATE in each database.",
-								   tegro_is_preloaded ? "restart the server"
-													  : "connect again"));
+						  "After an upgrade of the package: restart the server, then ALTER EXTENSION tegro UPDATE in each database.");
 	else if (*installed && strcmp(objects, installed) != 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
 						  psprintf("Version %s is in use, version %s is installed on this machine.",
 								   objects, installed),
-						  psprintf("%s, then ALTER EXTENSION tegro UPDATE.",
-								   tegro_is_preloaded ? "Restart the server"
-													  : "Connect again"));
+						  "Restart the server, then ALTER EXTENSION tegro UPDATE.");
 	else
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
 						  psprintf("Version %s.", objects), NULL);
@@ -81,34 +78,7 @@ tegro_check_libcurl(TegroDoctor *doctor)
 		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
 						  psprintf("%s resolves names synchronously, and no call is made with it: a name look-up could not be cancelled.",
 								   library),
-						  "Install a libcurl that was built with a threaded resolver or c-ares (Debian's libcurl4 is), and connect again.");
-}
-
-void
-tegro_check_preload(TegroDoctor *doctor)
-{
-	if (tegro_is_preloaded)
-		tegro_finding_put(doctor, TEGRO_FINDING_OK,
-						  "The library was loaded at the server's start.",
-						  NULL);
-	else
-		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  "The library is not preloaded. After a restart of the server, what waits in the outbox waits until the next request is enqueued, and sessions can be given wrong settings before they load it.",
-						  "Add tegro to shared_preload_libraries in postgresql.conf, and restart the server.");
-}
-
-void
-tegro_check_statistics(TegroDoctor *doctor)
-{
-	if (tegro_stats_are_shared())
-		tegro_finding_put(doctor, TEGRO_FINDING_OK,
-						  psprintf("tegro_stat counts for the whole server, since %s.",
-								   timestamptz_to_str(tegro_stats_since())),
-						  NULL);
-	else
-		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  "There is no shared memory left for counters: tegro_stat shows this session's own.",
-						  "Add tegro to shared_preload_libraries in postgresql.conf, and restart the server.");
+						  "Install a libcurl that was built with a threaded resolver or c-ares (Debian's libcurl4 is), and restart the server.");
 }
 
 
@@ -119,27 +89,26 @@ tegro_check_statistics(TegroDoctor *doctor)
 void
 tegro_check_settings(TegroDoctor *doctor)
 {
-	tegro_settings_check();
-	doctor->settings_are_right = true;
-
 	/* a deliverer keeps a margin of 2 s: see send_item() */
-	if (tegro_lease <= 2)
+	if (tegro_claim_timeout <= 2)
 		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
-						  psprintf("tegro.lease (%d s) leaves no time to send in: hardly anything of the outbox is sent, and no answer is waited for.",
-								   tegro_lease),
-						  psprintf("ALTER SYSTEM SET tegro.lease = '%ds'; SELECT pg_reload_conf();",
+						  psprintf("tegro.claim_timeout (%d s) leaves no time to send in: hardly anything of the outbox is sent, and no answer is waited for.",
+								   tegro_claim_timeout),
+						  psprintf("ALTER SYSTEM SET tegro.claim_timeout = '%ds'; SELECT pg_reload_conf();",
 								   Max(60, tegro_timeout / 1000 * 3)));
-	else if (tegro_lease * INT64CONST(1000) < tegro_timeout + INT64CONST(4000))
+	else if (tegro_claim_timeout * INT64CONST(1000) <
+			 tegro_timeout + INT64CONST(4000))
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  psprintf("tegro.lease (%d s) is hardly longer than tegro.timeout (%d ms): an answer that takes longer than %d s is not waited for, and its request is looked up.",
-								   tegro_lease, tegro_timeout,
-								   Min(tegro_lease - 2, tegro_timeout / 1000)),
-						  psprintf("ALTER SYSTEM SET tegro.lease = '%ds'; SELECT pg_reload_conf();",
+						  psprintf("tegro.claim_timeout (%d s) is hardly longer than tegro.timeout (%d ms): an answer that takes longer than %d s is not waited for, and its request is looked up.",
+								   tegro_claim_timeout, tegro_timeout,
+								   Min(tegro_claim_timeout - 2,
+									   tegro_timeout / 1000)),
+						  psprintf("ALTER SYSTEM SET tegro.claim_timeout = '%ds'; SELECT pg_reload_conf();",
 								   Max(60, tegro_timeout / 1000 * 3)));
 	if (tegro_withdrawal_unknown == TEGRO_RESEND)
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
 						  psprintf("tegro.withdrawal_unknown is \"resend\": a payout that the provider does not show within %d s is paid again, if it was slow.",
-								   tegro_settle_time),
+								   tegro_review_after),
 						  "ALTER SYSTEM SET tegro.withdrawal_unknown = 'review'; SELECT pg_reload_conf();");
 	if (doctor->nrows == 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
@@ -183,9 +152,9 @@ tegro_check_patterns(TegroDoctor *doctor)
 	{
 		const char *name;
 		char *value;
-	} patterns[] = {{"tegro.not_found", tegro_not_found},
-					{"tegro.repeatable", tegro_repeatable},
-					{"tegro.duplicate", tegro_duplicate}};
+	} patterns[] = {{"tegro.not_found_pattern", tegro_not_found_pattern},
+					{"tegro.retryable_pattern", tegro_retryable_pattern},
+					{"tegro.duplicate_pattern", tegro_duplicate_pattern}};
 
 	for (int i = 0; i < lengthof(patterns); i++)
 	{
@@ -218,7 +187,7 @@ tegro_check_credentials(TegroDoctor *doctor)
 	GucSource source = tegro_setting_source("tegro.api_key");
 	const char *file = GetConfigOption("tegro.credentials_file", true, false);
 
-	(void) tegro_settings_credentials(shop, GetUserId());
+	(void) tegro_keys_find(shop, GetUserId());
 	doctor->has_key = true;
 	if (source == PGC_S_DEFAULT)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
@@ -247,8 +216,7 @@ tegro_check_secret_key(TegroDoctor *doctor)
 						  "See the check \"credentials\".", NULL);
 		return;
 	}
-	(void) tegro_settings_secret_key(tegro_settings_shop_id(), GetUserId(),
-									 false);
+	(void) tegro_keys_secret(tegro_settings_shop_id(), GetUserId(), false);
 	tegro_finding_put(doctor, TEGRO_FINDING_OK,
 					  "There is one, for payment links and notifications.",
 					  NULL);
@@ -285,8 +253,8 @@ tegro_check_keys_in_configuration(TegroDoctor *doctor)
 		(tegro_setting_source("tegro.api_key") == PGC_S_FILE ||
 		 tegro_setting_source("tegro.secret_key") == PGC_S_FILE))
 	{
-		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
-						  "A key stands in postgresql.conf. Every role can SHOW it in a session that has not loaded the library.",
+		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
+						  "A key stands in a configuration file. pg_file_settings shows it, and copies of the file carry it along.",
 						  "As a superuser, call tegro_doctor() to see where." MOVE_KEY);
 		return;
 	}
@@ -294,8 +262,8 @@ tegro_check_keys_in_configuration(TegroDoctor *doctor)
 		"SELECT name, sourcefile, sourceline FROM pg_file_settings"
 		" WHERE name ~* '^tegro\\.(api|secret)_key$' AND setting <> '' AND $1 IS NOT NULL");
 	for (int i = 0; i < n; i++)
-		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
-						  psprintf("%s stands in %s, line %s. Every role can SHOW it in a session that has not loaded the library.",
+		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
+						  psprintf("%s stands in %s, line %s. pg_file_settings shows it, and copies of the file carry it along.",
 								   tegro_finding_text(i, 1),
 								   tegro_finding_text(i, 2),
 								   tegro_finding_text(i, 3)),

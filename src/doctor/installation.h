@@ -14,8 +14,6 @@
 
 extern void tegro_check_library(TegroDoctor *doctor);
 extern void tegro_check_libcurl(TegroDoctor *doctor);
-extern void tegro_check_preload(TegroDoctor *doctor);
-extern void tegro_check_statistics(TegroDoctor *doctor);
 extern void tegro_check_settings(TegroDoctor *doctor);
 extern void tegro_check_configuration(TegroDoctor *doctor);
 extern void tegro_check_patterns(TegroDoctor *doctor);

@@ -44,7 +44,7 @@ tegro_check_delivery(TegroDoctor *doctor)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
 						  "This is a standby: it delivers nothing until it is promoted. Calls that read work.",
 						  NULL);
-	else if (!tegro_delivery)
+	else if (!tegro_delivery_is_on())
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
 						  "tegro.delivery is off: nothing is sent from the outbox.",
 						  "If this is not a copy of another database: ALTER SYSTEM SET tegro.delivery = on; SELECT pg_reload_conf();");
@@ -99,7 +99,7 @@ void
 tegro_check_backlog(TegroDoctor *doctor)
 {
 	bool running = tegro_wake_is_running(TEGRO_DELIVERY_WORKER);
-	bool could_run = tegro_delivery && !RecoveryInProgress();
+	bool could_run = tegro_delivery_is_on();
 	int64 due;
 	int64 late_s;
 	char *count;
@@ -126,9 +126,7 @@ tegro_check_backlog(TegroDoctor *doctor)
 	else if (!running)
 		tegro_finding_put_named(doctor, "worker", TEGRO_FINDING_ERROR,
 								"No delivery worker runs, and requests are due.",
-								tegro_is_preloaded
-									? "CALL tegro_deliver(); delivers them, or says why not. See the check \"worker slots\", and the server's log for why the worker ended."
-									: "CALL tegro_deliver(); delivers them, or says why not. The next request that is enqueued starts the worker, too; with tegro in shared_preload_libraries it starts with the server.");
+								"CALL tegro_deliver(); delivers them, or says why not. See the check \"worker slots\", and the server's log for why the worker ended.");
 
 	if (due == 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,

@@ -198,10 +198,10 @@ tegro_check_provider(TegroDoctor *doctor)
 						  "GRANT EXECUTE ON FUNCTION tegro_balance() to it, or call tegro_doctor() as another role.");
 		return;
 	}
-	if (!doctor->settings_are_right || !doctor->has_key)
+	if (!doctor->has_key)
 	{
 		tegro_finding_put(doctor, TEGRO_FINDING_SKIPPED,
-						  "Without a key, or with settings that are wrong, nothing can be asked: see the checks \"settings\" and \"credentials\".",
+						  "Without a key nothing can be asked: see the check \"credentials\".",
 						  NULL);
 		return;
 	}

@@ -79,14 +79,14 @@ typedef enum Phase
 } Phase;
 
 /* A page of the list, all of one without pages, or the answer to a look-up. */
-typedef struct Page
+typedef struct ListPage
 {
 	MemoryContext context; /* of its call, and all that hangs on it */
 	TegroCall *call;
 	int64 number;	 /* of the page, from 1; of a key, from 0 */
 	bool in_company; /* others were in flight at the same time */
 	bool again;		 /* it is asked for once more, alone */
-} Page;
+} ListPage;
 
 struct TegroReader
 {
@@ -100,7 +100,7 @@ struct TegroReader
 	int nkeys;
 
 	/* pages that were asked for and are not taken yet: a ring */
-	Page *pages;
+	ListPage *pages;
 	int room;
 	int first;
 	int count;
@@ -146,7 +146,7 @@ tegro_reader_begin(const TegroList *list, const char *shop_id, Oid role,
 	reader->counts = counts;
 	reader->room = reader->at_once = tegro_max_concurrency;
 	reader->pages = MemoryContextAllocZero(context,
-										   reader->room * sizeof(Page));
+										   reader->room * sizeof(ListPage));
 	reader->next = 1;
 	reader->seen = hash_create("tegro rows", 128,
 							   &(HASHCTL){.keysize = sizeof(int64),
@@ -175,7 +175,7 @@ tegro_reader_end(TegroReader *reader)
  * Asking.
  */
 
-static Page *
+static ListPage *
 page_at(TegroReader *reader, int i)
 {
 	return &reader->pages[(reader->first + i) % reader->room];
@@ -206,7 +206,7 @@ page_params(TegroReader *reader, int64 number)
 
 /* Asks for a page. */
 static void
-ask(TegroReader *reader, Page *page, int64 number, bool again)
+ask(TegroReader *reader, ListPage *page, int64 number, bool again)
 {
 	MemoryContext old;
 
@@ -328,7 +328,7 @@ ask_ahead(TegroReader *reader)
 /*
  * Waits for the page whose turn it is, and has it whatever becomes of it.
  */
-static Page *
+static ListPage *
 await_page(TegroReader *reader)
 {
 	for (;;)
@@ -338,7 +338,7 @@ await_page(TegroReader *reader)
 		ask_ahead(reader);
 		for (int i = 0; i < reader->count; i++)
 		{
-			Page *page = page_at(reader, i);
+			ListPage *page = page_at(reader, i);
 			int attempts = page->call->attempts;
 
 			(void) tegro_api_advance(page->call, &wait_ms);
@@ -609,7 +609,7 @@ take_page(TegroReader *reader)
 
 	while (reader->phase != FINISHED)
 	{
-		Page page = *await_page(reader);
+		ListPage page = *await_page(reader);
 		TegroOutcome *outcome = &page.call->outcome;
 		MemoryContext old;
 

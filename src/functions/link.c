@@ -34,6 +34,7 @@
 #include "utils/numeric.h"
 
 #include "src/client/api.h"
+#include "src/client/keys.h"
 #include "src/base/argument.h"
 #include "src/base/compat.h"
 #include "src/base/error.h"
@@ -340,7 +341,6 @@ tegro_payment_url(PG_FUNCTION_ARGS)
 	char sign[TEGRO_MD5_LEN + 1];
 	StringInfoData query;
 
-	tegro_settings_check();
 	if (!JB_ROOT_IS_OBJECT(params))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -362,7 +362,7 @@ tegro_payment_url(PG_FUNCTION_ARGS)
 			append_pair(&query, parameters[i].name, texts[i]);
 	}
 
-	key = tegro_settings_secret_key(shop_id, GetUserId(), false);
+	key = tegro_keys_secret(shop_id, GetUserId(), false);
 	if (!tegro_signature_form(key, strlen(key), query.data, query.len, sign))
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),

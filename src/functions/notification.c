@@ -40,6 +40,7 @@
 #include "utils/numeric.h"
 
 #include "src/client/api.h"
+#include "src/client/keys.h"
 #include "src/base/argument.h"
 #include "src/base/compat.h"
 #include "src/outbox/inbox.h"
@@ -296,10 +297,8 @@ verify(Form *form)
 {
 	char *shop_id;
 
-	tegro_settings_check();
 	return is_notification(form, &shop_id) &&
-		is_signed(form,
-				  tegro_settings_secret_key(shop_id, GetUserId(), false));
+		is_signed(form, tegro_keys_secret(shop_id, GetUserId(), false));
 }
 
 /*
@@ -413,12 +412,10 @@ notify(FunctionCallInfo fcinfo, Form *form)
 	TegroNotification notification;
 	char *shop_id;
 
-	tegro_settings_check();
 	if (is_notification(form, &shop_id))
 	{
 		(void) tegro_inbox_target(&ledger, shop_id, &target);
-		if (is_signed(form,
-					  tegro_settings_secret_key(shop_id, target.role, true)))
+		if (is_signed(form, tegro_keys_secret(shop_id, target.role, true)))
 		{
 			fill(form, &notification);
 			return tegro_inbox_record(&ledger, &notification, &target);
@@ -506,8 +503,7 @@ tegro_on_payment(PG_FUNCTION_ARGS)
 		: text_to_cstring(PG_GETARG_TEXT_PP(1));
 
 	/* who has no key for the shop has no business with its payments */
-	tegro_settings_check();
-	(void) tegro_settings_secret_key(shop_id, GetUserId(), true);
+	(void) tegro_keys_secret(shop_id, GetUserId(), true);
 	if (!tegro_inbox_register(&ledger, shop_id, callback, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -23,7 +23,7 @@ PG_FUNCTION_INFO_V1(tegro_stat_counters);
 PG_FUNCTION_INFO_V1(tegro_stat_reset);
 
 /* Columns of tegro_stat_counters(). */
-#define N_COLUMNS 24
+#define N_COLUMNS 23
 
 static Datum
 bounds(void)
@@ -94,7 +94,6 @@ tegro_stat_counters(PG_FUNCTION_ARGS)
 			values[n++] = Float8GetDatum((double) counters[i] / 1000);
 		values[n++] = bounds();
 		values[n++] = cumulated(counters + TEGRO_COUNT_BUCKETS);
-		values[n++] = BoolGetDatum(tegro_stats_are_shared());
 		values[n++] = TimestampTzGetDatum(tegro_stats_since());
 		Assert(n == N_COLUMNS);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values,

@@ -424,7 +424,8 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
 	TimestampTz now = GetCurrentTimestamp();
 	int64 now_us = tegro_clock_us();
 	TimestampTz lease_until =
-		TimestampTzPlusMilliseconds(now, tegro_lease * INT64CONST(1000));
+		TimestampTzPlusMilliseconds(now,
+									tegro_claim_timeout * INT64CONST(1000));
 	List *items = NIL;
 	TegroItem **found;
 	int nfound;

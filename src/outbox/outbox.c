@@ -401,7 +401,7 @@ static TimestampTz
 end_of_lease(void)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-									   tegro_lease * INT64CONST(1000));
+									   tegro_claim_timeout * INT64CONST(1000));
 }
 
 /* Finds and locks the rows that a claim made "now" takes; returns how many. */

@@ -270,7 +270,8 @@ rule_refused(const TegroItem *item, TegroRuling *ruling)
 	const TegroOutcome *outcome = &item->call->outcome;
 
 	/* before all else: it may have taken effect */
-	if (matches(outcome->desc, tegro_duplicate, "tegro.duplicate"))
+	if (matches(outcome->desc, tegro_duplicate_pattern,
+				"tegro.duplicate_pattern"))
 		doubt(ruling, 0);
 	else if (outcome->unauthorized)
 	{
@@ -279,7 +280,8 @@ rule_refused(const TegroItem *item, TegroRuling *ruling)
 		ruling->not_sent = true;
 		ruling->pause_until_reload = true;
 	}
-	else if (!matches(outcome->desc, tegro_repeatable, "tegro.repeatable"))
+	else if (!matches(outcome->desc, tegro_retryable_pattern,
+					  "tegro.retryable_pattern"))
 		give_up(item, ruling);
 	else if (is_payout(item))
 		/*
@@ -617,7 +619,7 @@ static TegroRuling *
 rule_absent(const TegroItem *item)
 {
 	TegroRuling *ruling = begin_ruling(item, item->state);
-	int64 settle_ms = tegro_settle_time * INT64CONST(1000);
+	int64 settle_ms = tegro_review_after * INT64CONST(1000);
 	int64 in_doubt_ms;
 
 	/*
@@ -682,7 +684,8 @@ bool
 tegro_rule_is_not_found(const TegroOutcome *outcome)
 {
 	return outcome->result == TEGRO_REFUSED && !outcome->unauthorized &&
-		matches(outcome->desc, tegro_not_found, "tegro.not_found");
+		matches(outcome->desc, tegro_not_found_pattern,
+				"tegro.not_found_pattern");
 }
 
 /* A look-up failed: that says nothing about what was looked up, however often. */

@@ -10,9 +10,8 @@
  * the postmaster start one.  So delivery begins within milliseconds of the
  * commit, nothing polls, and nothing runs where nothing is sent.
  *
- * The table is found by its name, by whoever asks first, so that it needs no
- * shared_preload_libraries.  A database's place in it is another's as soon as
- * it has no worker and nothing is to be remembered.
+ * A database's place in the table is another's as soon as it has no worker and
+ * nothing is to be remembered.
  *
  * Who starts a worker again that failed.  The postmaster, after RESTART_S: it
  * keeps the worker's slot meanwhile, and remembers it through a crash of the
@@ -33,8 +32,7 @@
  * Hazards:
  *
  *	- After a commit nothing may throw: an error there is a PANIC.  So the
- *	  shared memory is attached when the wish is noted, before the commit, and
- *	  the worker is asked for without a handle, which allocates nothing.
+ *	  worker is asked for without a handle, which allocates nothing.
  *	- A latch of a process that has ended is only a latch: setting it wakes
  *	  whoever has the PGPROC now, who looks and goes on waiting.
  *	- A worker that is about to end because nothing waits, or because delivery
@@ -54,11 +52,10 @@
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
+#include "src/base/shmem.h"
 #include "src/outbox/wake.h"
 
 /* Databases of one cluster that deliver at the same time. */
@@ -127,29 +124,20 @@ static const struct
 	[TEGRO_CALLBACK_WORKER] = {"tegro_callback_main", "tegro callback worker"},
 };
 
+static void
+init(void *area)
+{
+	WakeShared *shared = area;
+
+	memset(shared, 0, sizeof(WakeShared));
+	SpinLockInit(&shared->lock);
+}
+
 void
 tegro_wake_request_shmem(void)
 {
-	RequestAddinShmemSpace(MAXALIGN(sizeof(WakeShared)));
-}
-
-static void
-attach(void)
-{
-	WakeShared *shared;
-	bool found;
-
-	if (wake_shared)
-		return;
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("tegro workers", sizeof(WakeShared), &found);
-	if (!found)
-	{
-		memset(shared, 0, sizeof(WakeShared));
-		SpinLockInit(&shared->lock);
-	}
-	LWLockRelease(AddinShmemInitLock);
-	wake_shared = shared;
+	tegro_shmem_request("tegro workers", sizeof(WakeShared),
+						(void **) &wake_shared, init);
 }
 
 /*
@@ -287,6 +275,8 @@ ask_for_worker(Oid database, TegroWorker which, bool probe, bool call,
 	WakeSlot *slot;
 
 	*latch = NULL;
+	if (IsBinaryUpgrade)
+		return TEGRO_WAKE_NEEDLESS;
 	SpinLockAcquire(&wake_shared->lock);
 	slot = take_slot(database, now);
 	if (slot)
@@ -336,7 +326,7 @@ call_worker(TegroWorker which, bool wake)
 	Latch *latch;
 	TegroWakeResult result;
 
-	if (wake_shared == NULL || !OidIsValid(MyDatabaseId))
+	if (!OidIsValid(MyDatabaseId))
 		return;
 	result = ask_for_worker(MyDatabaseId, which, false, wake, &latch, NULL);
 	if (latch && wake)
@@ -361,7 +351,6 @@ tegro_wake_probe(Oid database, BackgroundWorkerHandle **handle)
 {
 	Latch *latch;
 
-	attach();
 	return ask_for_worker(database, TEGRO_DELIVERY_WORKER, true, false, &latch,
 						  handle);
 }
@@ -377,7 +366,6 @@ forget_launcher(int code, Datum arg)
 void
 tegro_wake_register_launcher(void)
 {
-	attach();
 	before_shmem_exit(forget_launcher, (Datum) 0);
 	SpinLockAcquire(&wake_shared->lock);
 	wake_shared->launcher = MyLatch;
@@ -443,7 +431,6 @@ set_held(bool held)
 void
 tegro_wake_hold(bool held)
 {
-	attach();
 	set_held(held);
 }
 
@@ -486,7 +473,6 @@ watch_transaction(void)
 {
 	static bool callback_registered = false;
 
-	attach();
 	if (!callback_registered)
 	{
 		RegisterXactCallback(on_transaction_end, NULL);
@@ -549,7 +535,6 @@ tegro_wake_register(TegroWorker which)
 	int64 number = own_extra().number;
 	WakeSlot *slot;
 
-	attach();
 	registered_as = which;
 	if (!exit_registered)
 	{
@@ -608,7 +593,6 @@ tegro_wake_is_running(TegroWorker which)
 	bool running;
 	WakeSlot *slot;
 
-	attach();
 	SpinLockAcquire(&wake_shared->lock);
 	slot = find_slot(MyDatabaseId);
 	running = slot && slot->workers[which].latch != NULL;

@@ -10,7 +10,7 @@
 
 #include "postmaster/bgworker.h"
 
-/* Reserves this room's shared memory; see tegro_nonce_request_shmem(). */
+/* Requests the shared memory of this file; called by _PG_init. */
 extern void tegro_wake_request_shmem(void);
 
 /* The workers that a database may have, one of each. */

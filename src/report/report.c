@@ -599,7 +599,7 @@ put_sends(Report *report)
 					  " count(*) FILTER (WHERE outcome IN ('unknown', 'not sent')"
 					  " OR (outcome IS NULL AND started_at < $2 - interval '%d s'))"
 					  " FROM %s WHERE started_at < $2 GROUP BY 1",
-					  tegro_lease, ATTEMPTS));
+					  tegro_claim_timeout, ATTEMPTS));
 	for (uint64 i = 0; i < found; i++)
 	{
 		int bar = Min(Max(DatumGetInt32(value_at(i, 1)), 0), report->bars - 1);

@@ -26,7 +26,7 @@
  *		are "sending" until their lease ends, then looked up.  A claim takes
  *		only what can be sent at once, so these are few.
  *
- * The fence: a claim is good for tegro.lease seconds.  A request goes out
+ * The fence: a claim is good for tegro.claim_timeout seconds.  A request goes out
  * only while enough of that is left for its answer, measured on a clock that
  * nobody sets and that goes on while the machine sleeps, at the last moment
  * (transport.c).  So what another may have taken over is not sent.
@@ -252,7 +252,7 @@ static void
 send_item(TegroItem *item)
 {
 	MemoryContext old = MemoryContextSwitchTo(item->context);
-	int64 lease_ms = tegro_lease * INT64CONST(1000) - LEASE_MARGIN_MS;
+	int64 lease_ms = tegro_claim_timeout * INT64CONST(1000) - LEASE_MARGIN_MS;
 	int timeout_ms = tegro_timeout;
 	int64 send_before_us = 0;
 
@@ -260,7 +260,8 @@ send_item(TegroItem *item)
 	{
 		/* a lease too short for the timeout still gets something to send in */
 		send_before_us = item->claimed_us +
-			Max(lease_ms - tegro_timeout, tegro_lease * INT64CONST(1000) / 4) *
+			Max(lease_ms - tegro_timeout,
+				tegro_claim_timeout * INT64CONST(1000) / 4) *
 				1000;
 		/* listened to until the lease ends: see tegro_rule_overdue() */
 		timeout_ms =
@@ -763,7 +764,7 @@ send_claimed(Loop *loop, List *claimed)
 
 		loop->items = lappend(loop->items, item);
 		loop->nopen++;
-		if (!replicated || RecoveryInProgress() || !tegro_delivery ||
+		if (!replicated || !tegro_delivery_is_on() ||
 			(loop->deliverer->stop && *loop->deliverer->stop))
 		{
 			MemoryContext old = MemoryContextSwitchTo(item->context);
@@ -910,7 +911,7 @@ check(Loop *loop)
 	bool callbacks;
 	char *detail = NULL;
 
-	if (!tegro_delivery || RecoveryInProgress())
+	if (!tegro_delivery_is_on())
 		return TEGRO_DELIVERY_OFF;
 	begin(loop);
 	if (!tegro_ledger_find(&loop->ledger))
@@ -969,7 +970,7 @@ idle_for_long(Loop *loop)
 		return false;
 	}
 	return tegro_clock_us() - loop->idle_since_us >=
-		tegro_worker_idle * INT64CONST(1000000);
+		tegro_worker_idle_timeout * INT64CONST(1000000);
 }
 
 static TegroDeliveryEnd
@@ -990,7 +991,7 @@ run_loop(Loop *loop)
 			wind_down(loop);
 			return TEGRO_STOPPED;
 		}
-		if (!tegro_delivery || RecoveryInProgress())
+		if (!tegro_delivery_is_on())
 		{
 			wind_down(loop);
 			return TEGRO_DELIVERY_OFF;
@@ -1071,7 +1072,7 @@ run_loop(Loop *loop)
 				if (!tegro_transport_wait(
 						Min(ms,
 							deliverer->stay && loop->items == NIL
-								? Max(tegro_worker_idle * 1000L, 100)
+								? Max(tegro_worker_idle_timeout * 1000L, 100)
 								: ms)))
 					loop->look = true;
 			}

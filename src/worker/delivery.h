@@ -41,7 +41,7 @@ typedef enum TegroDeliveryEnd
 
 /*
  * Delivers what is due, until there is nothing left, or for ever (see "stay":
- * then until nothing waits and tegro.worker_idle has passed).
+ * then until nothing waits and tegro.worker_idle_timeout has passed).
  *
  * To be called outside a transaction of the caller's statements: it begins
  * and commits its own, and sends in none.

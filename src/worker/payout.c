@@ -22,8 +22,8 @@
  *
  * What was certainly not sent, or is refused for now, is left to the delivery
  * worker, which sends it when that is possible.  But not where the caller's
- * session has an address or a key of its own: what was meant for a sandbox, or
- * for another account, must not go to the server's.  It is cancelled.
+ * session has a key of its own: what was meant for another account must not go to
+ * the server's.  It is cancelled.
  *
  * The request, and the settings and keys of the caller's session, pass through
  * a segment of dynamic shared memory, and are zeroed there as soon as they are
@@ -57,7 +57,7 @@
 #include "src/outbox/ruling.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
-#include "src/worker/worker.h"
+#include "src/worker/session.h"
 
 PGDLLEXPORT void tegro_payout_main(Datum arg);
 
@@ -180,12 +180,65 @@ take_back(dsm_segment *segment, Datum arg)
 					   shared->settings_len + shared->params_len);
 }
 
+/*
+ * The settings of the caller's session with which the worker makes the call.
+ * Their values are valid: they were checked when they were set.
+ */
+static const char *const call_settings[] = {
+	"tegro.shop_id",		 "tegro.api_key", "tegro.secret_key",
+	"tegro.connect_timeout", "tegro.timeout", "tegro.read_retries",
+};
+
+/*
+ * Their values in that order, a NUL behind each, palloc'd.  They hold keys: to
+ * be kept in memory only, and zeroed after use.
+ */
+static char *
+export_settings(Size *len)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	for (int i = 0; i < lengthof(call_settings); i++)
+	{
+		appendStringInfoString(&out,
+							   GetConfigOption(call_settings[i], false,
+											   false));
+		appendStringInfoChar(&out, '\0');
+	}
+	*len = out.len;
+	return out.data;
+}
+
+/*
+ * Takes over what export_settings() wrote in another session.  Returns true if
+ * that session signs with a key other than this process would.
+ */
+static bool
+import_settings(const char *bytes, Size len)
+{
+	const char *end = bytes + len;
+	bool differs = false;
+
+	for (int i = 0; i < lengthof(call_settings) && bytes < end; i++)
+	{
+		const char *name = call_settings[i];
+
+		if (strcmp(name, "tegro.api_key") == 0 &&
+			strcmp(GetConfigOption(name, false, false), bytes) != 0)
+			differs = true;
+		SetConfigOption(name, bytes, PGC_SUSET, PGC_S_SESSION);
+		bytes += strlen(bytes) + 1;
+	}
+	return differs;
+}
+
 /* Puts the request into a new segment of shared memory. */
 static dsm_segment *
 hand_over(Jsonb *params, Oid role)
 {
 	Size settings_len;
-	char *settings = tegro_settings_export(&settings_len);
+	char *settings = export_settings(&settings_len);
 	char *json = JsonbToCString(NULL, &params->root, VARSIZE(params));
 	Size params_len = strlen(json) + 1;
 	dsm_segment *segment = dsm_create(offsetof(PayoutShared, data) +
@@ -314,6 +367,7 @@ tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 				 errdetail("A payout must be on record before it is sent, and a standby can't write."),
 				 errhint("Call this on the primary.")));
 
+	tegro_refuse_in_binary_upgrade();
 	PreventCommandIfReadOnly("tegro_create_withdrawal()");
 
 	/* what is wrong with the parameters or the keys is said here, at once */
@@ -393,7 +447,7 @@ check_delivery(const TegroLedger *ledger)
 {
 	char *detail;
 
-	if (!tegro_delivery)
+	if (!tegro_delivery_is_on())
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 				 errmsg("delivery is off in this database"),
@@ -418,7 +472,7 @@ record(PayoutShared *shared, TegroLedger *ledger, Jsonb *params, int64 *id)
 	bool inserted;
 	TegroItem *item = NULL;
 
-	tegro_worker_begin();
+	tegro_session_begin();
 	if (!tegro_ledger_find(ledger))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -432,7 +486,7 @@ record(PayoutShared *shared, TegroLedger *ledger, Jsonb *params, int64 *id)
 		item = tegro_outbox_claim_new(ledger, *id);
 	}
 	tegro_kill_point("before payout commit");
-	tegro_worker_commit();
+	tegro_session_commit();
 	tegro_kill_point("after payout commit");
 	MemoryContextSwitchTo(TopMemoryContext);
 	return item;
@@ -473,9 +527,9 @@ tegro_payout_main(Datum arg)
 		explicit_bzero(shared->data,
 					   shared->settings_len + shared->params_len);
 
-		tegro_worker_connect(shared->database);
+		tegro_session_connect(shared->database);
 		pgstat_report_activity(STATE_RUNNING, "paying out");
-		is_directed = tegro_settings_import(settings, shared->settings_len);
+		is_directed = import_settings(settings, shared->settings_len);
 		explicit_bzero(settings, shared->settings_len);
 
 		MemoryContextSwitchTo(TopMemoryContext);
@@ -498,13 +552,13 @@ tegro_payout_main(Datum arg)
 									  "the claim was not confirmed; nothing was sent");
 			if (is_directed)
 				tegro_rule_not_again(item->ruling,
-									 "the session that asked for it has an address or a key of its own, so it is not left to the worker");
+									 "the session that requested it has a key of its own, so it is not left to the worker");
 
-			tegro_worker_begin();
+			tegro_session_begin();
 			tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 			tegro_outbox_settle(&ledger, list_make1(item));
 			tegro_kill_point("before payout settle");
-			tegro_worker_commit();
+			tegro_session_commit();
 		}
 		set_progress(shared, PAYOUT_ENDED, id);
 	}

@@ -123,12 +123,11 @@ sub ledger_cluster
 	my $node = cluster(
 		$name, $sandbox, %options,
 		conf => join("\n",
-			$options{preload} ? "shared_preload_libraries = 'tegro'" : '',
 			# the fence needs a lease that is longer than tegro.timeout by 2 s
-			"tegro.lease = '4s'",
+			"tegro.claim_timeout = '4s'",
 			"tegro.timeout = '1s'",
 			"tegro.connect_timeout = '1s'",
-			"tegro.settle_time = '3s'",
+			"tegro.review_after = '3s'",
 			'restart_after_crash = on',
 			'fsync = off',
 			$options{conf} // ''));
@@ -480,7 +479,7 @@ TegroLedger - what the tests of the outbox share
   use TegroLedger;
 
   my $sandbox = sandbox();
-  my $node = ledger_cluster('main', $sandbox, preload => 1);
+  my $node = ledger_cluster('main', $sandbox);
 
   kill_at($node, 'after claim commit');
   enqueue($node, 'createWithdrawal', 'W1');
@@ -504,11 +503,10 @@ private installation of PostgreSQL, and puts that at the front of PATH.  The
 installation is made once for a state of the sources, in the directory that the
 tests of a run share (TESTDATADIR), and goes with it.
 
-=item ledger_cluster(NAME, SANDBOX, preload => BOOLEAN, conf => TEXT, ...)
+=item ledger_cluster(NAME, SANDBOX, conf => TEXT, ...)
 
 What TegroTest's C<cluster> makes, in that installation, with leases and
-timeouts that are short: lease 4 s, timeout 1 s, settle time 3 s.  With
-C<preload>, the library is in shared_preload_libraries.
+timeouts that are short: claim timeout 4 s, timeout 1 s, review after 3 s.
 
 =item kill_at(NODE, POINT, SIGNAL)
 

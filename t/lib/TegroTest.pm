@@ -26,7 +26,7 @@ our @EXPORT = qw(
   certificates sandbox cluster session query raw_server black_hole
   read_request preload_library preload_clock set_clock
   spew compile
-  vm_hwm_kb descriptors wait_until own_ms reload_conf
+  vm_hwm_kb descriptors wait_until own_ms reload_conf set_server
   SHOP_ID API_KEY SECRET_KEY
 );
 
@@ -388,6 +388,7 @@ sub cluster
 
 	$node->init(extra => [ '--encoding=UTF8', '--locale=C', '--auth=trust' ]);
 	$node->append_conf('postgresql.conf', <<"END");
+shared_preload_libraries = 'tegro'
 log_statement = 'none'
 # a crash is for the test to find, not a reason to break off the run
 restart_after_crash = on
@@ -425,6 +426,38 @@ sub reload_conf
 	$node->reload;
 	wait_until(sub { return $session->query($when)->{out} ne $before; })
 	  or die 'the server did not reload';
+	return;
+}
+
+sub set_server
+{
+	my ($node, $settings, @sessions) = @_;
+	my $admin = session($node);
+
+	foreach my $name (sort keys %$settings)
+	{
+		my $value = $settings->{$name};
+		my $result = $admin->query(
+			defined $value
+			? "ALTER SYSTEM SET $name = '" . $value =~ s/'/''/gr . q{'}
+			: "ALTER SYSTEM RESET $name");
+
+		die "could not set $name: $result->{err}" if $result->{err} ne '';
+	}
+	my $shown = sub {
+		my ($session) = @_;
+
+		return join('|', map { $session->query("SELECT current_setting('$_')")->{out} } sort keys %$settings);
+	};
+	reload_conf($node);
+	# a session that is new has the values that are in force
+	my $expected = do { my $new = session($node); my $is = $shown->($new); $new->close; $is };
+	foreach my $session (@sessions)
+	{
+		wait_until(sub { return $shown->($session) eq $expected; })
+		  or die 'a session did not read the configuration again';
+	}
+	$admin->close;
 	return;
 }
 
@@ -994,6 +1027,11 @@ postgresql.conf, C<environment> to that of the postmaster.
 Has the server read its configuration again, and waits until it has: sessions
 that begin afterwards go by it, and those that are there with their next
 statement; a worker that waits does within a moment.
+
+=item set_server(NODE, { NAME => VALUE, ... }, SESSION...)
+
+Sets settings of the whole server by ALTER SYSTEM and a reload; undef resets one.
+Returns once new sessions and the given ones have them.
 
 =item session(NODE, database => ..., user => ..., encoding => ...)
 

@@ -22,7 +22,7 @@ my @old = $old_installation ? (install_path => $old_installation) : ();
 my $conf = "tegro.shop_id = '" . SHOP_ID . "'\ntegro.api_url = '" . $sandbox->api_url . "'\n"
 	. "tegro.credentials_file = '"
 	. TegroTest::spew(PostgreSQL::Test::Utils::tempdir() . '/credentials', join(':', SHOP_ID, '*', API_KEY, SECRET_KEY) . "\n", 0600)
-	. "'\ntegro.settle_time = '3s'\n";
+	. "'\ntegro.review_after = '3s'\n";
 
 # A cluster like the other one: checksums are on by default from 18 on.
 sub new_cluster

@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * keys.h
+ *		Which key signs, for which shop and role.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_KEYS_H
+#define TEGRO_KEYS_H
+
+/* The keys of one shop; the strings live as long as the settings do. */
+typedef struct TegroKeys
+{
+	const char *api_key;	/* signs requests; never empty */
+	const char *secret_key; /* signs links and notifications; "" if none */
+} TegroKeys;
+
+/*
+ * Defines tegro.api_key, tegro.secret_key and tegro.credentials_file.  Called
+ * once, by _PG_init.
+ */
+extern void tegro_keys_define(void);
+
+/*
+ * The keys with which "role" acts for a shop: the session's own tegro.api_key,
+ * or else the first line of the credentials file that fits both.
+ *
+ * Throws TG006, with a hint that says how to set them, if there are none or
+ * the file can't be used.  The result is good until the next reload or SET.
+ */
+extern TegroKeys tegro_keys_find(const char *shop_id, Oid role);
+
+/*
+ * The key that signs a shop's links and notifications, for "role": the
+ * session's own tegro.secret_key, or else the secret key in the first line of
+ * the credentials file that fits both.
+ *
+ * trusted: the session's own counts only where an administrator has set it.
+ * Otherwise a role that may only bring notifications could bring the key to
+ * them as well.
+ *
+ * Throws TG006 if there is none.  The result is never empty, and good until
+ * the next reload or SET.
+ */
+extern const char *tegro_keys_secret(const char *shop_id, Oid role,
+									 bool trusted);
+
+#endif /* TEGRO_KEYS_H */
