@@ -78,8 +78,7 @@ sub story
 	$sandbox = sandbox(arguments => $options{arguments} // []);
 	$node->safe_psql('postgres', qq{CREATE DATABASE "$database" } . ($options{like} // ''));
 	$session = session($node, database => $database);
-	# the worker learns from the database where its sandbox is
-	$session->query(qq{ALTER DATABASE "$database" SET tegro.api_url = '@{[$sandbox->api_url]}'});
+	set_server($node, { 'tegro.api_url' => $sandbox->api_url }, $session);
 	$session->query('CREATE EXTENSION tegro');
 	$session->close;
 	$session = session($node, database => $database);
@@ -816,7 +815,7 @@ story(
 
 		# what certainly was not sent
 		my $url = $sandbox->api_url;
-		$session->query(qq{ALTER DATABASE "$database" SET tegro.api_url = 'http://127.0.0.1:9/api'});
+		set_server($node, { 'tegro.api_url' => 'http://127.0.0.1:9/api' }, $session);
 		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
 		ask($_) foreach qw(W-unsent O-unsent);
@@ -826,7 +825,7 @@ story(
 			'that counts as no attempt');
 		is($session->query(q{SELECT DISTINCT outcome FROM tegro_attempt a JOIN tegro_outbox o ON o.id = outbox_id
 			WHERE state = 'ready'})->{out}, 'not sent', 'though it is on record');
-		$session->query(qq{ALTER DATABASE "$database" SET tegro.api_url = '$url'});
+		set_server($node, { 'tegro.api_url' => $url }, $session);
 		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
 		settled('then', $_, 'done', 1) foreach qw(W-unsent O-unsent);

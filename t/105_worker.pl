@@ -1,10 +1,9 @@
 # 105_worker.pl: the background worker that delivers: when it is there, and what
 # it costs.
 #
-# At first the server does without shared_preload_libraries: a worker is started
-# by the commit of whoever enqueued.  Then it has it, so that delivery goes on by
-# itself after a start.  Another has more databases than may have workers (fewer
-# of them suffice with kill points).  How long it takes from the statement to the
+# A worker is started by the commit that enqueued; after a start of the server the
+# launcher starts it.  Another server has more databases than may have workers
+# (fewer of them suffice with kill points).  How long it takes from the statement to the
 # provider, and how many requests a second are delivered, is printed.
 
 use strict;
@@ -186,7 +185,7 @@ sub median
 	is(join(' ', workers('postgres')), '', 'nor before the commit');
 	my $from = time;
 	$session->query('COMMIT');
-	is_done('first', 'a commit starts it, without shared_preload_libraries');
+	is_done('first', 'a commit starts it');
 	diag(sprintf('from the commit to the provider, with a worker that must be started: %.0f ms', 1000 * (arrival('first') - $from)));
 	is(scalar(my @one = workers('postgres')), 1, 'there is one');
 	my ($state) = $node->safe_psql('postgres', "SELECT state || ' ' || (query <> '') || ' ' || backend_type || ' ' || datname FROM pg_stat_activity WHERE pid = $one[0]");
@@ -663,16 +662,7 @@ END
 	%sessions = ();
 	$node->append_conf('postgresql.conf', "tegro.delivery = on");
 	$node->restart;
-	sleep 2;
-	is($node->safe_psql('postgres', q{SELECT count(*) FROM tegro_outbox WHERE state = 'ready'}), 1,
-		'without shared_preload_libraries, what waits at a start waits for the next commit');
-	enqueue(in('postgres'), 'createOrder', 'next commit');
-	is_done($_, "which delivers \"$_\"") foreach 'next commit', 'waiting in postgres';
-	leave('postgres');
-
-	$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tegro'");
-	$node->restart;
-	is_done('waiting in shop_1', 'with it, what waits is delivered at a start', 'shop_1');
+	is_done("waiting in $_", "what waits in $_ is delivered at a start", $_) foreach qw(postgres shop_1);
 	my $launcher = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tegro launcher'
 		AND state = 'idle' AND datname IS NULL AND backend_xmin IS NULL};
 	ok($node->poll_query_until('postgres', $launcher), 'and then the launcher sleeps, in no database');
@@ -718,10 +708,10 @@ END
 	in('postgres')->query('CREATE FUNCTION called(id bigint, state text, reference text, answer jsonb) RETURNS void
 		BEGIN ATOMIC SELECT 1; END');
 	in('postgres')->query(q{UPDATE tegro_outbox SET callback = 'public.called(bigint,text,text,jsonb)', callback_state = 'waiting',
-		callback_at = clock_timestamp() + interval '2 s' WHERE reference = 'next commit'});
+		callback_at = clock_timestamp() + interval '2 s' WHERE reference = 'waiting in postgres'});
 	leave('postgres');
 	$node->restart;
-	ok(becomes_true('postgres', q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'next commit'}),
+	ok(becomes_true('postgres', q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'waiting in postgres'}),
 		'a callback that waits at a start is called');
 	is(join(' ', workers('shop_2')), '', 'there is no worker where nothing waits');
 

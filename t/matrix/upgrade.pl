@@ -19,7 +19,7 @@ use TegroLedger;
 my $sandbox = sandbox();
 my $old_installation = $ENV{TEGRO_OLD_INSTALLATION};
 my @old = $old_installation ? (install_path => $old_installation) : ();
-my $conf = "tegro.shop_id = '" . SHOP_ID . "'\ntegro.api_url = '" . $sandbox->api_url . "'\n"
+my $conf = "shared_preload_libraries = 'tegro'\ntegro.shop_id = '" . SHOP_ID . "'\ntegro.api_url = '" . $sandbox->api_url . "'\n"
 	. "tegro.credentials_file = '"
 	. TegroTest::spew(PostgreSQL::Test::Utils::tempdir() . '/credentials', join(':', SHOP_ID, '*', API_KEY, SECRET_KEY) . "\n", 0600)
 	. "'\ntegro.review_after = '3s'\n";
@@ -66,6 +66,9 @@ my $content = q{SELECT md5(string_agg(t::text, E'\n' ORDER BY t::text)) FROM teg
 my $before = $old->safe_psql('postgres', $content);
 my $identity = $old->safe_psql('postgres', 'SELECT t::text FROM tegro_identity t');
 $old->stop;
+# pg_upgrade starts both clusters: nothing is sent by either, though it may be
+$old->append_conf('postgresql.conf', 'tegro.delivery = on');
+my $journal = () = $sandbox->journal;
 
 # in a folder that it may write to
 chdir(PostgreSQL::Test::Utils::tempdir());
@@ -75,7 +78,8 @@ command_ok(
 		'-b', $old_installation ? "$old_installation/bin" : $new->config_data('--bindir'),
 		'-B', $new->config_data('--bindir'),
 		'-s', $new->host, '-p', $old->port, '-P', $new->port ],
-	'pg_upgrade');
+	'fault 82: pg_upgrade');
+is((() = $sandbox->journal) - $journal, 0, 'fault 82: nothing came to the provider meanwhile');
 
 $new->start;
 is($new->safe_psql('postgres', $content), $before, 'the outbox is as it was');
