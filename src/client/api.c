@@ -47,10 +47,8 @@
 #include "src/client/nonce.h"
 #include "src/base/settings.h"
 #include "src/client/keys.h"
+#include "src/client/method.h"
 #include "src/client/stats.h"
-
-/* Longest method name; the provider's are under 20. */
-#define MAX_METHOD_LEN 64
 
 /*
  * Largest parameters, as JSON text.  A receipt with a thousand items has some
@@ -64,19 +62,6 @@
 
 /* Longest "desc" that is shown. */
 #define MAX_DESC_LEN 500
-
-static const TegroMethod methods[] = {
-	{"createOrder", TEGRO_ORDERS, "order_id", "tegro_order"},
-	{"shops", TEGRO_READS, NULL, NULL},
-	{"balance", TEGRO_READS, NULL, NULL},
-	{"order", TEGRO_READS, NULL, NULL},
-	{"orders", TEGRO_READS, NULL, NULL},
-	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal"},
-	{"withdrawals", TEGRO_READS, NULL, NULL},
-	{"withdrawal", TEGRO_READS, NULL, NULL},
-	{"rates", TEGRO_READS, NULL, NULL},
-	{"modules", TEGRO_READS, NULL, NULL},
-};
 
 /* A call's own keys. */
 typedef struct KeptKeys
@@ -107,70 +92,6 @@ struct TegroCallState
 /*
  * Preparing.
  */
-
-/* The provider's method of that name; throws if it can't be one. */
-static const TegroMethod *
-find_method(const char *name)
-{
-	size_t len = strlen(name);
-	TegroMethod *unknown;
-
-	for (int i = 0; i < lengthof(methods); i++)
-	{
-		if (strcmp(name, methods[i].name) == 0)
-			return &methods[i];
-
-		/*
-		 * The provider may not mind the case, but our rules for payouts hang
-		 * on the name.
-		 */
-		if (pg_strcasecmp(name, methods[i].name) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid method name \"%s\"", name),
-					 errhint("Write it as \"%s\".", methods[i].name)));
-	}
-
-	if (len == 0 || len > MAX_METHOD_LEN ||
-		strspn(name,
-			   "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") !=
-			len ||
-		(name[0] >= '0' && name[0] <= '9'))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid method name \"%s\"", name),
-				 errdetail("A method name is letters and digits, beginning with a letter, at most %d.", MAX_METHOD_LEN),
-				 errhint("Give the name alone, such as \"balance\".")));
-
-	unknown = palloc0(sizeof(TegroMethod));
-	unknown->name = pstrdup(name);
-	unknown->effect = TEGRO_UNKNOWN_EFFECT;
-	return unknown;
-}
-
-/* The number under which a method is counted; those unknown are the last. */
-static int
-stats_number(const TegroMethod *method)
-{
-	StaticAssertStmt(lengthof(methods) < TEGRO_STATS_METHODS,
-					 "too many methods to be counted apart");
-	return method->effect == TEGRO_UNKNOWN_EFFECT ? TEGRO_STATS_METHODS - 1
-												  : (int) (method - methods);
-}
-
-const char *
-tegro_api_method_name(int number)
-{
-	if (number == TEGRO_STATS_METHODS - 1)
-		return "(other)";
-	return number < lengthof(methods) ? methods[number].name : NULL;
-}
-
-TegroEffect
-tegro_api_effect(const char *method)
-{
-	return find_method(method)->effect;
-}
 
 /*
  * JSON text in PHP's form, in UTF-8 and NUL-terminated; throws if it can't be
@@ -360,7 +281,7 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 	JsonbValue value;
 
 	call->state = state;
-	call->method = find_method(method);
+	call->method = tegro_method_find(method);
 
 	if (!JB_ROOT_IS_OBJECT(params))
 		ereport(ERROR,
@@ -755,7 +676,7 @@ tegro_api_judge(TegroCall *call)
 {
 	bool may_repeat = judge(call);
 
-	tegro_stats_count(stats_number(call->method), call->state->exchange,
+	tegro_stats_count(tegro_method_number(call->method), call->state->exchange,
 					  call->outcome.result, call->attempts > 1);
 	return may_repeat;
 }
@@ -930,7 +851,8 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 		for (int i = 0; i < nrunning; i++)
 		{
 			if (running[i]->state->in_flight)
-				tegro_stats_count_cancelled(stats_number(running[i]->method),
+				tegro_stats_count_cancelled(tegro_method_number(
+												running[i]->method),
 											running[i]->attempts > 1);
 		}
 		MemoryContextSwitchTo(caller);

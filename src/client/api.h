@@ -11,25 +11,8 @@
 #include "utils/jsonb.h"
 
 #include "src/base/error.h"
+#include "src/client/method.h"
 #include "src/client/transport.h"
-
-/* What a method does, which decides when it may be sent again. */
-typedef enum TegroEffect
-{
-	TEGRO_READS,		 /* nothing: may be repeated */
-	TEGRO_ORDERS,		 /* makes a payment order */
-	TEGRO_PAYS_OUT,		 /* sends money away */
-	TEGRO_UNKNOWN_EFFECT /* unknown to this version: as if it did */
-} TegroEffect;
-
-typedef struct TegroMethod
-{
-	const char *name; /* as in the URL */
-	TegroEffect effect;
-	const char *reference; /* parameter that names what is asked for in the
-							* shop's own terms; NULL if none */
-	const char *look_up;   /* SQL function that finds it; NULL if none */
-} TegroMethod;
 
 /*
  * A call of a method: prepared once, built and sent once or more often.
@@ -93,12 +76,6 @@ extern TegroCall *tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 #define TEGRO_MAX_REFERENCE_LEN 500
 
 extern void tegro_api_check_reference(const char *name, const char *reference);
-
-/* What a method does; throws, as tegro_api_prepare() does, if it can't be one. */
-extern TegroEffect tegro_api_effect(const char *method);
-
-/* The method that is counted under a number (stats.h); NULL if none is. */
-extern const char *tegro_api_method_name(int number);
 
 /*
  * Builds the request of a prepared call, with a nonce of its own, and signs

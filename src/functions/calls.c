@@ -149,7 +149,7 @@ tegro_call(PG_FUNCTION_ARGS)
 	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
 
 	/* a payout goes through the outbox, by whatever name it is asked for */
-	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
+	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
 	{
 		TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 
@@ -309,7 +309,7 @@ tegro_batch(PG_FUNCTION_ARGS)
 	int position;
 	ErrorContextCallback context;
 
-	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
+	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("payouts can't be made in a batch"),
@@ -367,7 +367,7 @@ may_call(Oid preview, const char *method)
 						PointerGetDatum(buildoidvector(argument_types, 2)),
 						ObjectIdGetDatum(get_func_namespace(preview)));
 
-	return tegro_api_effect(method) != TEGRO_PAYS_OUT &&
+	return tegro_method_effect(method) != TEGRO_PAYS_OUT &&
 		OidIsValid(function) && tegro_may_execute(function, GetUserId());
 }
 
@@ -402,7 +402,7 @@ tegro_preview(PG_FUNCTION_ARGS)
 						 cstring_to_text(
 							 psprintf("Bearer %s",
 									  request.signature ? request.signature
-										  : tegro_api_effect(method) ==
+										  : tegro_method_effect(method) ==
 											  TEGRO_PAYS_OUT
 										  ? "(never shown for a payout)"
 										  : "(shown to roles that may execute tegro_call)")));

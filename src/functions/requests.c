@@ -164,7 +164,7 @@ tegro_enqueue(PG_FUNCTION_ARGS)
 		: tegro_requests_callback_name(PG_GETARG_OID(2));
 	TimestampTz deliver_after = PG_ARGISNULL(3) ? 0 : PG_GETARG_TIMESTAMPTZ(3);
 
-	if (tegro_api_effect(method) == TEGRO_PAYS_OUT)
+	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
 		tegro_requests_require_payer(&ledger);
 	if (deliver_after != 0 && TIMESTAMP_NOT_FINITE(deliver_after))
 		ereport(ERROR,

@@ -65,7 +65,7 @@ tegro_stat_counters(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	for (int method = 0; method < TEGRO_STATS_METHODS; method++)
 	{
-		const char *name = tegro_api_method_name(method);
+		const char *name = tegro_method_name(method);
 		uint64 counters[TEGRO_N_COUNTERS];
 		uint64 requests;
 		Datum values[N_COLUMNS];
