@@ -153,7 +153,8 @@ my $left_to_a_person = { executed => 0, requests => 0, attempts => 1, state => '
 
 # For each fault: "point", the kill point at which it happens; or "until", which
 # says whether it has come so far that the worker may be killed.  "prepare"
-# runs before the requests are enqueued, "afterwards" after the crash.
+# runs before the requests are enqueued, "crashed" at once after the crash,
+# "afterwards" when the server runs again.
 # "states" are those that both may have after it.
 my %faults = (
 	1 => {
@@ -177,7 +178,8 @@ my %faults = (
 			my @notes = $_[0]{proxy}->notes;
 			return 2 == grep { $_->{half} } @notes[ ($_[0]{notes} // 0) .. $#notes ];
 		},
-		afterwards => sub {
+		# before the order can be sent again, which is read to its end then
+		crashed => sub {
 			unlink($_[0]{half});
 			$_[0]{notes} = $_[0]{proxy}->notes;
 		},
@@ -323,6 +325,7 @@ sub crash
 	if ($how ne 'worker')
 	{
 		crash_server($node, $how);
+		$fault->{crashed}->($lane) if $fault->{crashed};
 		start_again($node);
 	}
 	elsif ($fault->{point})
@@ -336,6 +339,7 @@ sub crash
 	$seen{states} = states($node);
 	$seen{attempts} =
 	  { map { $_->{reference} => scalar @{ $_->{tries} } } rows($node, "reference LIKE '%-$round'") };
+	$fault->{crashed}->($lane) if $fault->{crashed} && $how eq 'worker';
 	$fault->{afterwards}->($lane) if $fault->{afterwards};
 	$lane->{$round} = \%seen;
 	return;

@@ -10,6 +10,8 @@
 
 #include "utils/guc.h"
 
+#include "src/base/compat.h"
+
 /* This library's version, which the extension's is to be as well. */
 #define TEGRO_VERSION "1.0"
 
@@ -62,7 +64,7 @@ extern void tegro_settings_define(void);
 extern const char *tegro_settings_shop_id(void);
 
 /* Throws TG006: no shop is named. */
-extern void tegro_settings_refuse_no_shop(void) pg_attribute_noreturn();
+pg_noreturn extern void tegro_settings_refuse_no_shop(void);
 
 /* Does a text contain line breaks or other control characters? */
 extern bool tegro_settings_has_control_character(const char *s);
