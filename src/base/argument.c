@@ -44,29 +44,29 @@ tegro_get_jsonb(FunctionCallInfo fcinfo, int n, const char *name)
  * Parameters that a function builds itself: begin, add, finish.
  */
 
-JsonbParseState *
+TegroJsonbState
 tegro_begin_params(void)
 {
-	JsonbParseState *state = NULL;
+	TegroJsonbState state = {0};
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	tegro_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	return state;
 }
 
 static void
-add_param(JsonbParseState **state, const char *name, JsonbValue *value)
+add_param(TegroJsonbState *state, const char *name, JsonbValue *value)
 {
 	JsonbValue key;
 
 	key.type = jbvString;
 	key.val.string.val = unconstify(char *, name);
 	key.val.string.len = (int) strlen(name);
-	pushJsonbValue(state, WJB_KEY, &key);
-	pushJsonbValue(state, WJB_VALUE, value);
+	tegro_push_jsonb(state, WJB_KEY, &key);
+	tegro_push_jsonb(state, WJB_VALUE, value);
 }
 
 void
-tegro_add_text_param(JsonbParseState **state, const char *name, text *string)
+tegro_add_text_param(TegroJsonbState *state, const char *name, text *string)
 {
 	JsonbValue value;
 
@@ -77,7 +77,7 @@ tegro_add_text_param(JsonbParseState **state, const char *name, text *string)
 }
 
 void
-tegro_add_int_param(JsonbParseState **state, const char *name, int64 number)
+tegro_add_int_param(TegroJsonbState *state, const char *name, int64 number)
 {
 	JsonbValue value;
 
@@ -88,9 +88,9 @@ tegro_add_int_param(JsonbParseState **state, const char *name, int64 number)
 }
 
 Jsonb *
-tegro_finish_params(JsonbParseState **state)
+tegro_finish_params(TegroJsonbState *state)
 {
-	return JsonbValueToJsonb(pushJsonbValue(state, WJB_END_OBJECT, NULL));
+	return JsonbValueToJsonb(tegro_push_jsonb(state, WJB_END_OBJECT, NULL));
 }
 
 char *

@@ -11,6 +11,8 @@
 #include "fmgr.h"
 #include "utils/jsonb.h"
 
+#include "src/base/compat.h"
+
 /* Argument "n", from 0; each throws 22004, with its name, if it is NULL. */
 extern void tegro_require_argument(FunctionCallInfo fcinfo, int n,
 								   const char *name);
@@ -19,12 +21,12 @@ extern Jsonb *tegro_get_jsonb(FunctionCallInfo fcinfo, int n,
 							  const char *name);
 
 /* An object of parameters: begin, add, finish.  In the current context. */
-extern JsonbParseState *tegro_begin_params(void);
-extern void tegro_add_text_param(JsonbParseState **state, const char *name,
+extern TegroJsonbState tegro_begin_params(void);
+extern void tegro_add_text_param(TegroJsonbState *state, const char *name,
 								 text *string);
-extern void tegro_add_int_param(JsonbParseState **state, const char *name,
+extern void tegro_add_int_param(TegroJsonbState *state, const char *name,
 								int64 number);
-extern Jsonb *tegro_finish_params(JsonbParseState **state);
+extern Jsonb *tegro_finish_params(TegroJsonbState *state);
 
 /* A string's text, or a number's; NULL for all else.  In the current context. */
 extern char *tegro_scalar_text(const JsonbValue *value);

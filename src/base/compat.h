@@ -12,8 +12,9 @@
 #ifndef TEGRO_COMPAT_H
 #define TEGRO_COMPAT_H
 
-#include "catalog/pg_proc.h"
+#include "access/tupdesc.h"
 #include "access/xlog.h"
+#include "catalog/pg_proc.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -28,6 +29,7 @@
 #include "storage/shmem.h"
 #include "utils/acl.h"
 #include "utils/guc_tables.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/wait_event.h"
@@ -178,6 +180,42 @@ tegro_commit_is_replicated(void)
 	replicated = XactLastCommitEnd <= WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH];
 	LWLockRelease(SyncRepLock);
 	return replicated;
+}
+
+/*
+ * jsonb that is built token by token.  Begin with zeros; after the last token
+ * "result" is the whole value.
+ */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState TegroJsonbState;
+#else
+typedef struct TegroJsonbState
+{
+	JsonbValue *result;
+	JsonbParseState *parse_state;
+} TegroJsonbState;
+#endif
+
+/* Adds a token; returns "result", which is whole after the last one. */
+static inline JsonbValue *
+tegro_push_jsonb(TegroJsonbState *state, JsonbIteratorToken token,
+				 JsonbValue *value)
+{
+#if PG_VERSION_NUM >= 190000
+	pushJsonbValue(state, token, value);
+#else
+	state->result = pushJsonbValue(&state->parse_state, token, value);
+#endif
+	return state->result;
+}
+
+/* From 19 on a row type that was made column by column is to be completed. */
+static inline void
+tegro_finish_tuple_desc(TupleDesc desc)
+{
+#if PG_VERSION_NUM >= 190000
+	TupleDescFinalize(desc);
+#endif
 }
 
 /* The role whose rights count for a foreign table that is scanned. */

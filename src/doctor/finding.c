@@ -18,6 +18,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "src/doctor/finding.h"
 

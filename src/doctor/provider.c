@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include <time.h>
+
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -186,7 +188,7 @@ void
 tegro_check_provider(TegroDoctor *doctor)
 {
 	const char *method = callable_method(doctor);
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 	TegroCall *call;
 	int left_ms;
 

@@ -57,6 +57,7 @@
 
 #include "src/client/api.h"
 #include "src/base/argument.h"
+#include "src/base/compat.h"
 #include "src/fdw/reader.h"
 #include "src/outbox/ruling.h"
 #include "src/base/settings.h"
@@ -185,7 +186,7 @@ page_at(TegroReader *reader, int i)
 static Jsonb *
 page_params(TegroReader *reader, int64 number)
 {
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 
 	if (reader->shop_id)
 		tegro_add_text_param(&params, "shop_id",
@@ -392,7 +393,7 @@ get_field(JsonbContainer *object, const char *name, JsonbValue *value)
 static JsonbContainer *
 rows_of_currencies(JsonbContainer *object)
 {
-	JsonbParseState *state = NULL;
+	TegroJsonbState state = {0};
 	JsonbIterator *iterator = JsonbIteratorInit(object);
 	JsonbValue value;
 	JsonbIteratorToken token;
@@ -403,23 +404,23 @@ rows_of_currencies(JsonbContainer *object)
 	currency.val.string.len = strlen("currency");
 	amount.val.string.val = pstrdup("amount");
 	amount.val.string.len = strlen("amount");
-	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	tegro_push_jsonb(&state, WJB_BEGIN_ARRAY, NULL);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
 		{
-			pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-			pushJsonbValue(&state, WJB_KEY, &currency);
-			pushJsonbValue(&state, WJB_VALUE, &value);
+			tegro_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+			tegro_push_jsonb(&state, WJB_KEY, &currency);
+			tegro_push_jsonb(&state, WJB_VALUE, &value);
 		}
 		else if (token == WJB_VALUE)
 		{
-			pushJsonbValue(&state, WJB_KEY, &amount);
-			pushJsonbValue(&state, WJB_VALUE, &value);
-			pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+			tegro_push_jsonb(&state, WJB_KEY, &amount);
+			tegro_push_jsonb(&state, WJB_VALUE, &value);
+			tegro_push_jsonb(&state, WJB_END_OBJECT, NULL);
 		}
 	}
-	return &JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL))
+	return &JsonbValueToJsonb(tegro_push_jsonb(&state, WJB_END_ARRAY, NULL))
 				->root;
 }
 
@@ -453,11 +454,12 @@ open_rows(TegroReader *reader, TegroCall *call)
 		rows = rows_of_currencies(rows);
 	else if (JsonContainerIsObject(rows) && reader->keys)
 	{
-		JsonbParseState *state = NULL;
+		TegroJsonbState state = {0};
 
-		pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
-		pushJsonbValue(&state, WJB_ELEM, &data);
-		rows = &JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL))
+		tegro_push_jsonb(&state, WJB_BEGIN_ARRAY, NULL);
+		tegro_push_jsonb(&state, WJB_ELEM, &data);
+		rows = &JsonbValueToJsonb(
+					tegro_push_jsonb(&state, WJB_END_ARRAY, NULL))
 					->root;
 	}
 	else if (!JsonContainerIsArray(rows) ||

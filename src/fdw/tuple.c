@@ -22,6 +22,7 @@
 #include "utils/lsyscache.h"
 
 #include "src/base/argument.h"
+#include "src/base/compat.h"
 #include "src/base/error.h"
 #include "src/fdw/tuple.h"
 
@@ -134,13 +135,13 @@ value_text(JsonbValue *value, bool is_json)
 static char *
 other_fields(const TegroList *list, JsonbContainer *row)
 {
-	JsonbParseState *state = NULL;
+	TegroJsonbState state = {0};
 	JsonbIterator *iterator = JsonbIteratorInit(row);
 	JsonbIteratorToken token;
 	JsonbValue value;
 	bool known = false;
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	tegro_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
@@ -148,9 +149,9 @@ other_fields(const TegroList *list, JsonbContainer *row)
 									 pnstrdup(value.val.string.val,
 											  value.val.string.len)) != NULL;
 		if ((token == WJB_KEY || token == WJB_VALUE) && !known)
-			pushJsonbValue(&state, token, &value);
+			tegro_push_jsonb(&state, token, &value);
 	}
-	return json_text(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	return json_text(tegro_push_jsonb(&state, WJB_END_OBJECT, NULL));
 }
 
 /* Says in errors which value of which row could not be read. */

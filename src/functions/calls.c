@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -30,6 +31,7 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/tuplestore.h"
 
 #include "src/client/api.h"
 #include "src/base/argument.h"
@@ -80,7 +82,7 @@ call_method(const char *method, Jsonb *params)
 static Datum
 call_without_params(const char *method)
 {
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 
 	return call_method(method, tegro_finish_params(&params));
 }
@@ -88,7 +90,7 @@ call_without_params(const char *method)
 static Datum
 call_for_page(FunctionCallInfo fcinfo, const char *method)
 {
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 	int32 page;
 
 	tegro_require_argument(fcinfo, 0, "page");
@@ -114,7 +116,7 @@ call_for_page(FunctionCallInfo fcinfo, const char *method)
 static Datum
 call_for_one(FunctionCallInfo fcinfo, const char *method)
 {
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 	int payment_id_arg = PG_NARGS() - 1;
 	bool has_order_id = payment_id_arg > 0 && !PG_ARGISNULL(0);
 	bool has_payment_id = !PG_ARGISNULL(payment_id_arg);
@@ -230,7 +232,7 @@ tegro_withdrawals(PG_FUNCTION_ARGS)
 Datum
 tegro_rates(PG_FUNCTION_ARGS)
 {
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 
 	if (!PG_ARGISNULL(0))
 		tegro_add_text_param(&params, "from", PG_GETARG_TEXT_PP(0));
@@ -384,7 +386,7 @@ tegro_preview(PG_FUNCTION_ARGS)
 	TegroCall *call = tegro_api_prepare(method, params,
 										sign ? GetUserId() : InvalidOid);
 	TegroRequest request = tegro_api_build(call);
-	JsonbParseState *headers = tegro_begin_params();
+	TegroJsonbState headers = tegro_begin_params();
 	TupleDesc tupdesc;
 	Datum values[3];
 	bool nulls[3] = {false, false, false};

@@ -356,7 +356,7 @@ get_key(const Form *form, const char *name)
 static Jsonb *
 all_fields(const Form *form)
 {
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 
 	for (size_t i = 0; i < form->nfields; i++)
 	{

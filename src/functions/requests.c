@@ -74,7 +74,7 @@ tegro_create_withdrawal(PG_FUNCTION_ARGS)
 static Jsonb *
 new_payment_id(void)
 {
-	JsonbParseState *state = tegro_begin_params();
+	TegroJsonbState state = tegro_begin_params();
 	Datum uuid = OidFunctionCall0(F_GEN_RANDOM_UUID);
 
 	tegro_add_text_param(&state, "payment_id",

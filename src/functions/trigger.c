@@ -257,7 +257,7 @@ static Jsonb *
 fill_template(Jsonb *template, HeapTuple row, const TriggerData *trigger)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(&template->root);
-	JsonbParseState *state = NULL;
+	TegroJsonbState state = {0};
 	JsonbValue *result = NULL;
 	JsonbValue value;
 	JsonbIteratorToken token;
@@ -275,11 +275,11 @@ fill_template(Jsonb *template, HeapTuple row, const TriggerData *trigger)
 				column_value(value.val.string.val, value.val.string.len, row,
 							 trigger, &value);
 		}
-		result = pushJsonbValue(&state, token,
-								token == WJB_KEY || token == WJB_VALUE ||
-										token == WJB_ELEM
-									? &value
-									: NULL);
+		result = tegro_push_jsonb(&state, token,
+								  token == WJB_KEY || token == WJB_VALUE ||
+										  token == WJB_ELEM
+									  ? &value
+									  : NULL);
 	}
 	return JsonbValueToJsonb(result);
 }

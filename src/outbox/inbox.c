@@ -356,7 +356,7 @@ is_number(const char *string)
 static Jsonb *
 look_up_by_number(const char *number)
 {
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 
 	tegro_add_int_param(&params, "order_id", strtoi64(number, NULL, 10));
 	return tegro_finish_params(&params);

@@ -37,6 +37,7 @@
 #include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
+#include "src/base/compat.h"
 #include "src/outbox/ledger.h"
 
 /* The worker's, and set for each statement elsewhere. */
@@ -202,6 +203,7 @@ get_given(TegroStatement which)
 	for (int i = 0; i < ncolumns; i++)
 		TupleDescInitEntry(desc, (AttrNumber) (i + 1), columns[i].name,
 						   columns[i].type, -1, 0);
+	tegro_finish_tuple_desc(desc);
 	known[which] = desc;
 	MemoryContextSwitchTo(old);
 	return desc;

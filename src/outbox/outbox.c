@@ -49,6 +49,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "src/base/compat.h"
 #include "src/outbox/identity.h"
 #include "src/outbox/outbox.h"
 #include "src/outbox/ruling.h"
@@ -222,7 +223,7 @@ read_item(int row, char **identity)
 static Jsonb *
 look_up_params(const TegroItem *item)
 {
-	JsonbParseState *state = NULL;
+	TegroJsonbState state = {0};
 	JsonbValue key;
 	JsonbValue value;
 
@@ -231,10 +232,10 @@ look_up_params(const TegroItem *item)
 	key.val.string.len = (int) strlen("payment_id");
 	value.val.string.val = item->reference;
 	value.val.string.len = (int) strlen(item->reference);
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	pushJsonbValue(&state, WJB_KEY, &key);
-	pushJsonbValue(&state, WJB_VALUE, &value);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	tegro_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+	tegro_push_jsonb(&state, WJB_KEY, &key);
+	tegro_push_jsonb(&state, WJB_VALUE, &value);
+	return JsonbValueToJsonb(tegro_push_jsonb(&state, WJB_END_OBJECT, NULL));
 }
 
 /*
