@@ -19,7 +19,11 @@ cache=${TEGRO_CACHE:-/var/cache/tegro}
 tree_days=7
 
 # which release has which PostgreSQL
-declare -A release_of=([15]=bookworm [17]=trixie [18]=sid)
+declare -A release_of=([15]=bookworm [17]=trixie [18]=sid [19]=experimental)
+
+# Experimental is no release of its own: its packages are added to those of sid.
+# The source packages that are taken from there; everything else is sid's.
+experimental_sources=(postgresql-19)
 
 # in seconds: a mirror that answers, but not to the end, must not hold us
 fetch_limit=900
@@ -166,8 +170,9 @@ make_bare_tree()
 # locked it
 fetch_tree()
 {
-	local release=$1 name=$2 tree=$cache/$2 mirror log=$directory/$2.log
+	local release=$1 name=$2 tree=$cache/$2 mirror log=$directory/$2.log suite=$1
 
+	[[ $release != experimental ]] || suite=sid
 	if [[ ! -e $tree/.tegro ]]
 	then
 		mirror=$(find_mirror) ||
@@ -179,9 +184,10 @@ fetch_tree()
 		progress "fetching Debian $release into $tree; that takes some minutes"
 		rm -rf "$tree"
 		run timeout "$fetch_limit" debootstrap --variant=minbase \
-			--include=ca-certificates "$release" "$tree" "$mirror" \
+			--include=ca-certificates "$suite" "$tree" "$mirror" \
 			</dev/null >"$log" 2>&1 || fetch_failed "$name" "$log" || return
 		apt_configuration >"$tree/etc/apt/apt.conf.d/50tegro" || true
+		[[ $suite == "$release" ]] || add_experimental "$tree" "$mirror"
 		touch -d @0 "$tree/.tegro"
 	fi
 	if [[ -e /etc/resolv.conf ]]
@@ -198,6 +204,27 @@ fetch_tree()
 			apt-get -q clean' </dev/null >"$log" 2>&1 || fetch_failed "$name" "$log" || return
 		touch "$tree/.tegro"
 	fi
+}
+
+# add_experimental TREE MIRROR: adds that suite to a tree of sid.  apt takes
+# nothing from it by itself; the packages of $experimental_sources compete with
+# those of sid, so the newer ones are installed.  The client library is among
+# them.
+add_experimental()
+{
+	local tree=$1 mirror=$2
+
+	printf 'deb %s experimental main\n' "$mirror" \
+		>"$tree/etc/apt/sources.list.d/experimental.list"
+	cat >"$tree/etc/apt/preferences.d/tegro" <<-END
+		Package: ${experimental_sources[@]/#/src:}
+		Pin: release a=experimental
+		Pin-Priority: 500
+	END
+	# postgresql-common's list for building packages has only sid's own
+	mkdir -p "$tree/etc/postgresql-common"
+	printf '%s\n' "${experimental_sources[@]#postgresql-}" \
+		>"$tree/etc/postgresql-common/supported_versions"
 }
 
 # fetch_failed TREE LOG: says so, and fails
