@@ -29,6 +29,12 @@
  * comes back after a newer one has registered ends for good.  However often
  * there came to be several, there is one soon.
  *
+ * From PostgreSQL 19 on, CREATE, ALTER and DROP DATABASE terminate the workers
+ * that are connected to the database, and the postmaster does not start these
+ * again.  There the launcher, if there is one, replaces a worker that was
+ * terminated, and it does so at once.  The new worker cannot connect before the
+ * command has ended, since the command holds a lock on the database.
+ *
  * Hazards:
  *
  *	- After a commit nothing may throw: an error there is a PANIC.  So the
@@ -55,6 +61,7 @@
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
+#include "src/base/compat.h"
 #include "src/base/shmem.h"
 #include "src/outbox/wake.h"
 
@@ -228,7 +235,7 @@ start_worker(Oid database, TegroWorker which, const WorkerExtra *extra,
 					 "bgw_extra is too short");
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
+		BGWORKER_BACKEND_DATABASE_CONNECTION | BGWORKER_INTERRUPTIBLE;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = RESTART_S;
 	strlcpy(worker.bgw_library_name, "tegro", sizeof(worker.bgw_library_name));
@@ -400,6 +407,27 @@ tegro_wake_start_missing(void)
 			any_left = true;
 	}
 	return any_left;
+}
+
+bool
+tegro_wake_replace(TegroWorker which)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Latch *launcher;
+	WakeSlot *slot;
+
+	if (wake_shared == NULL || !OidIsValid(MyDatabaseId))
+		return false;
+	SpinLockAcquire(&wake_shared->lock);
+	launcher = wake_shared->launcher;
+	slot = launcher ? take_slot(MyDatabaseId, now) : NULL;
+	if (slot)
+		slot->workers[which].missing = true;
+	SpinLockRelease(&wake_shared->lock);
+	if (slot == NULL)
+		return false;
+	SetLatch(launcher);
+	return true;
 }
 
 void

@@ -49,6 +49,12 @@ typedef enum TegroWakeResult
 extern TegroWakeResult tegro_wake_probe(Oid database,
 										BackgroundWorkerHandle **handle);
 
+/*
+ * For a worker that was terminated, when it ends: has the launcher start
+ * another.  Returns false if there is no launcher.  Never throws.
+ */
+extern bool tegro_wake_replace(TegroWorker which);
+
 /* For the launcher: is to be woken when a worker can't be started. */
 extern void tegro_wake_register_launcher(void);
 

@@ -128,6 +128,11 @@ start_worker(dsm_segment *segment)
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
+	/*
+	 * Not BGWORKER_INTERRUPTIBLE: a CREATE DATABASE that fails anyway, since the
+	 * caller is connected, would end it, and lose the answer to a payout.  It
+	 * lives no longer than one request.
+	 */
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION;

@@ -20,6 +20,9 @@
  * transaction is something to do: it may have requests, and its commit wakes
  * nobody.
  *
+ * From PostgreSQL 19 on, the launcher replaces a worker that was terminated; see
+ * wake.c.
+ *
  * On SIGTERM it stops within a round and leaves its requests in a state from
  * which they go on at once.
  *
@@ -80,6 +83,46 @@ on_sigterm(SIGNAL_ARGS)
 	ProcDiePending = true;
 	SetLatch(MyLatch);
 	errno = save_errno;
+}
+
+/*
+ * SIGTERM of the callback worker: as die(), which takes other arguments from
+ * PostgreSQL 19 on.  The callback ends at once.
+ */
+static void
+on_sigterm_in_callback(SIGNAL_ARGS)
+{
+	int save_errno = errno;
+
+	stop_requested = true;
+	InterruptPending = true;
+	ProcDiePending = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+/*
+ * Where the postmaster may not start a worker again that was terminated, the
+ * launcher replaces it, if it had something to do; see wake.c.  Exit status 0
+ * keeps the postmaster from starting it as well.  Elsewhere the postmaster waits
+ * some seconds, in which a person can copy or drop the database.
+ */
+static void
+replace_if_terminated(int code, Datum arg)
+{
+	if (BGWORKER_INTERRUPTIBLE != 0 && code != 0 && stop_requested &&
+		tegro_wake_replace((TegroWorker) DatumGetInt32(arg)))
+		proc_exit(0);
+}
+
+/*
+ * To be called before the worker registers: what is called at exit runs in the
+ * opposite order, and a worker that is registered is not replaced.
+ */
+static void
+have_replaced(TegroWorker which)
+{
+	before_shmem_exit(replace_if_terminated, Int32GetDatum(which));
 }
 
 /* More settings, of a process that does nothing but deliver. */
@@ -192,6 +235,7 @@ tegro_worker_main(Datum arg)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
+	have_replaced(TEGRO_DELIVERY_WORKER);
 	BackgroundWorkerUnblockSignals();
 	tegro_session_connect(DatumGetObjectId(arg));
 	force_settings_of_deliverer();
@@ -257,7 +301,8 @@ tegro_callback_main(Datum arg)
 	TimestampTz idle_since = GetCurrentTimestamp();
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, on_sigterm_in_callback);
+	have_replaced(TEGRO_CALLBACK_WORKER);
 	BackgroundWorkerUnblockSignals();
 	tegro_session_connect(DatumGetObjectId(arg));
 	tegro_session_force("lock_timeout",
