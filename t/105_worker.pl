@@ -306,7 +306,9 @@ END
 	$node->safe_psql('template1', "ALTER DATABASE shop_2 SET $_") foreach
 	  'default_transaction_read_only = on', (map { "$_ = '1ms'" } @timeouts), q{lock_timeout = '1ms'},
 	  'default_transaction_isolation = serializable', 'default_transaction_deferrable = on',
-	  'search_path = evil, pg_catalog', 'row_security = off', 'standard_conforming_strings = off',
+	  'search_path = evil, pg_catalog', 'row_security = off',
+	  # 19 has it on for good
+	  ($node->pg_version->major < 19 ? 'standard_conforming_strings = off' : ()),
 	  'enable_indexscan = off', q{datestyle = 'SQL, DMY'}, 'bytea_output = escape', 'synchronous_commit = off',
 	  q{idle_in_transaction_session_timeout = '1ms'}, 'role = regress_nobody', 'array_nulls = off',
 	  'check_function_bodies = on', 'max_parallel_workers_per_gather = 4', 'extra_float_digits = -15', 'xmloption = document';
@@ -673,6 +675,37 @@ END
 	create_database('fleeting');
 	leave('fleeting');
 	is(($node->psql('template1', 'DROP DATABASE fleeting'))[0], 0, 'a database can be dropped beside it');
+
+	# A command that needs a database for itself.  Before 19 it fails while workers
+	# are connected; from then on it ends them, and they must come back by themselves.
+	if ($node->pg_version->major >= 19)
+	{
+		my $alone = create_database('alone');
+
+		enqueue($alone, 'createOrder', 'first');
+		is_done('first', 'an order', 'alone');
+		$alone->query('CREATE FUNCTION called(id bigint, state text, reference text, answer jsonb) RETURNS void
+			BEGIN ATOMIC SELECT pg_catalog.pg_sleep(3); END');
+		$alone->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "called", "amount": 1, "currency": "RUB"}',
+			'called'::regproc)});
+		ok(becomes_true('alone', q{SELECT count(*) = 1 FROM pg_stat_activity
+			WHERE backend_type = 'tegro callback worker' AND wait_event = 'PgSleep'}), 'a function is being called back');
+		$sandbox->fault('createOrder', 'execute_then_hold', ms => 20_000);
+		enqueue($alone, 'createOrder', 'in flight');
+		ok(becomes_true('alone', q{SELECT state <> 'ready' FROM tegro_outbox WHERE reference = 'in flight'}), 'an order is in flight');
+		leave('alone');
+		is(($node->psql('template1', 'CREATE DATABASE of_one TEMPLATE alone'))[0], 0,
+			'a database can be a template under its workers');
+		is(($node->psql('template1', 'ALTER DATABASE alone RENAME TO not_alone'))[0], 0, 'and be renamed');
+		is_done('in flight', 'a worker comes back for what was in flight', 'not_alone');
+		ok(becomes_true('not_alone', q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'called'}),
+			'so does one for the callback that it ended');
+		is(scalar(grep { ($_->{params}{order_id} // '') eq 'in flight' } $sandbox->journal(executed => 1)), 1,
+			'the order was executed once');
+		leave('not_alone');
+		is(($node->psql('template1', "DROP DATABASE $_"))[0], 0, "$_ can be dropped without force") foreach qw(of_one not_alone);
+		$sandbox->clear_faults;
+	}
 	query($node, "SELECT pg_terminate_backend($pid, 5000)");
 	ok($node->poll_query_until('postgres', $launcher), 'it comes back when it was terminated');
 
