@@ -22,7 +22,6 @@
 #include "postmaster/bgworker.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
-#include "replication/walsender_private.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -159,27 +158,40 @@ tegro_name_list(const char *name)
 }
 
 /*
- * Is the last commit of this process where synchronous standbys, if there are
- * any, were to have it?  It is not where the wait for them was cancelled.
+ * Has the last commit of this process reached the synchronous standbys that it
+ * had to wait for?  It may not have where the wait was cancelled: PostgreSQL
+ * then commits all the same.
+ *
+ * The answer must not come from a struct in shared memory.  Minor releases
+ * change these: a library built against the headers of 16.2 took the flags of
+ * WalSndCtl on 16.14 for its bool, and delivered nothing.  So this asks the
+ * exported function and variables that decide when the server lets a waiting
+ * commit go.  They say what the standbys have on disk now.  After a standby has
+ * just been lost, the answer can be "no" for a commit that it had confirmed;
+ * the claim is then made once more.
+ *
+ * This needs no transaction.
  */
 static inline bool
 tegro_commit_is_replicated(void)
 {
-	bool defined;
-	bool replicated;
+	SyncRepStandbyData *standbys;
+	int nstandbys;
+	int nconfirmed = 0;
 
-	/* minor releases changed the field's name */
-#ifdef SYNC_STANDBY_DEFINED
-	defined = (WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0;
-#else
-	defined = WalSndCtl->sync_standbys_defined;
-#endif
-	if (max_wal_senders == 0 || !defined)
+	if (max_wal_senders == 0 || SyncRepStandbyNames == NULL ||
+		SyncRepStandbyNames[0] == '\0')
 		return true;
-	LWLockAcquire(SyncRepLock, LW_SHARED);
-	replicated = XactLastCommitEnd <= WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH];
-	LWLockRelease(SyncRepLock);
-	return replicated;
+	Assert(SyncRepConfig != NULL);
+	/* with FIRST, no more than num_sync of them; with ANY, all that count */
+	nstandbys = SyncRepGetCandidateStandbys(&standbys);
+	for (int i = 0; i < nstandbys; i++)
+	{
+		if (XactLastCommitEnd <= standbys[i].flush)
+			nconfirmed++;
+	}
+	pfree(standbys);
+	return nconfirmed >= SyncRepConfig->num_sync;
 }
 
 /*
