@@ -81,6 +81,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 					 Jsonb *params, Oid role, const char *callback,
 					 TimestampTz deliver_after, bool *inserted)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
 	TegroLedgerScope scope;
 	Datum values[TEGRO_N_COLUMNS];
@@ -159,6 +160,8 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 					 errmsg("could not serialize access to the outbox")));
 		id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
 		same = DatumGetBool(tegro_ledger_column(0, 2, &isnull));
+		/* for longer than the scope */
+		MemoryContextSwitchTo(caller);
 		state = tegro_ledger_text(0, 3);
 		tegro_ledger_leave(&scope);
 	}
