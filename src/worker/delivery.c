@@ -447,12 +447,16 @@ settle_alone(Loop *loop, TegroItem *item)
 		 error->sqlerrcode == ERRCODE_UNDEFINED_TABLE);
 	if (error && !can_wait)
 	{
-		/* what can always be written: that it is in doubt */
+		/*
+		 * What can always be written: that it is in doubt.  A look-up leaves the
+		 * request in the state that it has: one in review does not come out of
+		 * it without a finding.
+		 */
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = item->is_notification
-			? tegro_rule_postponed(item, NULL, NULL)
-			: tegro_rule_overdue(item);
+		item->ruling = item->task == TEGRO_SEND
+			? tegro_rule_overdue(item)
+			: tegro_rule_postponed(item, NULL, NULL);
 		item->ruling->message =
 			psprintf("its outcome could not be written: %s", error->message);
 		MemoryContextSwitchTo(old);
