@@ -54,6 +54,7 @@ void
 tegro_error_raise(const TegroOutcome *outcome)
 {
 	Assert(outcome->result != TEGRO_ANSWERED);
+	Assert(outcome->message != NULL);
 	ereport(ERROR,
 			(errcode(tegro_error_sqlstate(outcome->result)),
 			 errmsg_internal("%s", outcome->message),
@@ -153,6 +154,7 @@ tegro_error_mask(char *bytes, size_t len, const char *secret)
 	size_t n = strlen(secret);
 	char *at;
 
+	Assert(bytes || len == 0);
 	if (n == 0)
 		return;
 	while ((at = memmem(bytes, len, secret, n)) != NULL)
@@ -168,13 +170,18 @@ tegro_error_catch(void (*work)(void *arg), void *arg, MemoryContext context)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	int level PG_USED_FOR_ASSERTS_ONLY = GetCurrentTransactionNestLevel();
 	ErrorData *volatile error = NULL;
 
+	Assert(IsTransactionState());
+	/* FlushErrorState() would free it */
+	Assert(context != ErrorContext);
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
 		work(arg);
+		Assert(GetCurrentTransactionNestLevel() == level + 1);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -187,5 +194,6 @@ tegro_error_catch(void (*work)(void *arg), void *arg, MemoryContext context)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
+	Assert(GetCurrentTransactionNestLevel() == level);
 	return error;
 }

@@ -149,6 +149,7 @@ to_php(char *json, size_t *out_len)
 			elog(ERROR, "unexpected JSON at byte %zu", fault);
 			break;
 	}
+	Assert(*out_len <= TEGRO_BODY_BOUND(len));
 	out[*out_len] = '\0';
 
 	/* the bound is generous, and a batch keeps many of these */
@@ -256,6 +257,8 @@ keep_keys(struct TegroCallState *state, TegroKeys keys)
 	KeptKeys *kept = palloc(offsetof(KeptKeys, bytes) + api_size +
 							secret_size);
 
+	/* one that is never reset would never wipe them */
+	Assert(CurrentMemoryContext != TopMemoryContext);
 	kept->len = api_size + secret_size;
 	kept->on_reset.func = wipe_keys;
 	kept->on_reset.arg = kept;
@@ -320,6 +323,9 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 	call->params = params;
 	state->rest = to_php(JsonbToCString(NULL, &params->root, VARSIZE(params)),
 						 &state->rest_len);
+	Assert(state->rest_len >= 2 && state->rest[0] == '{' &&
+		   state->rest[state->rest_len - 1] == '}');
+	Assert(call->reference || call->method->reference == NULL);
 	return call;
 }
 
@@ -345,6 +351,7 @@ tegro_api_build(TegroCall *call)
 		state->shop_json = to_php(shop_json.data, &len);
 	}
 
+	Assert(state->rest != NULL);
 	request.url = psprintf("%s/%s/", tegro_api_url, call->method->name);
 	request.nonce = call->has_nonce ? state->nonce : tegro_nonce_next();
 
@@ -392,6 +399,10 @@ tegro_api_send(TegroCall *call, const TegroRequest *request, int timeout_ms,
 	tegro_refuse_in_binary_upgrade();
 	if (request->signature == NULL)
 		elog(ERROR, "request to be sent is not signed");
+	Assert(request->body_len > 0 && request->body[request->body_len] == '\0');
+	Assert(timeout_ms > 0 && send_before_us >= 0);
+	/* a call has one request on its way */
+	Assert(exchange == NULL || exchange->end != TEGRO_EXCHANGE_OPEN);
 	if (exchange == NULL)
 		exchange = state->exchange = tegro_exchange_create();
 	exchange->url = request->url;
@@ -422,6 +433,13 @@ tegro_api_begin(TegroCall *call)
 	MemoryContext old;
 	TegroRequest request;
 
+	/* it would be on record nowhere: see payout.c */
+	if (call->method->effect == TEGRO_PAYS_OUT)
+		elog(ERROR, "payout is to be sent past the outbox");
+	Assert(!state->in_flight && !call->done);
+	/* what may have changed something is not sent again */
+	Assert(call->attempts == 0 || call->method->effect == TEGRO_READS ||
+		   call->state->exchange->end == TEGRO_EXCHANGE_NOT_SENT);
 	if (state->context == NULL)
 	{
 		state->context = AllocSetContextCreate(CurrentMemoryContext,
@@ -674,8 +692,17 @@ judge(TegroCall *call)
 bool
 tegro_api_judge(TegroCall *call)
 {
-	bool may_repeat = judge(call);
+	bool may_repeat;
 
+	Assert(call->state->exchange->end != TEGRO_EXCHANGE_OPEN);
+	may_repeat = judge(call);
+	Assert((call->outcome.result == TEGRO_ANSWERED) ==
+		   (call->envelope != NULL));
+	Assert(call->envelope || call->outcome.message);
+	Assert(call->outcome.desc != NULL);
+	/* the rule that no payment is made twice by us */
+	Assert(!may_repeat || call->method->effect == TEGRO_READS ||
+		   call->state->exchange->end == TEGRO_EXCHANGE_NOT_SENT);
 	tegro_stats_count(tegro_method_number(call->method), call->state->exchange,
 					  call->outcome.result, call->attempts > 1);
 	return may_repeat;
@@ -692,6 +719,8 @@ advance(TegroCall *call, long *wait_ms)
 {
 	struct TegroCallState *state = call->state;
 
+	Assert(state->context != NULL);
+	Assert(call->attempts > 0);
 	if (state->in_flight && state->exchange->end != TEGRO_EXCHANGE_OPEN)
 	{
 		MemoryContext old = MemoryContextSwitchTo(state->context);
@@ -794,6 +823,7 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 	TegroCall **running;
 	volatile int nrunning = 0; /* PG_FINALLY reads it */
 
+	Assert(ncalls >= 0 && max_in_flight > 0);
 	/*
 	 * All that is in flight hangs below this context: when it goes, on
 	 * whatever way, the exchanges are stopped.
@@ -827,6 +857,7 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 			{
 				TegroCall *call = running[i];
 
+				Assert(nrunning <= max_in_flight && !call->done);
 				if (advance(call, &wait_ms))
 				{
 					running[i] = running[--nrunning];

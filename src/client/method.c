@@ -73,6 +73,8 @@ tegro_method_number(const TegroMethod *method)
 {
 	StaticAssertStmt(lengthof(methods) < TEGRO_STATS_METHODS,
 					 "too many methods to be counted apart");
+	Assert(method->effect == TEGRO_UNKNOWN_EFFECT ||
+		   (method >= methods && method < methods + lengthof(methods)));
 	return method->effect == TEGRO_UNKNOWN_EFFECT ? TEGRO_STATS_METHODS - 1
 												  : (int) (method - methods);
 }

@@ -62,5 +62,7 @@ tegro_nonce_next(void)
 	} while (
 		!pg_atomic_compare_exchange_u64(&nonce_shared->last, &last, next));
 
+	/* nobody has had it, and as a bigint it is positive */
+	Assert(next > last && next <= PG_INT64_MAX);
 	return (int64) next;
 }

@@ -67,6 +67,8 @@ init(void *area)
 void
 tegro_stats_request_shmem(void)
 {
+	StaticAssertStmt(sizeof(StatsRow) % LINE_BYTES == 0,
+					 "methods share cache lines");
 	tegro_shmem_request("tegro counters", sizeof(Stats), (void **) &stats,
 						init);
 }
@@ -74,6 +76,8 @@ tegro_stats_request_shmem(void)
 static inline void
 add(int method, int counter, int64 amount)
 {
+	Assert(method >= 0 && method < TEGRO_STATS_METHODS);
+	Assert(counter >= 0 && counter < TEGRO_N_COUNTERS);
 	if (amount > 0)
 		(void) pg_atomic_fetch_add_u64(&stats->rows[method].counters[counter],
 									   amount);
@@ -87,6 +91,8 @@ tegro_stats_count(int method, const TegroExchange *exchange,
 	int64 phase_us = 0; /* when the last phase ended */
 	int bucket = 0;
 
+	Assert(exchange->end != TEGRO_EXCHANGE_OPEN);
+	Assert(total_us >= 0);
 	add(method, TEGRO_COUNT_RESULTS + result, 1);
 	add(method, TEGRO_COUNT_REPEATED, repeated);
 	if (exchange->handed_over)
@@ -138,6 +144,7 @@ tegro_stats_count_cancelled(int method, bool repeated)
 void
 tegro_stats_read(int method, uint64 counters[TEGRO_N_COUNTERS])
 {
+	Assert(method >= 0 && method < TEGRO_STATS_METHODS);
 	for (int i = 0; i < TEGRO_N_COUNTERS; i++)
 		counters[i] = pg_atomic_read_u64(&stats->rows[method].counters[i]);
 }

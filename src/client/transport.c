@@ -193,7 +193,29 @@ tegro_clock_us(void)
 }
 
 /*
- * libcurl's callbacks.  None of them throws, allocates or waits.
+ * While libcurl is on the stack.  None of its callbacks throws, allocates or
+ * waits: in a server with assertions that is a critical section, in which
+ * PostgreSQL does not let them.  In any other it is none, for a mistake there
+ * is no reason to restart the server.
+ */
+static inline void
+enter_libcurl(void)
+{
+#ifdef USE_ASSERT_CHECKING
+	START_CRIT_SECTION();
+#endif
+}
+
+static inline void
+leave_libcurl(void)
+{
+#ifdef USE_ASSERT_CHECKING
+	END_CRIT_SECTION();
+#endif
+}
+
+/*
+ * libcurl's callbacks.
  */
 
 /* The answer's body comes in. */
@@ -204,6 +226,9 @@ on_body(char *bytes, size_t size, size_t count, void *arg)
 	TegroExchange *exchange = state->exchange;
 	size_t len = size * count;
 
+	Assert(exchange->end == TEGRO_EXCHANGE_OPEN);
+	Assert(exchange->answer_len <= state->answer_room);
+	Assert(exchange->answer_len <= exchange->answer_max);
 	if (len > exchange->answer_max - exchange->answer_len)
 	{
 		state->too_large = true;
@@ -302,6 +327,7 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 	struct TegroExchangeState *state = arg;
 	size_t len = size * count;
 
+	Assert(state->exchange->end == TEGRO_EXCHANGE_OPEN);
 	state->header_bytes += len;
 	if (state->header_bytes > MAX_HEADER_BYTES)
 	{
@@ -410,6 +436,8 @@ on_ready_to_send(void *arg, char *peer_address, char *own_address,
 	struct TegroExchangeState *state = arg;
 	long connections = 1;
 
+	Assert(state->easy != NULL);
+	Assert(state->exchange->end == TEGRO_EXCHANGE_OPEN);
 	if (state->exchange->handed_over)
 	{
 		state->repeat_stopped = true;
@@ -480,6 +508,7 @@ classify_address(const struct sockaddr *address, bool *loopback,
 static void
 forget_socket(curl_socket_t fd)
 {
+	Assert(fd >= 0 && fd < MAX_KNOWN_SOCKETS);
 	engine.sockets[fd] = (struct KnownSocket){0};
 }
 
@@ -541,6 +570,7 @@ stood(const struct TegroExchangeState *state)
 
 	if (fd == CURL_SOCKET_BAD)
 		return false;
+	Assert(fd >= 0 && fd < engine.nsockets);
 	return engine.sockets[fd].open ? is_connected(fd)
 								   : engine.sockets[fd].stood;
 }
@@ -571,6 +601,8 @@ watch_socket(curl_socket_t fd, int what)
 													   : NULL;
 	struct epoll_event event = {0};
 
+	Assert(fd >= 0 && engine.epoll_fd >= 0);
+	Assert(what != CURL_POLL_REMOVE && what <= PG_UINT8_MAX);
 	if (known && known->own_port != 0 && known->watched == what)
 		return true;
 	event.data.fd = fd;
@@ -600,6 +632,7 @@ watch_socket(curl_socket_t fd, int what)
 static int
 on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *told)
 {
+	Assert(fd >= 0);
 	if (fd < MAX_KNOWN_SOCKETS)
 		engine.sockets[fd].wanted = what == CURL_POLL_REMOVE ? 0
 															 : (uint8) what;
@@ -655,9 +688,14 @@ start_engine(void)
 {
 	static bool initialized = false;
 
+	StaticAssertStmt(sizeof(((TegroExchange *) NULL)->problem) >=
+						 CURL_ERROR_SIZE,
+					 "libcurl's error texts do not fit");
 	if (engine.wait_set)
 		return;
 
+	/* not in the postmaster, whose children would share what it made */
+	Assert(IsUnderPostmaster || !IsPostmasterEnvironment);
 	if (!initialized)
 	{
 		CURLcode code;
@@ -855,6 +893,8 @@ check_setup(bool loopback_only)
 	const char *known = engine.setup;
 	Size len = 0;
 
+	Assert(engine.nidle >= 0 && engine.nidle <= MAX_IDLE_HANDLES);
+
 	/* the parts, each with its NUL, are what engine.setup holds */
 	for (int i = 0; known && i < lengthof(parts); i++)
 	{
@@ -889,8 +929,16 @@ put_in_flight(TegroExchange *exchange)
 {
 	static char no_expect[] = "Expect:";
 	struct TegroExchangeState *state = exchange->state;
+	CURLMcode code;
 	bool fresh = false;
 
+	Assert(state->easy == NULL && state->exchange == exchange);
+	/* what was handed over goes through here once more only for its caller */
+	Assert(!state->stale || !exchange->handed_over);
+	Assert(exchange->url && exchange->body);
+	Assert(strlen(exchange->signature) == TEGRO_SIGNATURE_LEN);
+	Assert(exchange->timeout_ms > 0 && exchange->connect_timeout_ms > 0);
+	Assert(exchange->answer_max > 0);
 	exchange->end = TEGRO_EXCHANGE_OPEN;
 	exchange->fault = TEGRO_FAULT_NONE;
 	exchange->handed_over = exchange->kept_alive = exchange->connected = false;
@@ -937,14 +985,17 @@ put_in_flight(TegroExchange *exchange)
 	if (fresh)
 		set_up_handle(state->easy, state->loopback_only);
 	set_options(state->easy, state);
-	check_multi(curl_multi_add_handle(engine.multi, state->easy),
-				"add a request");
+	enter_libcurl();
+	code = curl_multi_add_handle(engine.multi, state->easy);
+	leave_libcurl();
+	check_multi(code, "add a request");
 }
 
 void
 tegro_exchange_start(TegroExchange *exchange)
 {
 	Assert(exchange->state->easy == NULL);
+	Assert(CritSectionCount == 0);
 	start_engine();
 	if (engine.max_connections != tegro_max_concurrency)
 	{
@@ -966,11 +1017,14 @@ tegro_exchange_stop(TegroExchange *exchange)
 
 	if (easy == NULL)
 		return;
+	Assert(!dlist_is_empty(&engine.in_flight));
 	state->easy = NULL;
 	dlist_delete(&state->node);
 
 	/* harmless where it was never added */
+	enter_libcurl();
 	(void) curl_multi_remove_handle(engine.multi, easy);
+	leave_libcurl();
 	restore_signals();
 	/* what these point to goes away, and some are used on clean-up */
 	(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
@@ -1008,6 +1062,8 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 	long port = 0;
 	curl_off_t retry_after = 0;
 
+	Assert(easy != NULL);
+	Assert(exchange->end == TEGRO_EXCHANGE_OPEN);
 	if (state->stale)
 	{
 		/* nothing was sent: the connection goes, another is taken */
@@ -1116,6 +1172,12 @@ end_exchange(struct TegroExchangeState *state, CURLcode code)
 		}
 	}
 
+	/* the two that say what was sent must agree */
+	Assert(exchange->end != TEGRO_EXCHANGE_OPEN);
+	Assert((exchange->end == TEGRO_EXCHANGE_NOT_SENT) ==
+		   !exchange->handed_over);
+	Assert((exchange->end == TEGRO_EXCHANGE_COMPLETE) ==
+		   (exchange->fault == TEGRO_FAULT_NONE));
 	engine.ended++;
 	tegro_exchange_stop(exchange);
 }
@@ -1138,11 +1200,14 @@ make_room(void)
 								  2 * state->answer_room),
 							  exchange->answer_max);
 
+			Assert(room >= state->answer_wanted);
 			exchange->answer = repalloc_huge(exchange->answer, room + 1);
 			state->answer_room = room;
 			state->answer_wanted = 0;
 			/* calls on_body() again with what was held back */
+			enter_libcurl();
 			(void) curl_easy_pause(state->easy, CURLPAUSE_CONT);
+			leave_libcurl();
 			restore_signals();
 		}
 	}
@@ -1182,7 +1247,9 @@ move_exchanges(curl_socket_t fd, int events)
 	/* it starts threads whenever it likes, not just after on_resolve() */
 	if (engine.shares_threads)
 		(void) block_signals();
+	enter_libcurl();
 	code = curl_multi_socket_action(engine.multi, fd, events, &running);
+	leave_libcurl();
 	restore_signals();
 
 	if (engine.failed)
@@ -1202,6 +1269,7 @@ serve_socket(const struct epoll_event *event)
 {
 	curl_socket_t fd = event->data.fd;
 
+	Assert(fd >= 0);
 	/*
 	 * If nobody waits for it, it is an idle connection that the server closed:
 	 * it is taken out of the epoll set, and libcurl sees the rest when it is
@@ -1252,6 +1320,10 @@ tegro_transport_wait(long timeout_ms)
 	static uint32 pause_event = 0;
 	int64 start_us;
 
+	Assert(timeout_ms >= -1);
+	/* a cancel must be able to end the wait */
+	Assert(InterruptHoldoffCount == 0 && CritSectionCount == 0);
+	Assert(!engine.signals_blocked);
 	start_engine();
 	start_us = timeout_ms > 0 ? tegro_clock_us() : 0;
 

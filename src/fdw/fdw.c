@@ -204,6 +204,7 @@ begin_reading(ForeignScanState *node, ListScan *scan)
 {
 	MemoryContext old = MemoryContextSwitchTo(scan->context);
 
+	Assert(scan->reader == NULL && !scan->nothing);
 	scan->reader = tegro_reader_begin(scan->list, scan->shop_id, scan->role,
 									  scan->expected, &scan->counts);
 	if (scan->value)
@@ -361,6 +362,7 @@ acquire_sample(Relation relation, int level, HeapTuple *rows, int wanted,
 			{
 				place = (int) (wanted *
 							   sampler_random_fract(&reservoir.randstate));
+				Assert(place >= 0 && place < wanted);
 				heap_freetuple(rows[place]);
 			}
 			to_skip -= 1;
@@ -375,6 +377,7 @@ acquire_sample(Relation relation, int level, HeapTuple *rows, int wanted,
 		rows[place] = tuple;
 		MemoryContextReset(row_context);
 	}
+	Assert(nrows <= wanted && nrows <= *total);
 	tegro_reader_end(reader);
 	MemoryContextDelete(row_context);
 

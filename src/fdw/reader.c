@@ -143,6 +143,7 @@ tegro_reader_begin(const TegroList *list, const char *shop_id, Oid role,
 	reader->list = list;
 	reader->shop_id = shop_id ? MemoryContextStrdup(context, shop_id) : NULL;
 	reader->role = role;
+	Assert(expected >= 0 && tegro_max_concurrency > 0);
 	reader->expected = expected;
 	reader->counts = counts;
 	reader->room = reader->at_once = tegro_max_concurrency;
@@ -160,6 +161,9 @@ tegro_reader_begin(const TegroList *list, const char *shop_id, Oid role,
 void
 tegro_reader_look_up(TegroReader *reader, const TegroKey *keys, int nkeys)
 {
+	/* before it has asked for anything */
+	Assert(reader->count == 0 && reader->taken == 0);
+	Assert(nkeys > 0);
 	reader->keys = keys;
 	reader->nkeys = nkeys;
 	reader->next = 0;
@@ -179,6 +183,8 @@ tegro_reader_end(TegroReader *reader)
 static ListPage *
 page_at(TegroReader *reader, int i)
 {
+	Assert(i >= 0 && i < reader->room);
+	Assert(reader->first >= 0 && reader->first < reader->room);
 	return &reader->pages[(reader->first + i) % reader->room];
 }
 
@@ -195,6 +201,7 @@ page_params(TegroReader *reader, int64 number)
 	{
 		const TegroKey *key = &reader->keys[number];
 
+		Assert(number >= 0 && number < reader->nkeys);
 		if (key->payment_id)
 			tegro_add_text_param(&params, "payment_id", key->payment_id);
 		else
@@ -315,6 +322,7 @@ ask_ahead(TegroReader *reader)
 	if (!asked)
 		return;
 
+	Assert(reader->count <= reader->at_once || reader->count == 1);
 	for (int i = 0; i < reader->count; i++)
 		in_flight += !page_at(reader, i)->call->done;
 	for (int i = 0; i < reader->count && in_flight > 1; i++)
@@ -359,6 +367,7 @@ await_page(TegroReader *reader)
 static void
 drop_page(TegroReader *reader)
 {
+	Assert(reader->count > 0 && page_at(reader, 0)->call->done);
 	reader->first = (reader->first + 1) % reader->room;
 	reader->count--;
 }
@@ -432,6 +441,8 @@ open_rows(TegroReader *reader, TegroCall *call)
 	JsonbValue data;
 	JsonbContainer *rows;
 
+	/* the rows go with the page */
+	Assert(CurrentMemoryContext == reader->page_context);
 	/* answer.c has seen to it that it is there */
 	if (get_field(&call->envelope->root, "data", &data) == NULL)
 		elog(ERROR, "answer without data");
@@ -615,6 +626,8 @@ take_page(TegroReader *reader)
 		TegroOutcome *outcome = &page.call->outcome;
 		MemoryContext old;
 
+		Assert(page.call->done);
+		Assert(MemoryContextGetParent(page.context) == reader->context);
 		if (outcome->result != TEGRO_ANSWERED && reader->keys &&
 			tegro_rule_is_not_found(outcome))
 		{
@@ -671,6 +684,7 @@ next_of_page(TegroReader *reader)
 
 	if (reader->page_context == NULL)
 		return NULL;
+	Assert(reader->next_row <= reader->nrows);
 	old = MemoryContextSwitchTo(reader->page_context);
 	while (result == NULL && reader->next_row < reader->nrows)
 	{

@@ -92,6 +92,7 @@ tegro_tuple_prepare(Relation relation, const TegroList *list, List *columns)
 		Oid type;
 		Oid input;
 
+		Assert(lfirst_int(cell) >= 1 && lfirst_int(cell) <= desc->natts);
 		if (attribute->attisdropped)
 			continue;
 		column->i = attribute->attnum - 1;
@@ -236,6 +237,7 @@ tegro_tuple_fill(TegroTupleMaker *maker, JsonbContainer *row, Datum *values,
 		char *string = NULL;
 		JsonbValue value;
 
+		Assert(column->i >= 0 && column->i < natts);
 		maker->column = column;
 		if (column->is_other)
 			string = other_fields(maker->list, row);

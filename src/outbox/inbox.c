@@ -59,6 +59,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "lib/stringinfo.h"
@@ -237,6 +238,7 @@ record_variant(const TegroLedger *ledger,
 	bool waits = strcmp(TextDatumGetCString(values[11]), TEGRO_WAITING) == 0;
 	Datum key[5];
 
+	Assert(difference != NULL && recorded != (Datum) 0);
 	memcpy(key, values, 4 * sizeof(Datum));
 	key[4] = variant;
 	if (tegro_ledger_run(ledger, TEGRO_STMT_RECORDED_VARIANT, key, NULL) > 0)
@@ -369,6 +371,8 @@ read_item(int row)
 	TegroItem *item = palloc0(sizeof(TegroItem));
 	bool isnull;
 
+	Assert(CurrentMemoryContext != TopMemoryContext &&
+		   CurrentMemoryContext != CurTransactionContext);
 	item->context = CurrentMemoryContext;
 	item->is_notification = true;
 	item->task = TEGRO_LOOK_UP;
@@ -433,12 +437,15 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
 	TegroLedgerScope scope;
 	bool isnull;
 
+	Assert(max > 0);
+	Assert(IsTransactionState());
 	tegro_ledger_enter(ledger, &scope);
 	values[0] = TimestampTzGetDatum(now);
 	values[1] = tegro_ledger_texts(paused_shops);
 	values[2] = Int32GetDatum(max);
 	nfound = (int) tegro_ledger_run(ledger, TEGRO_STMT_NOTIFICATIONS_DUE,
 									values, NULL);
+	Assert(nfound >= 0 && nfound <= max);
 	claim->full = nfound == max;
 
 	/* the rows first: what follows runs statements of its own */
@@ -472,7 +479,10 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
 		}
 		values[0] = Int64GetDatum(item->id);
 		values[1] = TimestampTzGetDatum(lease_until);
-		tegro_ledger_run(ledger, TEGRO_STMT_TAKE_NOTIFICATION, values, NULL);
+		if (tegro_ledger_run(ledger, TEGRO_STMT_TAKE_NOTIFICATION, values,
+							 NULL) != 1)
+			elog(ERROR, "notification " INT64_FORMAT " could not be claimed",
+				 item->id);
 		item->lease++;
 		old = MemoryContextSwitchTo(caller);
 		items = lappend(items, item);
@@ -501,7 +511,10 @@ settle(const TegroLedger *ledger, const TegroItem *item)
 	const TegroRuling *ruling = item->ruling;
 	Datum values[9];
 	char nulls[10] = "         ";
+	uint64 nchanged;
 
+	Assert(item->is_notification);
+	tegro_rule_check(item);
 	values[0] = Int64GetDatum(item->id);
 	values[1] = Int64GetDatum(item->lease);
 	values[2] = CStringGetTextDatum(ruling->state);
@@ -516,7 +529,11 @@ settle(const TegroLedger *ledger, const TegroItem *item)
 	nulls[6] = tegro_ledger_null(ruling->message == NULL);
 	values[7] = Int32GetDatum(ruling->failures);
 	values[8] = BoolGetDatum(ruling->outcome != NULL);
-	tegro_ledger_run(ledger, TEGRO_STMT_SETTLE_NOTIFICATION, values, nulls);
+	nchanged = tegro_ledger_run(ledger, TEGRO_STMT_SETTLE_NOTIFICATION, values,
+								nulls);
+	/* none, where another has claimed it since */
+	Assert(nchanged <= 1);
+	(void) nchanged;
 }
 
 void
@@ -562,8 +579,12 @@ tegro_inbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
 		values[1] = TimestampTzGetDatum(
 			TimestampTzPlusMilliseconds(now,
 										tegro_rule_backoff_ms(item->failures)));
-		tegro_ledger_run(ledger, TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK, values,
-						 NULL);
+		Assert(item->callback != NULL);
+		/* a call that is not counted would be made for ever */
+		if (tegro_ledger_run(ledger, TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK,
+							 values, NULL) != 1)
+			elog(ERROR, "callback of notification " INT64_FORMAT " could not be claimed",
+				 item->id);
 	}
 	else if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_NOTIFICATION_CALLBACK_AT,
 							  NULL, NULL) == 1)

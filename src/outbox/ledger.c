@@ -59,6 +59,8 @@ tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 {
 	char *schema;
 
+	Assert(IsTransactionState());
+	Assert(OidIsValid(ledger->namespace) && OidIsValid(ledger->owner));
 	GetUserIdAndSecContext(&scope->user, &scope->security_context);
 	SetUserIdAndSecContext(ledger->owner,
 						   scope->security_context |
@@ -104,7 +106,8 @@ tegro_ledger_enter(const TegroLedger *ledger, TegroLedgerScope *scope)
 void
 tegro_ledger_leave(const TegroLedgerScope *scope)
 {
-	SPI_finish();
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
 	AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->user, scope->security_context);
 }
@@ -138,12 +141,16 @@ tegro_ledger_plan_by_index(GucAction action)
 static void
 prepare(const TegroLedger *ledger, TegroStatement which)
 {
+	Assert(which >= 0 && which < TEGRO_N_STATEMENTS);
+	/* the scope forgets the plans of another schema */
+	Assert(plans_namespace == ledger->namespace);
 	if (plans[which] == NULL)
 	{
 		char *sql = psprintf(tegro_statements[which].text,
 							 quoted_schema(ledger));
 		SPIPlanPtr plan;
 
+		Assert(statements[which].text != NULL);
 		tegro_ledger_plan_by_index(GUC_ACTION_SAVE);
 		plan = SPI_prepare_cursor(sql, tegro_statements[which].nargs,
 								  (Oid *) tegro_statements[which].args,
@@ -162,6 +169,10 @@ execute(const TegroLedger *ledger, TegroStatement which, Datum *values,
 {
 	int result;
 
+	/* within a scope, in which callers' rights and names are shut out */
+	Assert(GetUserId() == ledger->owner);
+	Assert(InLocalUserIdChange());
+	Assert(values || statements[which].nargs == 0);
 	prepare(ledger, which);
 	result = SPI_execute_plan(plans[which], values, nulls, read_only, 0);
 	if (result < 0)
@@ -193,6 +204,7 @@ get_given(TegroStatement which)
 	MemoryContext old;
 	TupleDesc desc;
 
+	Assert(columns != NULL);
 	if (known[which])
 		return known[which];
 
@@ -238,6 +250,7 @@ tegro_ledger_run_rows(const TegroLedger *ledger, TegroStatement which,
 		 .reldata = rows->store};
 	uint64 nrows;
 
+	Assert(rows->desc == get_given(which));
 	if (SPI_register_relation(&given) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed");
 	nrows = tegro_ledger_run(ledger, which, NULL, NULL);
@@ -249,6 +262,10 @@ tegro_ledger_run_rows(const TegroLedger *ledger, TegroStatement which,
 Datum
 tegro_ledger_column(int row, int n, bool *isnull)
 {
+	/* those of the statement that was run last */
+	Assert(SPI_tuptable != NULL);
+	Assert(row >= 0 && (uint64) row < SPI_tuptable->numvals);
+	Assert(n >= 1 && n <= SPI_tuptable->tupdesc->natts);
 	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n,
 						 isnull);
 }
@@ -375,10 +392,12 @@ tegro_ledger_of_function(Oid function)
 void
 tegro_ledger_commit_durably(void)
 {
+	Assert(IsTransactionState());
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
 		(void) set_config_option("synchronous_commit", "on", PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
 								 false);
+	Assert(synchronous_commit >= SYNCHRONOUS_COMMIT_REMOTE_FLUSH);
 }
 
 bool
@@ -386,6 +405,7 @@ tegro_ledger_find(TegroLedger *ledger)
 {
 	bool found = false;
 
+	Assert(IsTransactionState());
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_execute("SELECT extnamespace, extowner FROM pg_catalog.pg_extension"

@@ -166,6 +166,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 		tegro_ledger_leave(&scope);
 	}
 
+	Assert(CurrentMemoryContext == caller);
 	if (!same)
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_CONFLICT),
@@ -199,6 +200,9 @@ read_item(int row, char **identity)
 	TegroItem *item = palloc0(sizeof(TegroItem));
 	bool isnull;
 
+	/* it is one that goes with the item, and with nothing else */
+	Assert(CurrentMemoryContext != TopMemoryContext &&
+		   CurrentMemoryContext != CurTransactionContext);
 	item->context = CurrentMemoryContext;
 	item->id = DatumGetInt64(tegro_ledger_column(row, 1, &isnull));
 	item->shop_id = tegro_ledger_text(row, 2);
@@ -298,6 +302,7 @@ tegro_outbox_build_request(TegroItem *item)
 static Datum
 id_array(Datum *ids, int n)
 {
+	Assert(n >= 0);
 	return PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
 										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
@@ -319,6 +324,23 @@ bytes_datum(const char *bytes, size_t len)
 	return PointerGetDatum(cstring_to_text_with_len(bytes, (int) len));
 }
 
+/*
+ * A request is acted on only once its claim is on record.  A statement that
+ * wrote fewer rows than it was given was kept from writing, by a trigger on the
+ * table, say.
+ */
+static void
+check_claimed(uint64 nrows, List *items)
+{
+	if (nrows != (uint64) list_length(items))
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+				 errmsg("claims of requests could not be put on record"),
+				 errdetail("Of %d rows, " UINT64_FORMAT " were written; nothing was sent.",
+						   list_length(items), nrows),
+				 errhint("Drop triggers, rules and policies on the tables of tegro that are not its own.")));
+}
+
 /* Puts the claim of items that are to be sent on record. */
 static void
 record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
@@ -329,7 +351,9 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 
 	if (items == NIL)
 		return;
-	tegro_ledger_run(ledger, TEGRO_STMT_MARK_SENDING, mark, NULL);
+	check_claimed(tegro_ledger_run(ledger, TEGRO_STMT_MARK_SENDING, mark,
+								   NULL),
+				  items);
 
 	rows = tegro_ledger_rows(TEGRO_STMT_ADD_ATTEMPT);
 	foreach(cell, items)
@@ -338,6 +362,9 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 		Datum values[4];
 		bool nulls[4] = {false};
 
+		Assert(item->task == TEGRO_SEND);
+		Assert(strcmp(item->state, TEGRO_READY) == 0);
+		Assert(item->request.body_len > 0 && item->request.signature);
 		item->state = TEGRO_SENDING;
 		item->lease++;
 		item->attempts++;
@@ -347,7 +374,8 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 		values[3] = bytes_datum(item->request.body, item->request.body_len);
 		tegro_ledger_add(rows, values, nulls);
 	}
-	tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows);
+	check_claimed(tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows),
+				  items);
 }
 
 /* Puts the claim of items that are to be looked up on record. */
@@ -359,9 +387,17 @@ record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 
 	if (items == NIL)
 		return;
-	tegro_ledger_run(ledger, TEGRO_STMT_MARK_TAKEN, mark, NULL);
+	check_claimed(tegro_ledger_run(ledger, TEGRO_STMT_MARK_TAKEN, mark, NULL),
+				  items);
 	foreach(cell, items)
-		((TegroItem *) lfirst(cell))->lease++;
+	{
+		TegroItem *item = lfirst(cell);
+
+		Assert(item->task == TEGRO_LOOK_UP);
+		Assert(strcmp(item->state, TEGRO_IN_DOUBT) == 0 ||
+			   strcmp(item->state, TEGRO_IN_REVIEW) == 0);
+		item->lease++;
+	}
 }
 
 /*
@@ -460,8 +496,11 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	TegroLedgerScope scope;
 	bool isnull;
 
+	Assert(claim->max > 0);
+	Assert(IsTransactionState());
 	tegro_ledger_enter(ledger, &scope);
 	nfound = find_due(ledger, claim, now);
+	Assert(nfound >= 0 && nfound <= claim->max);
 	claim->full = nfound == claim->max;
 
 	/* the rows first: what follows runs statements of its own */
@@ -497,12 +536,14 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	}
 
 	lease_until = end_of_lease();
+	Assert(lease_until > now);
 	settle(ledger, put_off);
 	record_sending(ledger, to_send, lease_until);
 	record_taking(ledger, to_take, lease_until);
 
 	MemoryContextSwitchTo(caller);
 	items = list_concat_copy(to_send, to_take);
+	Assert(list_length(items) + list_length(put_off) == nfound);
 	foreach(cell, put_off)
 		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
 
@@ -522,6 +563,9 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 		if (isnull)
 			claim->inbox_at = 0;
 	}
+
+	/* a claim for what is past would make the worker spin */
+	Assert(claim->next_at == 0 || claim->next_at > now);
 
 	tegro_ledger_leave(&scope);
 	MemoryContextSwitchTo(caller);
@@ -547,6 +591,8 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);
 	item = read_item(0, &identity);
+	/* nobody else has seen it: it was inserted in this transaction */
+	Assert(item->id == id && strcmp(item->state, TEGRO_READY) == 0);
 	item->claimed_us = tegro_clock_us();
 	item->task = TEGRO_SEND;
 	/* here an error is the caller's, and takes the row with it */
@@ -574,6 +620,7 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 	TegroStatement which = late ? TEGRO_STMT_SETTLE_LATE : TEGRO_STMT_SETTLE;
 	TegroLedgerRows *rows = tegro_ledger_rows(which);
 	int nrows = 0;
+	uint64 nchanged;
 	TimestampTz now = GetCurrentTimestamp();
 	ListCell *cell;
 
@@ -586,6 +633,7 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 
 		if (late ? ruling->outcome == NULL : item->given_up)
 			continue;
+		tegro_rule_check(item);
 		values[0] = Int64GetDatum(item->id);
 		values[1] = Int64GetDatum(item->lease);
 		values[2] = tegro_ledger_datum(item->state);
@@ -614,9 +662,12 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 		tegro_ledger_add(rows, values, nulls);
 		nrows++;
 	}
-	return nrows == 0
-		? list_length(items) == 0
-		: tegro_ledger_run_rows(ledger, which, rows) == list_length(items);
+	if (nrows == 0)
+		return list_length(items) == 0;
+	nchanged = tegro_ledger_run_rows(ledger, which, rows);
+	/* a claim has one row, and a row one claim */
+	Assert(nchanged <= (uint64) nrows);
+	return nchanged == (uint64) list_length(items);
 }
 
 /* Writes what was seen of attempts, also of those that no longer count. */
@@ -636,6 +687,8 @@ end_attempts(const TegroLedger *ledger, List *items)
 
 		if (ruling->outcome == NULL)
 			continue;
+		/* an attempt has ended: there was one */
+		Assert(item->task == TEGRO_SEND && item->lease > 0);
 		values[0] = Int64GetDatum(item->id);
 		values[1] = Int64GetDatum(item->lease);
 		values[2] = tegro_ledger_datum(ruling->outcome);
@@ -705,11 +758,15 @@ tegro_outbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
 		item = read_item(0, &identity);
 		item->lease++;
 		item->failures++;
+		Assert(item->callback != NULL);
 		values[0] = Int64GetDatum(item->id);
 		values[1] = TimestampTzGetDatum(
 			TimestampTzPlusMilliseconds(now,
 										tegro_rule_backoff_ms(item->failures)));
-		tegro_ledger_run(ledger, TEGRO_STMT_TAKE_CALLBACK, values, NULL);
+		/* a call that is not counted would be made for ever */
+		check_claimed(tegro_ledger_run(ledger, TEGRO_STMT_TAKE_CALLBACK,
+									   values, NULL),
+					  list_make1(item));
 	}
 	else if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_CALLBACK_AT, NULL,
 							  NULL) == 1)
@@ -814,6 +871,7 @@ tegro_outbox_count_due(const TegroLedger *ledger, int64 max)
 	tegro_ledger_enter(ledger, &scope);
 	tegro_ledger_run(ledger, TEGRO_STMT_DUE_COUNT, values, NULL);
 	count = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	Assert(!isnull && count >= 0 && count <= max);
 	tegro_ledger_leave(&scope);
 	return count;
 }
@@ -830,6 +888,7 @@ tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after)
 	tegro_ledger_enter(ledger, &scope);
 	(void) tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
 	reached = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	Assert(!isnull && (reached == 0 || reached > after));
 	tegro_ledger_leave(&scope);
 	return reached;
 }
@@ -898,6 +957,7 @@ read_ending(const TegroLedger *ledger, int64 id, Oid caller)
 	tegro_ledger_leave(&scope);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(context);
+	Assert(ending.state && ending.reference && ending.method);
 	return ending;
 }
 

@@ -91,6 +91,40 @@
 /* A clock that goes wrong by more than that at once was set. */
 #define CLOCK_STEP_MS 1000
 
+/* A change of state that a claim may end in. */
+typedef struct Change
+{
+	const char *from;
+	const char *to;
+} Change;
+
+static const Change request_changes[] = {
+	{TEGRO_READY, TEGRO_READY},
+	{TEGRO_READY, TEGRO_IN_DOUBT},
+	{TEGRO_SENDING, TEGRO_READY},
+	{TEGRO_SENDING, TEGRO_DONE},
+	{TEGRO_SENDING, TEGRO_FAILED},
+	{TEGRO_SENDING, TEGRO_IN_REVIEW},
+	{TEGRO_SENDING, TEGRO_IN_DOUBT},
+	{TEGRO_SENDING, TEGRO_CANCELLED},
+	{TEGRO_IN_DOUBT, TEGRO_IN_DOUBT},
+	{TEGRO_IN_DOUBT, TEGRO_DONE},
+	{TEGRO_IN_DOUBT, TEGRO_READY},
+	{TEGRO_IN_DOUBT, TEGRO_IN_REVIEW},
+	{TEGRO_IN_REVIEW, TEGRO_IN_REVIEW},
+	{TEGRO_IN_REVIEW, TEGRO_DONE},
+	/* nothing is left to be done for these */
+	{TEGRO_DONE, TEGRO_DONE},
+	{TEGRO_FAILED, TEGRO_FAILED},
+	{TEGRO_CANCELLED, TEGRO_CANCELLED},
+};
+
+static const Change notification_changes[] = {
+	{TEGRO_WAITING, TEGRO_WAITING},	  {TEGRO_WAITING, TEGRO_CONFIRMED},
+	{TEGRO_WAITING, TEGRO_IN_REVIEW}, {TEGRO_WAITING, TEGRO_UNPAID},
+	{TEGRO_WAITING, TEGRO_A_TEST},
+};
+
 /* When the clock was set last, by itself; 0: never, as far as seen here. */
 static TimestampTz clock_set_at = 0;
 
@@ -161,6 +195,7 @@ begin_ruling(const TegroItem *item, const char *state)
 {
 	TegroRuling *ruling = palloc0(sizeof(TegroRuling));
 
+	Assert(state != NULL);
 	ruling->state = state;
 	ruling->delay_ms = -1;
 	ruling->failures = item->failures;
@@ -209,6 +244,7 @@ doubt(TegroRuling *ruling, int64 delay_ms)
 static void
 wait_ready(TegroRuling *ruling, int64 delay_ms)
 {
+	Assert(delay_ms >= 0);
 	ruling->state = TEGRO_READY;
 	ruling->failures++;
 	ruling->delay_ms = Max(delay_ms, tegro_rule_backoff_ms(ruling->failures));
@@ -252,6 +288,7 @@ doubt_ms(const TegroItem *item)
 static void
 give_up(const TegroItem *item, TegroRuling *ruling)
 {
+	Assert(strcmp(item->state, TEGRO_SENDING) == 0);
 	if (item->unknown_since == 0)
 	{
 		finish(ruling, TEGRO_FAILED);
@@ -304,6 +341,9 @@ tegro_rule_sent(const TegroItem *item)
 	TegroRuling *ruling = begin_ruling(item, item->state);
 	int64 pause_ms;
 
+	Assert(item->task == TEGRO_SEND && !item->is_notification);
+	Assert(strcmp(item->state, TEGRO_SENDING) == 0);
+	Assert(exchange->end != TEGRO_EXCHANGE_OPEN);
 	put_outcome(ruling, call);
 	ruling->http_status = exchange->http_status;
 	ruling->attempt_message = ruling->message;
@@ -311,6 +351,7 @@ tegro_rule_sent(const TegroItem *item)
 	switch (outcome->result)
 	{
 		case TEGRO_ANSWERED:
+			Assert(call->envelope != NULL);
 			finish(ruling, TEGRO_DONE);
 			ruling->answer = call->envelope;
 			ruling->outcome = "answered";
@@ -318,6 +359,10 @@ tegro_rule_sent(const TegroItem *item)
 
 		case TEGRO_NOT_SENT:
 		case TEGRO_MISCONFIGURED:
+			/* what comes of this is sent again */
+			if (exchange->handed_over)
+				elog(ERROR, "request " INT64_FORMAT " was handed over, and is taken for unsent",
+					 item->id);
 			ruling->outcome = "not sent";
 			ruling->not_sent = true;
 			wait_ready(ruling, 0);
@@ -372,6 +417,7 @@ tegro_rule_overdue(const TegroItem *item)
 {
 	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
 
+	Assert(item->task == TEGRO_SEND);
 	doubt(ruling, 0);
 	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
 	ruling->message = psprintf("no answer in %d ms; it is looked up",
@@ -384,6 +430,8 @@ tegro_rule_unsent(const TegroItem *item, const char *why)
 {
 	TegroRuling *ruling = begin_ruling(item, TEGRO_READY);
 
+	Assert(item->task == TEGRO_SEND);
+	Assert(strcmp(item->state, TEGRO_SENDING) == 0);
 	ruling->delay_ms = 0;
 	ruling->not_sent = true;
 	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_NOT_SENT);
@@ -423,6 +471,9 @@ tegro_rule_inherited(const TegroItem *item)
 {
 	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
 
+	/* any other state would lose what is known of it */
+	Assert(strcmp(item->state, TEGRO_READY) == 0 ||
+		   strcmp(item->state, TEGRO_IN_DOUBT) == 0);
 	doubt(ruling, 0);
 	ruling->renew_identity = true; /* the doubt is this server's now */
 	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
@@ -438,6 +489,62 @@ tegro_rule_settled(const TegroItem *item)
 
 	ruling->message = item->message;
 	return ruling;
+}
+
+/* Is an item's change among those? */
+static bool
+is_allowed(const Change *changes, int nchanges, const TegroItem *item)
+{
+	for (int i = 0; i < nchanges; i++)
+	{
+		if (strcmp(item->state, changes[i].from) == 0 &&
+			strcmp(item->ruling->state, changes[i].to) == 0)
+			return true;
+	}
+	return false;
+}
+
+void
+tegro_rule_check(const TegroItem *item)
+{
+	const TegroRuling *ruling = item->ruling;
+	bool allowed;
+
+	Assert(ruling && ruling->state && item->state);
+	Assert(ruling->delay_ms >= -1 && ruling->pause_ms >= 0);
+	Assert(ruling->raw_answer_len <= MAX_RAW_ANSWER);
+	Assert(ruling->raw_answer_len == 0 || ruling->raw_answer);
+
+	if (item->is_notification)
+		allowed = is_allowed(notification_changes,
+							 lengthof(notification_changes), item);
+	else
+	{
+		allowed = is_allowed(request_changes, lengthof(request_changes), item);
+
+		/*
+		 * A payout that left, or may have left, is sent again only where it
+		 * certainly was not carried out, or the administrator wants it so.
+		 */
+		if (is_payout(item) && strcmp(ruling->state, TEGRO_READY) == 0)
+		{
+			if (strcmp(item->state, TEGRO_SENDING) == 0)
+				allowed &= ruling->not_sent ||
+					(ruling->outcome &&
+					 strcmp(ruling->outcome, "rate limited") == 0);
+			else if (strcmp(item->state, TEGRO_IN_DOUBT) == 0)
+				allowed &= tegro_withdrawal_unknown == TEGRO_RESEND;
+		}
+		/* an attempt counts unless it is certain that nothing came of it */
+		if (ruling->not_sent)
+			allowed &= strcmp(ruling->state, TEGRO_READY) == 0 ||
+				strcmp(ruling->state, TEGRO_CANCELLED) == 0;
+	}
+
+	if (!allowed)
+		elog(ERROR, "%s " INT64_FORMAT " must not change from \"%s\" to \"%s\"",
+			 item->is_notification ? "notification" : "request", item->id,
+			 item->state, ruling->state);
 }
 
 /*
@@ -598,6 +705,7 @@ rule_found(const TegroItem *item)
 static void
 send_again(const TegroItem *item, TegroRuling *ruling, const char *message)
 {
+	Assert(strcmp(item->state, TEGRO_IN_DOUBT) == 0);
 	ruling->absent = 0;
 	if (item->attempts >= tegro_max_attempts)
 	{
@@ -714,6 +822,7 @@ tegro_rule_looked_up(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
 
+	Assert(item->task == TEGRO_LOOK_UP && !item->is_notification);
 	if (call->outcome.result == TEGRO_ANSWERED)
 		return rule_found(item);
 	if (tegro_rule_is_not_found(&call->outcome))
@@ -841,6 +950,8 @@ tegro_rule_notified(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
 
+	Assert(item->task == TEGRO_LOOK_UP && item->is_notification);
+	Assert(strcmp(item->state, TEGRO_WAITING) == 0);
 	if (call->outcome.result == TEGRO_ANSWERED)
 		return rule_order(item);
 	if (tegro_rule_is_not_found(&call->outcome))

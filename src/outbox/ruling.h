@@ -59,6 +59,12 @@ extern TegroRuling *tegro_rule_inherited(const TegroItem *item);
 /* Nothing is left to be done for it: it is looked at no more. */
 extern TegroRuling *tegro_rule_settled(const TegroItem *item);
 
+/*
+ * Throws if an item's ruling is a change that no rule allows: whatever a mistake
+ * in the code may decide, it is not written.  To be called before each write.
+ */
+extern void tegro_rule_check(const TegroItem *item);
+
 /* Does a look-up's outcome say that there is no such order or withdrawal? */
 extern bool tegro_rule_is_not_found(const TegroOutcome *outcome);
 

@@ -190,6 +190,8 @@ is_taken(const WakeSlot *slot, TimestampTz now)
 static WakeSlot *
 find_slot(Oid database)
 {
+	/* those that are free have none */
+	Assert(OidIsValid(database));
 	for (int i = 0; i < MAX_DATABASES; i++)
 	{
 		if (wake_shared->slots[i].database == database)
@@ -233,6 +235,7 @@ start_worker(Oid database, TegroWorker which, const WorkerExtra *extra,
 
 	StaticAssertStmt(sizeof(WorkerExtra) <= BGW_EXTRALEN,
 					 "bgw_extra is too short");
+	Assert(extra->number > 0);
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION | BGWORKER_INTERRUPTIBLE;
@@ -281,6 +284,7 @@ ask_for_worker(Oid database, TegroWorker which, bool probe, bool call,
 	Latch *launcher;
 	WakeSlot *slot;
 
+	Assert(wake_shared && OidIsValid(database));
 	*latch = NULL;
 	if (IsBinaryUpgrade)
 		return TEGRO_WAKE_NEEDLESS;
@@ -448,6 +452,7 @@ set_held(bool held)
 	TimestampTz now = GetCurrentTimestamp();
 	WakeSlot *slot;
 
+	Assert(wake_shared != NULL);
 	SpinLockAcquire(&wake_shared->lock);
 	slot = held ? take_slot(MyDatabaseId, now) : find_slot(MyDatabaseId);
 	if (slot)
@@ -511,6 +516,8 @@ watch_transaction(void)
 void
 tegro_wake_at_commit(TegroWorker which)
 {
+	/* in none, nobody would be woken */
+	Assert(IsTransactionState());
 	watch_transaction();
 	wanted[which] = true;
 }
@@ -518,6 +525,7 @@ tegro_wake_at_commit(TegroWorker which)
 void
 tegro_wake_release_at_commit(void)
 {
+	Assert(IsTransactionState());
 	watch_transaction();
 	held_ends = true;
 }
@@ -534,11 +542,14 @@ leave(bool failed)
 
 	if (!registered && !failed)
 		return;
+	Assert(wake_shared != NULL);
 	SpinLockAcquire(&wake_shared->lock);
 	/* it may have lost its slot between an unregistration and an error */
 	slot = failed ? take_slot(MyDatabaseId, now) : find_slot(MyDatabaseId);
 	if (slot)
 	{
+		/* of two workers, one has registered: no other may undo that */
+		Assert(!registered || slot->workers[registered_as].latch == MyLatch);
 		if (registered)
 			slot->workers[registered_as].latch = NULL;
 		slot->workers[registered_as].due_until = failed
@@ -563,6 +574,7 @@ tegro_wake_register(TegroWorker which)
 	int64 number = own_extra().number;
 	WakeSlot *slot;
 
+	Assert(!registered && number > 0);
 	registered_as = which;
 	if (!exit_registered)
 	{

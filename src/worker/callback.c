@@ -30,6 +30,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
@@ -43,6 +44,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 
@@ -143,6 +145,8 @@ call_function(void *arg)
 	char *schema;
 	char *sql;
 
+	Assert(IsTransactionState() && ActiveSnapshotSet());
+	Assert(item->callback != NULL);
 	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(item->role)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -180,6 +184,8 @@ call_function(void *arg)
 	/* nothing of it may be left for our commit */
 	run_utility("SET CONSTRAINTS ALL IMMEDIATE");
 
+	/* it ran as that role until now, and could not become another */
+	Assert(GetUserId() == item->role && InSecurityRestrictedOperation());
 	SPI_finish();
 	AtEOXact_GUC(false, guc_level);
 	SetUserIdAndSecContext(user, security_context);
@@ -246,6 +252,9 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	char *message = NULL;
 	bool cancelled;
 
+	/* counted by the claim, which is committed */
+	Assert(item->failures > 0);
+	Assert(!caller->own_session || !IsTransactionState());
 	caller->begin();
 	if (!tegro_ledger_hold_callback(ledger, item))
 	{
@@ -313,6 +322,7 @@ tegro_call_back(const TegroLedger *ledger, const TegroCaller *caller,
 	caller->begin();
 	MemoryContextSwitchTo(context);
 	item = take(ledger, next_at);
+	Assert(item == NULL || MemoryContextGetParent(item->context) == context);
 	caller->commit();
 	MemoryContextSwitchTo(context);
 	if (item)

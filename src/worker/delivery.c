@@ -44,6 +44,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 
 #include "src/worker/callback.h"
 #include "src/base/compat.h"
@@ -137,10 +138,26 @@ typedef struct Loop
  * Transactions.
  */
 
+/*
+ * No snapshot is held where the loop sends and waits, or VACUUM could remove
+ * nothing meanwhile; and a worker is in no transaction.  (A procedure is always
+ * in one.)
+ */
+static void
+check_idle(const Loop *loop)
+{
+	Assert(!ActiveSnapshotSet());
+	Assert(!loop->deliverer->stay || !IsTransactionState());
+}
+
 static void
 begin(Loop *loop)
 {
+	/* what the loop keeps outlives the transaction */
+	Assert(CurrentMemoryContext == loop->context);
+	check_idle(loop);
 	loop->deliverer->begin();
+	Assert(IsTransactionState() && ActiveSnapshotSet());
 }
 
 /* Commits; what is allocated from here on is the loop's again. */
@@ -149,6 +166,7 @@ commit(Loop *loop)
 {
 	loop->deliverer->commit();
 	MemoryContextSwitchTo(loop->context);
+	check_idle(loop);
 }
 
 /* What try_to() does. */
@@ -173,6 +191,7 @@ try_to(Loop *loop, void (*work)(Loop *loop, void *arg), void *arg)
 {
 	Work what = {loop, work, arg};
 
+	Assert(IsTransactionState());
 	return tegro_error_catch(do_work, &what, loop->context);
 }
 
@@ -189,6 +208,7 @@ pause_shop(Loop *loop, const char *shop_id, int64 ms, bool until_reload,
 	Pause *rest = NULL;
 	ListCell *cell;
 
+	Assert(ms > 0);
 	foreach(cell, loop->pauses)
 	{
 		if (strcmp(((Pause *) lfirst(cell))->shop_id, shop_id) == 0)
@@ -240,9 +260,45 @@ paused_shops(Loop *loop)
  * Sending.
  */
 
+/*
+ * Each item of the loop is in flight, or ruled on and to be settled, or both;
+ * the counters say how many are what.
+ */
+static void
+check_items(const Loop *loop)
+{
+#ifdef USE_ASSERT_CHECKING
+	int nopen = 0;
+	int nruled = 0;
+	int nheld = 0;
+	ListCell *cell;
+
+	foreach(cell, loop->items)
+	{
+		const TegroItem *item = lfirst(cell);
+
+		Assert(MemoryContextGetParent(item->context) == loop->context);
+		Assert(item->in_flight || item->ruled);
+		Assert(!item->ruled || item->ruling);
+		Assert(!item->in_flight || item->call);
+		/* a look-up is not waited for once its time is over */
+		Assert(!item->given_up || item->task == TEGRO_SEND);
+		Assert(item->held_us == 0 || item->ruled);
+		nopen += !item->ruled && !item->given_up;
+		nruled += item->ruled && item->held_us == 0;
+		nheld += item->held_us != 0;
+	}
+	Assert(loop->nopen == nopen);
+	Assert(loop->nruled == nruled);
+	Assert(loop->nheld == nheld);
+#endif
+}
+
 static void
 free_item(Loop *loop, TegroItem *item)
 {
+	Assert(list_member_ptr(loop->items, item));
+	Assert(!item->ruled);
 	loop->items = list_delete_ptr(loop->items, item);
 	MemoryContextDelete(item->context);
 }
@@ -256,8 +312,15 @@ send_item(TegroItem *item)
 	int timeout_ms = tegro_timeout;
 	int64 send_before_us = 0;
 
+	Assert(!item->in_flight && !item->ruled && !item->given_up);
+	Assert(item->call && item->request.body);
+	Assert(item->claimed_us > 0);
 	if (item->task == TEGRO_SEND)
 	{
+		/* the claim wrote this, and is committed */
+		if (strcmp(item->state, TEGRO_SENDING) != 0 || item->lease <= 0)
+			elog(ERROR, "request " INT64_FORMAT " is not on record as sent",
+				 item->id);
 		/* a lease too short for the timeout still gets something to send in */
 		send_before_us = item->claimed_us +
 			Max(lease_ms - tegro_timeout,
@@ -269,6 +332,7 @@ send_item(TegroItem *item)
 					  Min(tegro_timeout, lease_ms));
 		timeout_ms = Max(timeout_ms, 1);
 	}
+	Assert(timeout_ms > 0);
 	tegro_api_send(item->call, &item->request, timeout_ms, send_before_us);
 	item->in_flight = true;
 	MemoryContextSwitchTo(old);
@@ -286,6 +350,7 @@ rule_item(TegroItem *item, int64 now_us)
 	bool ended = exchange->end != TEGRO_EXCHANGE_OPEN;
 	bool converts;
 
+	Assert(item->in_flight && !item->ruled);
 	if (!ended &&
 		(item->given_up || item->task != TEGRO_SEND ||
 		 !exchange->handed_over ||
@@ -319,6 +384,7 @@ rule_item(TegroItem *item, int64 now_us)
 void
 tegro_deliver_one(TegroItem *item)
 {
+	Assert(!IsTransactionState());
 	send_item(item);
 	while (!rule_item(item, tegro_clock_us()))
 	{
@@ -349,6 +415,7 @@ take_down(Loop *loop)
 		if (item->in_flight && !item->ruled && rule_item(item, now_us))
 		{
 			tegro_kill_point("answer read");
+			Assert(item->given_up || loop->nopen > 0);
 			loop->nruled++;
 			if (!item->given_up)
 				loop->nopen--;
@@ -366,6 +433,8 @@ take_down(Loop *loop)
 static void
 settled(Loop *loop, TegroItem *item)
 {
+	Assert(item->ruled && item->ruling && item->held_us == 0);
+	Assert(loop->nruled > 0);
 	if (strcmp(item->ruling->state, TEGRO_IN_REVIEW) == 0 &&
 		strcmp(item->state, TEGRO_IN_REVIEW) != 0)
 		ereport(LOG,
@@ -406,6 +475,7 @@ settle_items(Loop *loop, List *items)
 	{
 		TegroItem *item = lfirst(cell);
 
+		Assert(item->ruled && item->ruling);
 		if (item->is_notification)
 			notifications = lappend(notifications, item);
 		else
@@ -440,6 +510,7 @@ settle_alone(Loop *loop, TegroItem *item)
 	ErrorData *error;
 	bool can_wait;
 
+	Assert(item->ruled);
 	begin(loop);
 	error = try_to(loop, settle_item, item);
 	can_wait = error &&
@@ -507,8 +578,10 @@ free_places(Loop *loop)
 								   tegro_rate_limit,
 						   Max(tegro_rate_limit / 10.0, 1.0));
 		loop->tokens_us = now;
+		Assert(loop->tokens >= 0);
 		places = Min(places, (int) loop->tokens);
 	}
+	Assert(places <= tegro_max_concurrency);
 	return Max(places, 0);
 }
 
@@ -554,6 +627,7 @@ claim_requests(Loop *loop, TegroClaim *claim, int places)
 	int64 now = tegro_clock_us();
 	List *claimed;
 
+	Assert(places > 0);
 	claim->max = places;
 	claim->fast = loop->backlog &&
 		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
@@ -624,6 +698,7 @@ do_round(Loop *loop, void *arg)
 												places -
 													list_length(claimed)));
 	}
+	Assert(list_length(claimed) <= places);
 	round->claimed = claimed;
 	MemoryContextSwitchTo(old);
 }
@@ -661,6 +736,7 @@ settle_and_claim(Loop *loop, int places)
 	bool mended = false;
 	ListCell *cell;
 
+	Assert(places >= 0);
 	foreach(cell, loop->items)
 	{
 		TegroItem *item = lfirst(cell);
@@ -716,6 +792,8 @@ settle_and_claim(Loop *loop, int places)
 			? -1
 			: tegro_clock_us() + Max(next_at - GetCurrentTimestamp(), 0);
 	}
+	/* what was claimed has moved out of it */
+	Assert(CurrentMemoryContext == loop->context);
 	MemoryContextDelete(context);
 	foreach(cell, round.ruled)
 		settled(loop, lfirst(cell));
@@ -759,6 +837,7 @@ send_claimed(Loop *loop, List *claimed)
 	bool replicated = tegro_commit_is_replicated();
 	ListCell *cell;
 
+	check_idle(loop);
 	if (!replicated && claimed != NIL)
 		loop->unconfirmed = true;
 	let_go(loop, list_length(claimed));
@@ -988,6 +1067,8 @@ run_loop(Loop *loop)
 		List *claimed = NIL;
 
 		MemoryContextSwitchTo(loop->context);
+		check_idle(loop);
+		check_items(loop);
 		if (deliverer->reload)
 			deliverer->reload();
 		if (deliverer->stop && *deliverer->stop)
@@ -1072,6 +1153,7 @@ run_loop(Loop *loop)
 				if (deliverer->report && ms > 0)
 					deliverer->report(loop->items ? "waiting for answers"
 												  : NULL);
+				check_idle(loop);
 				/* a latch that was set may be a commit's: look */
 				if (!tegro_transport_wait(
 						Min(ms,
@@ -1094,6 +1176,8 @@ tegro_deliver_due(TegroDeliverer *deliverer)
 												  ALLOCSET_DEFAULT_SIZES);
 	volatile TegroDeliveryEnd end = TEGRO_STOPPED;
 
+	Assert(deliverer->begin && deliverer->commit);
+	Assert(deliverer->max == -1 || deliverer->max > 0);
 	PG_TRY();
 	{
 		loop = MemoryContextAllocZero(context, sizeof(Loop));
@@ -1104,6 +1188,7 @@ tegro_deliver_due(TegroDeliverer *deliverer)
 		loop->idle_since_us = loop->tokens_us = tegro_clock_us();
 		loop->tokens = 1;
 
+		MemoryContextSwitchTo(context);
 		end = check(loop);
 		if (end == TEGRO_NOTHING_DUE)
 			end = run_loop(loop);

@@ -163,6 +163,7 @@ claim_request(PayoutShared *shared, PayoutProgress progress)
 {
 	bool waits;
 
+	Assert(progress == PAYOUT_READ || progress == PAYOUT_LEFT);
 	SpinLockAcquire(&shared->lock);
 	waits = shared->progress == PAYOUT_WAITS;
 	if (waits)
@@ -251,6 +252,8 @@ hand_over(Jsonb *params, Oid role)
 									  0);
 	PayoutShared *shared = dsm_segment_address(segment);
 
+	Assert(dsm_segment_map_length(segment) >=
+		   offsetof(PayoutShared, data) + settings_len + params_len);
 	memset(shared, 0, offsetof(PayoutShared, data));
 	shared->database = MyDatabaseId;
 	shared->role = role;
@@ -427,6 +430,10 @@ static void
 set_progress(PayoutShared *shared, PayoutProgress progress, int64 id)
 {
 	SpinLockAcquire(&shared->lock);
+	/* it never goes back, nor on from an end; what is on record stays so */
+	Assert(progress > shared->progress && shared->progress >= PAYOUT_READ);
+	Assert(shared->progress < PAYOUT_RECORDED || progress == PAYOUT_ENDED);
+	Assert(progress < PAYOUT_RECORDED || progress == PAYOUT_FAILED || id != 0);
 	shared->progress = progress;
 	shared->id = id;
 	SpinLockRelease(&shared->lock);
@@ -477,6 +484,7 @@ record(PayoutShared *shared, TegroLedger *ledger, Jsonb *params, int64 *id)
 	bool inserted;
 	TegroItem *item = NULL;
 
+	Assert(CurrentMemoryContext == TopMemoryContext);
 	tegro_session_begin();
 	if (!tegro_ledger_find(ledger))
 		ereport(ERROR,
@@ -555,6 +563,7 @@ tegro_payout_main(Datum arg)
 				item->ruling =
 					tegro_rule_unsent(item,
 									  "the claim was not confirmed; nothing was sent");
+			Assert(item->ruling && !item->in_flight);
 			if (is_directed)
 				tegro_rule_not_again(item->ruling,
 									 "the session that requested it has a key of its own, so it is not left to the worker");

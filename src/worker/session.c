@@ -136,6 +136,7 @@ tegro_session_connect(Oid database)
 {
 	char *of_file[lengthof(file_settings)];
 
+	Assert(!connected && OidIsValid(database));
 	on_proc_exit(give_up_if_not_connected, (Datum) 0);
 	for (int i = 0; i < lengthof(file_settings); i++)
 	{
@@ -177,6 +178,7 @@ tegro_session_connect(Oid database)
 void
 tegro_session_begin(void)
 {
+	Assert(!IsTransactionState());
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	/* a claim must be on disk, and where it is replicated, before it is sent */
@@ -187,7 +189,10 @@ tegro_session_begin(void)
 void
 tegro_session_commit(void)
 {
+	Assert(IsTransactionState() && ActiveSnapshotSet());
 	PopActiveSnapshot();
+	/* one of ours that was left behind would be held for ever */
+	Assert(!ActiveSnapshotSet());
 	CommitTransactionCommand();
 	pgstat_report_stat(false);
 }
@@ -198,6 +203,7 @@ tegro_session_reload(void)
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
+		Assert(!IsTransactionState());
 		ProcessConfigFile(PGC_SIGHUP);
 	}
 }
