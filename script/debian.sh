@@ -33,7 +33,7 @@ become_root()
 {
 	((EUID != 0)) || return 0
 	command -v sudo >/dev/null || die 'this needs root, or sudo: it works in another Debian'
-	exec sudo --preserve-env=TEGRO_CACHE,TEGRO_MIRROR,TEGRO_TEST_LIMIT,http_proxy,https_proxy \
+	exec sudo --preserve-env=PG_CONFIG,TEGRO_CACHE,TEGRO_MIRROR,TEGRO_TEST_LIMIT,http_proxy,https_proxy \
 		-- "$0" "$@"
 }
 
