@@ -4,8 +4,7 @@
 # Many sessions, of several databases, ask for nonces at once: through
 # tegro_preview(), which takes one and sends nothing, and through real calls to
 # a sandbox that refuses a nonce that it has seen.  All that were given out are
-# collected and compared.  This is done with and without
-# shared_preload_libraries.
+# collected and compared.
 #
 # Then the same happens while the server's clock is set back and forth by hours,
 # with a library put under the postmaster (LD_PRELOAD) that adds to the clock
@@ -117,45 +116,36 @@ my $sandbox = sandbox(arguments => [ '--nonce', 'unique' ]);
 my $node = cluster('nonce', $sandbox, conf => "max_connections = 120\nsynchronous_commit = off\n");
 prepare($node, qw(postgres other));
 
-foreach my $how ('without shared_preload_libraries', 'with shared_preload_libraries')
-{
-	if ($how =~ /^with /)
-	{
-		$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tegro'\n");
-		$node->restart;
-	}
+# half of them in each of two databases
+my $from = time;
+my @runs = map { start_pgbench($node, $_, $take_nonce, '-c', SESSIONS / 2, '-t', CALLS) }
+  qw(postgres other);
+is(join('', map { finish_pgbench($_) } @runs), '', 'many sessions take nonces');
+my ($count, $different, $falls, @nonces) = taken($node, qw(postgres other));
+my $until = time;
 
-	# half of them in each of two databases
-	my $from = time;
-	my @runs = map { start_pgbench($node, $_, $take_nonce, '-c', SESSIONS / 2, '-t', CALLS) }
-	  qw(postgres other);
-	is(join('', map { finish_pgbench($_) } @runs), '', "$how, many sessions take nonces");
-	my ($count, $different, $falls, @nonces) = taken($node, qw(postgres other));
-	my $until = time;
+diag(sprintf("%d nonces of %d sessions in %.1f s", $count, SESSIONS, $until - $from));
+is($count, SESSIONS * CALLS, 'each call takes one');
+is($different, $count, 'no two are the same');
+is($falls, 0, 'they rise in each session');
+cmp_ok($nonces[0], '>=', int($from * 1e6), "they begin at the clock's microseconds");
+cmp_ok($nonces[-1], '<=', int($until * 1e6), "and don't run ahead of it");
 
-	diag(sprintf("%s: %d nonces of %d sessions in %.1f s", $how, $count, SESSIONS, $until - $from));
-	is($count, SESSIONS * CALLS, "$how, each call takes one");
-	is($different, $count, "$how, no two are the same");
-	is($falls, 0, "$how, they rise in each session");
-	cmp_ok($nonces[0], '>=', int($from * 1e6), "$how, they begin at the clock's microseconds");
-	cmp_ok($nonces[-1], '<=', int($until * 1e6), "$how, and don't run ahead of it");
+$sandbox->begin;
+is(finish_pgbench(start_pgbench($node, 'postgres', $ask_balance, '-c', 16, '-t', 100)),
+	'', '16 sessions make 100 calls each');
+my @requests = $sandbox->journal;
+my %sent = map { ($_->{nonce} => 1) } @requests;
+is(scalar(@requests), 1600, 'each call was one request');
+is(scalar(keys %sent), 1600, 'each request had a nonce of its own');
+is(scalar(grep { $_->{verdict} ne 'success' } @requests), 0, 'the provider refused none');
 
-	$sandbox->begin;
-	is(finish_pgbench(start_pgbench($node, 'postgres', $ask_balance, '-c', 16, '-t', 100)),
-		'', "$how, 16 sessions make 100 calls each");
-	my @requests = $sandbox->journal;
-	my %sent = map { ($_->{nonce} => 1) } @requests;
-	is(scalar(@requests), 1600, "$how, each call was one request");
-	is(scalar(keys %sent), 1600, "$how, each request had a nonce of its own");
-	is(scalar(grep { $_->{verdict} ne 'success' } @requests), 0, "$how, the provider refused none");
-
-	$sandbox->begin;
-	my $result = query(
-		$node,
-		q{SELECT count(*), count(*) FILTER (WHERE sqlstate IS NULL)
-		  FROM tegro_batch('balance', array_fill('{}'::jsonb, ARRAY[500]))});
-	is($result->{out}, '500|500', "$how, the calls of a batch have nonces of their own");
-}
+$sandbox->begin;
+my $result = query(
+	$node,
+	q{SELECT count(*), count(*) FILTER (WHERE sqlstate IS NULL)
+	  FROM tegro_batch('balance', array_fill('{}'::jsonb, ARRAY[500]))});
+is($result->{out}, '500|500', 'the calls of a batch have nonces of their own');
 $node->stop;
 
 
@@ -283,14 +273,13 @@ foreach my $hours (-1, 1)
 	cmp_ok(own_ms($result), '<', 15_000, "and not long after it when $step");
 
 	my $hole = black_hole();
-	my $url = 'https://127.0.0.1:' . $hole->port . '/api';
-	$result = call_across_step($hours,
-		qq{SET tegro.read_retries = 0; SET tegro.connect_timeout = '1s'; SET tegro.api_url = '$url'}
-	);
+	set_server($node, { 'tegro.api_url' => 'https://127.0.0.1:' . $hole->port . '/api' }, $session);
+	$result = call_across_step($hours, q{SET tegro.read_retries = 0; SET tegro.connect_timeout = '1s'});
 	is($result->{sqlstate}, 'TG002', "an attempt to connect ends though $step");
 	cmp_ok($result->{ms}, '>', 950, "not before tegro.connect_timeout when $step");
 	cmp_ok(own_ms($result), '<', 15_000, "and not long after it when $step");
 	$session->query('RESET ALL');
+	set_server($node, { 'tegro.api_url' => undef }, $session);
 }
 
 $session->close;

@@ -13,6 +13,9 @@
 # The postmaster's environment names a proxy for everything, which must never
 # be asked, and preloads a library that resolves names below provider.test.
 #
+# The API's address is a setting of the server, not of a session.  So one subtest
+# follows another, each with one session, and sets the server as it needs it.
+#
 use strict;
 use warnings;
 
@@ -392,9 +395,29 @@ sub new_order
 	return (order_id => 'order ' . ++$order_count, currency => 'RUB', amount => 1, @_);
 }
 
+# What only the server can be set to, with what it has unless a test says
+# otherwise; and what it has now.
+my %usual = (
+	'tegro.api_url' => $sandbox->api_url,
+	'tegro.ca_file' => $certificates->{ca},
+	'tegro.max_answer_size' => '1MB');
+my %current = %usual;
+
+# Sets what a session's calls go by: for the session, or else for the server.
 sub set
 {
 	my ($session, %settings) = @_;
+	my %server = map { ($_ => delete $settings{$_}) } grep { exists $usual{$_} } keys %settings;
+
+	foreach my $name (keys %server)
+	{
+		delete $server{$name} if $server{$name} eq $current{$name};
+	}
+	if (%server)
+	{
+		set_server($node, \%server, $session);
+		%current = (%current, %server);
+	}
 
 	my $result = $session->query(
 		join('; ', map { "SET $_ = '$settings{$_}'" } sort keys %settings));
@@ -408,7 +431,7 @@ sub new_session
 	my (%settings) = @_;
 	my $session = session($node);
 
-	set($session, %settings) if %settings;
+	set($session, %usual, %settings);
 	return $session;
 }
 
@@ -909,7 +932,7 @@ subtest 'fault 40: a database in LATIN1 says what it can\'t hold' => sub {
 	$node->safe_psql('latin1', 'CREATE EXTENSION tegro');
 	my $session = session($node, database => 'latin1');
 
-	set($session, 'tegro.api_url' => $hostile->url, 'tegro.read_retries' => 0);
+	set($session, %usual, 'tegro.api_url' => $hostile->url, 'tegro.read_retries' => 0);
 	# raw and escaped, in an answer and in a refusal
 	my $raw = "\xd0\x91\xd0\xb0\xd0\xbd\xd0\xba";
 	foreach my $text ($raw, '\u0411\u0430\u043d\u043a')
@@ -1063,7 +1086,7 @@ subtest 'fault 37: a good certificate of an authority that is not trusted' => su
 	$sandbox->begin;
 	is(ask($session, 'balance')->{sqlstate}, 'TG002', 'it is not trusted');
 	is(scalar($sandbox->journal), 0, 'nothing arrived');
-	$session->query('RESET tegro.ca_file');
+	set($session, 'tegro.ca_file' => $certificates->{ca});
 	is(ask($session, 'balance')->{sqlstate}, '', 'it is, once its authority is');
 	# connections that were trusted by other authorities are not used
 	set($session, 'tegro.ca_file' => certificates()->{ca});
@@ -1168,17 +1191,26 @@ subtest 'plain http stays on this machine' => sub {
 	my @urls = map { "http://$_/api" }
 	  ('linklocal.provider.test', 'other.provider.test', '192.0.2.1', '[2001:db8::1]', '127.0.0.1.provider.test');
 
+	is(ask($session, 'balance')->{sqlstate}, '', 'the sandbox is asked');
 	foreach my $url (@urls)
 	{
-		# a setting is not checked before the library is loaded, but then it is
-		my $result = query($node, "SET tegro.api_url = '$url'; SELECT url FROM tegro_preview('balance')");
-		unlike($result->{out}, qr{http://}, "$url is not used, if set early");
+		is($session->query("ALTER SYSTEM SET tegro.api_url = '$url'")->{sqlstate}, '22023', "$url is refused");
 	}
-	is(ask($session, 'balance')->{sqlstate}, '', 'now the library is loaded');
+	# in the file nobody refuses it, but it does not come into force
+	$session->query('ALTER SYSTEM RESET tegro.api_url');
 	foreach my $url (@urls)
 	{
-		is($session->query("SET tegro.api_url = '$url'")->{sqlstate}, '22023', "$url is refused");
+		$node->append_conf('postgresql.conf', "tegro.api_url = '$url'");
+		reload_conf($node, $session);
+		foreach my $asking ($session, session($node))
+		{
+			is( $asking->query(q{SELECT url FROM tegro_preview('balance')})->{out},
+				$sandbox->api_url . '/balance/', "$url is not used, if it stands in the file");
+			$asking->close if $asking != $session;
+		}
 	}
+	is(ask($session, 'balance')->{sqlstate}, '', 'the sandbox is still asked');
+	$node->append_conf('postgresql.conf', "tegro.api_url = '$usual{'tegro.api_url'}'");
 	# what a name server, or the hosts file, says of "localhost" is not believed
 	set($session, 'tegro.api_url' => 'http://localhost:' . $hostile->port . '/api');
 	my $result = ask($session, 'balance', tag => 'here');

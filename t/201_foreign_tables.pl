@@ -60,10 +60,9 @@ sub pages
 
 sub use_sandbox
 {
-	my ($session, $sandbox) = @_;
+	my ($sandbox, @sessions) = @_;
 
-	$session->query("SET tegro.api_url = '" . $sandbox->api_url . "'");
-	$sandbox->begin;
+	set_server($node, { 'tegro.api_url' => $sandbox->api_url }, @sessions);
 	return;
 }
 
@@ -73,7 +72,8 @@ sub use_sandbox
 #
 
 my $session = session($node);
-use_sandbox($session, $slow);
+use_sandbox($slow, $session);
+$slow->begin;
 make_orders($session, 1, 10_000);
 
 # Forgets the journal so far, but no order.
@@ -268,7 +268,6 @@ $session->query('RESET tegro.timeout');
 #
 
 $session = session($node);
-$session->query("SET tegro.api_url = '" . $slow->api_url . "'");
 $session->query('SET enable_material = off');
 my $scans = sub {
 	return $session->query(
@@ -286,6 +285,7 @@ $session->close;
 # A list that moves
 #
 
+use_sandbox($small);
 $session = session($node);
 my $maker = session($node);
 $small->begin;
@@ -393,14 +393,15 @@ is($maker->wait->{err}, '', 'they were made');
 # A provider that takes less
 #
 
-use_sandbox($session, $rising);
+use_sandbox($rising, $session);
+$rising->begin;
 make_orders($session, 1, 1);
 $session->query(
 	q{SELECT count(tegro_create_order(jsonb_build_object('order_id', 'order ' || i, 'currency', 'RUB', 'amount', i)))
 	    FROM generate_series(2, 200) i});
 came_once($session->query('SELECT payment_id FROM orders')->{out}, 'a provider that wants nonces to rise');
 
-$session->query("SET tegro.api_url = '" . $small->api_url . "'");
+use_sandbox($small, $session, $maker);
 $small->fault('orders', 'answer', status => 429, body => 'slow down', skip => 6, times => 8);
 came_once($session->query('SELECT payment_id FROM orders')->{out}, 'a provider that takes no more for a while');
 $small->clear_faults;

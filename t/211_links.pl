@@ -63,10 +63,10 @@ sub agrees
 BAIL_OUT('php is missing: install php-cli')
   unless eval { run_program('php', '-n', '-r', 'echo http_build_query([1]), md5("");') };
 
-my $node = cluster('links', undef);
+my $node = cluster('links', undef, conf => "tegro.api_url = 'https://tegro.money/api'");
 my $quoted_key = ORACLE_KEY =~ s/'/''/gr;
 my $csv = q{WITH (FORMAT csv, DELIMITER E'\x02', QUOTE E'\x01')};
-my $settings = "SET tegro.secret_key = '$quoted_key'; SET tegro.api_url = 'https://tegro.money/api';";
+my $settings = "SET tegro.secret_key = '$quoted_key';";
 
 
 #

@@ -406,33 +406,43 @@ END
 	return $node;
 }
 
-# A session for each server that sees it read its configuration.
-my %onlookers;
+# A session for each server, to configure it.
+my %admins;
+
+sub admin
+{
+	my ($node) = @_;
+	my $session = $admins{ $node->name };
+
+	if (!$session || $session->query('SELECT 1')->{out} ne '1')
+	{
+		# none yet, or its server has restarted since
+		$session->close if $session;
+		$session = $admins{ $node->name } = session($node);
+	}
+	return $session;
+}
 
 sub reload_conf
 {
-	my ($node) = @_;
-	my $when = 'SELECT pg_conf_load_time()';
-	my $session = $onlookers{ $node->name };
-	my $before = $session ? $session->query($when)->{out} : '';
+	my ($node, @sessions) = @_;
+	my $admin = admin($node);
+	my $before = $admin->query('SELECT clock_timestamp()')->{out};
 
-	if ($before eq '')
+	# The postmaster reads it first, and then tells its sessions.
+	$admin->query('SELECT pg_reload_conf()');
+	foreach my $session ($admin, @sessions)
 	{
-		# none yet, or its server has been another since
-		$session->close if $session;
-		$session = $onlookers{ $node->name } = session($node);
-		$before = $session->query($when)->{out};
+		wait_until(sub { return $session->query("SELECT pg_conf_load_time() > '$before'")->{out} eq 't'; })
+		  or die 'a session did not read the configuration again';
 	}
-	$node->reload;
-	wait_until(sub { return $session->query($when)->{out} ne $before; })
-	  or die 'the server did not reload';
 	return;
 }
 
 sub set_server
 {
 	my ($node, $settings, @sessions) = @_;
-	my $admin = session($node);
+	my $admin = admin($node);
 
 	foreach my $name (sort keys %$settings)
 	{
@@ -444,20 +454,7 @@ sub set_server
 
 		die "could not set $name: $result->{err}" if $result->{err} ne '';
 	}
-	my $shown = sub {
-		my ($session) = @_;
-
-		return join('|', map { $session->query("SELECT current_setting('$_')")->{out} } sort keys %$settings);
-	};
-	reload_conf($node);
-	# a session that is new has the values that are in force
-	my $expected = do { my $new = session($node); my $is = $shown->($new); $new->close; $is };
-	foreach my $session (@sessions)
-	{
-		wait_until(sub { return $shown->($session) eq $expected; })
-		  or die 'a session did not read the configuration again';
-	}
-	$admin->close;
+	reload_conf($node, @sessions);
 	return;
 }
 
@@ -1022,16 +1019,17 @@ Makes and starts a PostgreSQL::Test::Cluster with the extension, configured for
 the sandbox (undef: for none), in encoding UTF8; C<conf> is added to
 postgresql.conf, C<environment> to that of the postmaster.
 
-=item reload_conf(NODE)
+=item reload_conf(NODE, SESSION...)
 
-Has the server read its configuration again, and waits until it has: sessions
-that begin afterwards go by it, and those that are there with their next
-statement; a worker that waits does within a moment.
+Has the server read its configuration again.  Returns once new sessions and the
+given ones, which must be idle, go by it.  Others do with their next statement,
+and a worker that waits does within a moment.
 
 =item set_server(NODE, { NAME => VALUE, ... }, SESSION...)
 
-Sets settings of the whole server by ALTER SYSTEM and a reload; undef resets one.
-Returns once new sessions and the given ones have them.
+Sets settings of the whole server by ALTER SYSTEM, and reloads as C<reload_conf>
+does; undef resets one.  A statement that is running keeps the values with which
+it began.
 
 =item session(NODE, database => ..., user => ..., encoding => ...)
 
