@@ -12,6 +12,10 @@
 # up to five times, and one must be in time; all must be within 10 s, for nothing
 # here ends by itself in less than a minute.
 #
+# The API's address is a setting of the server.  A session takes a new one when a
+# statement begins, not before: so calls to all six places are under way at the
+# same time, although the server is set to them one after another.
+#
 use strict;
 use warnings;
 
@@ -128,6 +132,16 @@ sub set
 	return;
 }
 
+# Sets where calls go that begin from here on, in idle sessions that there are
+# and in new ones.
+sub go_to
+{
+	my ($url, @sessions) = @_;
+
+	set_server($node, { 'tegro.api_url' => $url }, @sessions);
+	return;
+}
+
 # A statement that makes a call, of a size; and the order's number.
 sub statement
 {
@@ -147,16 +161,22 @@ sub begin
 	foreach my $call (@$calls)
 	{
 		$call->{session} //= session($node);
-		set($call->{session},
-			'tegro.timeout' => '60s',
-			'tegro.connect_timeout' => '60s',
-			%settings,
-			'tegro.api_url' => $call->{phase}{url});
 	}
-	foreach my $call (@$calls)
+	foreach my $phase (@phases)
 	{
-		(my $sql, $call->{order_id}) = statement($call->{kind}, $call->{phase}{size});
-		$call->{session}->send($sql);
+		my @here = grep { $_->{phase} == $phase } @$calls;
+
+		next unless @here;
+		go_to($phase->{url}, map { $_->{session} } @here);
+		foreach my $call (@here)
+		{
+			set($call->{session},
+				'tegro.timeout' => '60s',
+				'tegro.connect_timeout' => '60s',
+				%settings);
+			(my $sql, $call->{order_id}) = statement($call->{kind}, $phase->{size});
+			$call->{session}->send($sql);
+		}
 	}
 	return;
 }
@@ -182,21 +202,30 @@ sub get_stuck
 
 my $name_count = 0;
 
-# Sees to it that the same session makes right calls: to a name that was never
-# looked up, and to an address.
-sub goes_on
+# Sees to it that the same sessions make right calls: to a name that was never
+# looked up, and to the sandbox's address, where later calls go, too.  Each is
+# given after what happened in it.
+sub go_on
 {
-	my ($session, $what) = @_;
+	my @sessions = @_;
 	my $name = 'slow-0-' . ++$name_count . '.provider.test:' . $sandbox->port;
 
-	set($session, 'tegro.timeout' => '40s', 'tegro.connect_timeout' => '30s', statement_timeout => 0);
+	foreach my $pair (@sessions)
+	{
+		set($pair->[1], 'tegro.timeout' => '40s', 'tegro.connect_timeout' => '30s', statement_timeout => 0);
+	}
 	foreach my $url ("https://$name/api", $sandbox->api_url)
 	{
-		set($session, 'tegro.api_url' => $url);
-		my $result = $session->query('SELECT tegro_balance()');
-		like($result->{out}, qr/"type": "success"/, "$what: the session makes a right call after it")
-		  or diag($result->{err});
-		cmp_ok(own_ms($result), '<=', NEVER_MS, "$what: which does not hang");
+		go_to($url, map { $_->[1] } @sessions);
+		foreach my $pair (@sessions)
+		{
+			my ($what, $session) = @$pair;
+			my $result = $session->query('SELECT tegro_balance()');
+
+			like($result->{out}, qr/"type": "success"/, "$what: the session makes a right call after it")
+			  or diag($result->{err});
+			cmp_ok(own_ms($result), '<=', NEVER_MS, "$what: which does not hang");
+		}
 	}
 	return;
 }
@@ -265,8 +294,8 @@ subtest 'pg_cancel_backend ends a call in every phase' => sub {
 				$late_ms{ $call->{name} } = own_ms($from, $result->{ended});
 				is($result->{sqlstate}, '57014', "$call->{name}: the statement was cancelled");
 				tells_what_was_sent($call, $result);
-				goes_on($session, $call->{name});
 			}
+			go_on(map { [ $_->{name}, $_->{session} ] } @calls);
 			return %late_ms;
 		});
 };
@@ -289,8 +318,8 @@ sub ends_by_itself
 				$late_ms{ $call->{name} } = own_ms($result) - $limit_ms;
 				cmp_ok($result->{ms}, '>=', $limit_ms - 5, "$call->{name}: had its time");
 				$check->($call, $result);
-				goes_on($call->{session}, $call->{name});
 			}
+			go_on(map { [ $_->{name}, $_->{session} ] } @$calls);
 			return %late_ms;
 		});
 	return;
@@ -349,15 +378,15 @@ subtest 'repeats after tegro.connect_timeout stay within tegro.timeout' => sub {
 			set($call->{session},
 				'tegro.timeout' => '2100ms',
 				'tegro.connect_timeout' => '600ms',
-				'tegro.read_retries' => 100,
-				'tegro.api_url' => $call->{phase}{url});
+				'tegro.read_retries' => 100);
+			go_to($call->{phase}{url}, $call->{session});
 			my $result = $call->{session}->query((statement('createOrder'))[0]);
 			is($result->{sqlstate}, 'TG002', 'it was not sent');
 			like($result->{detail}, qr/attempt [23]/, 'it was tried again');
 			return ('createOrder' => own_ms($result) - 2100);
 		});
 	set($call->{session}, 'tegro.read_retries' => 2);
-	goes_on($call->{session}, 'createOrder');
+	go_on([ 'createOrder', $call->{session} ]);
 };
 
 subtest 'a call can be cancelled while it waits to be repeated' => sub {
@@ -376,7 +405,7 @@ subtest 'a call can be cancelled while it waits to be repeated' => sub {
 			my $result = $session->wait;
 			is($result->{sqlstate}, '57014', 'the statement was cancelled');
 			is(scalar($sandbox->journal), 1, 'nothing was sent after it');
-			goes_on($session, 'balance');
+			go_on([ 'balance', $session ]);
 			$session->close;
 			return (balance => own_ms($from, $result->{ended}));
 		});
@@ -396,8 +425,8 @@ subtest 'a batch can be cancelled in every phase' => sub {
 					set($session,
 						'tegro.timeout' => '60s',
 						'tegro.connect_timeout' => '60s',
-						'tegro.max_concurrency' => 4,
-						'tegro.api_url' => $phase->{url});
+						'tegro.max_concurrency' => 4);
+					go_to($phase->{url}, $session);
 					$session->send("SELECT * FROM tegro_batch('$kind', ARRAY(SELECT jsonb_build_object("
 						  . "'order_id', 'batch ' || i, 'currency', 'RUB', 'amount', 1) FROM generate_series(1, 10) i))");
 					wait_until(sub { return !$phase->{count} || $phase->{count}->() >= $before + 4; });
@@ -411,7 +440,7 @@ subtest 'a batch can be cancelled in every phase' => sub {
 						? '4 requests createOrder had already been sent, and may take effect.'
 						: '',
 						"$name: the detail says what had been sent");
-					goes_on($session, $name);
+					go_on([ $name, $session ]);
 					$session->close;
 					return ($name => own_ms($from, $result->{ended}));
 				});
@@ -430,7 +459,7 @@ subtest 'an error after a call finds everything as it was before' => sub {
 		$session->query("DO \$\$ BEGIN PERFORM $call; RAISE EXCEPTION USING ERRCODE = 'TT001'; END \$\$");
 		is($session->wait->{sqlstate}, 'TT001', "$call, then an error in the same block");
 	}
-	goes_on($session, 'after');
+	go_on([ 'after', $session ]);
 	$session->close;
 	return;
 };
@@ -467,7 +496,7 @@ SQL
 		'the first call was cancelled, and the block saw what it was about');
 	is_deeply([ map { $_->{params}{order_id} } $sandbox->journal(executed => 1) ],
 		[ 'block 2', 'block 3' ], 'the others were made');
-	goes_on($session, 'the block');
+	go_on([ 'the block', $session ]);
 	$session->close;
 };
 
@@ -478,7 +507,7 @@ subtest '200 calls that are cancelled leave no descriptor open' => sub {
 	# a look-up that ends: one that never does keeps its thread, and what is the
 	# thread's
 	push @cancelled, { url => 'https://slow-200.provider.test:1/api' };
-	goes_on($session, 'before');
+	go_on([ 'before', $session ]);
 	my $before;
 	foreach my $round (0 .. 200)
 	{
@@ -486,10 +515,10 @@ subtest '200 calls that are cancelled leave no descriptor open' => sub {
 
 		# the first is for what is made once
 		$before = descriptors($session->pid) if $round == 1;
+		go_to($phase->{url}, $session);
 		set($session,
 			'tegro.timeout' => '60s',
 			'tegro.connect_timeout' => '60s',
-			'tegro.api_url' => $phase->{url},
 			statement_timeout => '15ms');
 		my $result = $session->query('SELECT tegro_balance()');
 		is($result->{sqlstate}, '57014', "call $round was cancelled") if $result->{sqlstate} ne '57014';
@@ -497,15 +526,15 @@ subtest '200 calls that are cancelled leave no descriptor open' => sub {
 	}
 	wait_until(sub { return descriptors($session->pid) <= $before; }, 30);
 	cmp_ok(descriptors($session->pid), '<=', $before, "no more than the $before from before");
-	goes_on($session, 'after');
+	go_on([ 'after', $session ]);
 	$session->close;
 };
 
 subtest 'the end of the client ends the call' => sub {
 	my $session = session($node);
 
-	set($session, client_connection_check_interval => '50ms', 'tegro.timeout' => '60s',
-		'tegro.api_url' => $holding->api_url);
+	set($session, client_connection_check_interval => '50ms', 'tegro.timeout' => '60s');
+	go_to($holding->api_url, $session);
 	$session->send('SELECT tegro_balance()');
 	sleep 0.2;
 	my $pid = $session->pid;
@@ -518,13 +547,11 @@ subtest 'signals while calls run don\'t crash the backend' => sub {
 	my $port = $sandbox->port;
 	my $other = session($node);
 
-	# every call looks up a name of its own, on a thread
-	my $loop = <<"SQL";
-DO \$\$
+	my $loop = <<'SQL';
+DO $$
 BEGIN
-	FOR i IN 1..1000000 LOOP
+	FOR i IN 1..COUNT LOOP
 		BEGIN
-			PERFORM set_config('tegro.api_url', format('https://slow-%s-%s.provider.test:$port/api', i % 7, i), false);
 			PERFORM tegro_balance();
 			PERFORM tegro_batch('orders', ARRAY['{}', '{}', '{}']::jsonb[]);
 		EXCEPTION WHEN query_canceled THEN
@@ -532,11 +559,25 @@ BEGIN
 		END;
 	END LOOP;
 END
-\$\$
+$$
 SQL
+	my $short_loop = $loop =~ s/COUNT/3/r;
+	my $long_loop = $loop =~ s/COUNT/1000000/r;
+
+	# Tells the sessions of a name that none has looked up: the next loop does, on
+	# a thread.
+	my $names = 0;
+	my $new_name = sub {
+		my ($ms) = @_;
+		my $name = sprintf('slow-%d-%d.provider.test', $ms // $names % 7, ++$names);
+
+		$other->query("ALTER SYSTEM SET tegro.api_url = 'https://$name:$port/api'; SELECT pg_reload_conf()");
+	};
+
 	$sandbox->begin;
 	$session->query('LISTEN storm');
-	$session->send($loop);
+	$new_name->();
+	$session->send($short_loop);
 	sleep 0.3;
 	my $cancels = 0;
 	my $problem = '';
@@ -548,23 +589,28 @@ SQL
 
 		kill($_, $pid) foreach qw(USR1 URG);
 		kill('HUP', $pid) if $round % 10 == 0;
+		$new_name->();
 		$other->query('NOTIFY storm') if $round % 10 == 5;
 		$cancels += kill('INT', $pid) if $round % 2;
 		# where the machine is so slow that no call gets far, they come more seldom
 		if ($session->poll($cancels < 200 ? 0.002 * ($round % 5) : 0.1))
 		{
-			# a cancel between the calls ends the loop
+			# a cancel between the calls ends the loop early
 			my $result = $session->wait;
-			$problem = $result->{err} || 'no error' if $result->{sqlstate} ne '57014';
-			$session->send($loop);
+			$problem = $result->{err} || 'the session is lost'
+			  if $result->{sqlstate} ne '57014' && ($result->{err} ne '' || $result->{lost});
+			$session->send($short_loop);
 		}
 		$calls = $sandbox->journal(method => 'balance') if $cancels >= 200;
 	}
-	is($problem, '', 'the loop ended by cancels only');
+	is($problem, '', 'no loop ended but by itself or a cancel');
 	cmp_ok($cancels, '>=', 200, '200 cancels reached the backend');
 	cmp_ok($calls, '>=', 20, 'calls were made meanwhile');
 
-	$session->send($loop) if $session->poll(0);
+	# in the midst of a look-up
+	kill('INT', $session->pid) until $session->poll(0.1);
+	$new_name->(1000);
+	$session->send($long_loop);
 	sleep 0.1;
 	foreach (1 .. 100)
 	{
@@ -578,7 +624,7 @@ SQL
 		'no process of the server died of a signal');
 	unlike(TegroTest::slurp($node->logfile), qr/is not blocked on a thread/,
 		'threads that look names up leave signals alone');
-	goes_on($other, 'another session');
+	go_on([ 'another session', $other ]);
 	$other->close;
 };
 
