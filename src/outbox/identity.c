@@ -51,6 +51,7 @@ tegro_identity_current(void)
 	struct stat st;
 	char *path = psprintf("%s/PG_VERSION", DataDir);
 
+	Assert(OidIsValid(MyDatabaseId));
 	if (stat(path, &st) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
