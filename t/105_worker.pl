@@ -684,25 +684,25 @@ END
 	{
 		my $alone = create_database('alone');
 
-		enqueue($alone, 'createOrder', 'first');
-		is_done('first', 'an order', 'alone');
+		enqueue($alone, 'createOrder', 'alone first');
+		is_done('alone first', 'an order', 'alone');
 		$alone->query('CREATE FUNCTION called(id bigint, state text, reference text, answer jsonb) RETURNS void
 			BEGIN ATOMIC SELECT pg_catalog.pg_sleep(3); END');
-		$alone->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "called", "amount": 1, "currency": "RUB"}',
+		$alone->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "alone called", "amount": 1, "currency": "RUB"}',
 			'called'::regproc)});
 		ok(becomes_true('alone', q{SELECT count(*) = 1 FROM pg_stat_activity
 			WHERE backend_type = 'tegro callback worker' AND wait_event = 'PgSleep'}), 'a function is being called back');
 		$sandbox->fault('createOrder', 'execute_then_hold', ms => 20_000);
-		enqueue($alone, 'createOrder', 'in flight');
-		ok(becomes_true('alone', q{SELECT state <> 'ready' FROM tegro_outbox WHERE reference = 'in flight'}), 'an order is in flight');
+		enqueue($alone, 'createOrder', 'alone in flight');
+		ok(becomes_true('alone', q{SELECT state <> 'ready' FROM tegro_outbox WHERE reference = 'alone in flight'}), 'an order is in flight');
 		leave('alone');
 		is(($node->psql('template1', 'CREATE DATABASE of_one TEMPLATE alone'))[0], 0,
 			'a database can be a template under its workers');
 		is(($node->psql('template1', 'ALTER DATABASE alone RENAME TO not_alone'))[0], 0, 'and be renamed');
-		is_done('in flight', 'a worker comes back for what was in flight', 'not_alone');
-		ok(becomes_true('not_alone', q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'called'}),
+		is_done('alone in flight', 'a worker comes back for what was in flight', 'not_alone');
+		ok(becomes_true('not_alone', q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'alone called'}),
 			'so does one for the callback that it ended');
-		is(scalar(grep { ($_->{params}{order_id} // '') eq 'in flight' } $sandbox->journal(executed => 1)), 1,
+		is(scalar(grep { ($_->{params}{order_id} // '') eq 'alone in flight' } $sandbox->journal(executed => 1)), 1,
 			'the order was executed once');
 		leave('not_alone');
 		is(($node->psql('template1', "DROP DATABASE $_"))[0], 0, "$_ can be dropped without force") foreach qw(of_one not_alone);
