@@ -12,6 +12,14 @@
 #ifndef TEGRO_COMPAT_H
 #define TEGRO_COMPAT_H
 
+/* First: the headers of another version may not even compile. */
+#if PG_VERSION_NUM < 150000
+#error tegro needs PostgreSQL 15 or later
+#endif
+#if PG_VERSION_NUM >= 200000
+#error tegro has not been tested with PostgreSQL 20 or later: use 15 to 19
+#endif
+
 #include "access/tupdesc.h"
 #include "access/xlog.h"
 #include "catalog/pg_proc.h"
@@ -32,13 +40,6 @@
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/wait_event.h"
-
-#if PG_VERSION_NUM < 150000
-#error tegro needs PostgreSQL 15 or later
-#endif
-#if PG_VERSION_NUM >= 200000
-#error tegro has not been tested with PostgreSQL 20 or later: use 15 to 19
-#endif
 
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"
