@@ -28,17 +28,18 @@ $sandbox->fault('withdrawal', 'close_after_read', times => -1);
 enqueue($node, 'createWithdrawal', 'payout-sent');
 ok($node->poll_query_until('postgres', q{SELECT state = 'unknown' FROM tegro_outbox WHERE reference = 'payout-sent'}),
 	'a payout was sent and is in doubt');
-set_server($node, { 'tegro.delivery' => 'off' });
+$node->append_conf('postgresql.conf', 'tegro.delivery = off');
+reload_conf($node);
+sleep 1;		# for the worker
 enqueue($node, 'createWithdrawal', 'payout-due');
 enqueue($node, 'createOrder', 'order-due');
 $node->safe_psql('postgres', q{UPDATE tegro_outbox SET callback = 'public.answered(bigint,text,text,jsonb)',
 	callback_state = 'waiting', callback_at = clock_timestamp() WHERE reference = 'payout-sent'});
-set_server($node, { 'tegro.delivery' => undef });
-# whatever a worker could still do with it, it did
-$node->stop('immediate');
+$node->stop;
+$node->append_conf('postgresql.conf', 'tegro.delivery = on');
 $sandbox->clear_faults;
 my $journal = () = $sandbox->journal;
-my $due = q{SELECT string_agg(concat_ws(' ', reference, state, attempts, lookups, callback_state), ',' ORDER BY id) FROM tegro_outbox};
+my $due = q{SELECT string_agg(concat_ws(' ', reference, state, attempts, absent, callback_state), ',' ORDER BY id) FROM tegro_outbox};
 
 subtest 'fault 82: postgres -b' => sub {
 	command_ok(
