@@ -36,7 +36,8 @@ SELECT tegro_call('balance') = tegro_balance() AS same;
 SELECT tegro_call('order', '{"payment_id": "Order #17854"}') = tegro_order('Order #17854') AS same;
 
 -- what is sent, to the byte
-SELECT url ~ '^http://127\.0\.0\.1:\d+/api/createOrder/$' AS url, headers - 'Authorization' AS headers,
+SET tegro.api_key = 'a key of the session';
+SELECT url = current_setting('tegro.api_url') || '/createOrder/' AS url, headers - 'Authorization' AS headers,
        headers ->> 'Authorization' ~ '^Bearer [0-9a-f]{64}$' AS signed, body
   FROM tegro_preview('createOrder', '{"currency": "RUB", "amount": 100.00, "order_id": "№ 1/2 😀",
                                       "nonce": 1, "shop_id": "S", "empty": {}, "list": [], "deep": {"0": 1e25, "a\"\\\n": null}}');

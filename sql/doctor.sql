@@ -3,10 +3,12 @@
 SELECT "check", bool_and(detail <> '') AS detail, bool_and(status IN ('ok', 'skipped') OR hint <> '') AS hint
   FROM tegro_doctor() WITH ORDINALITY AS d ("check", status, detail, hint, n) GROUP BY 1 ORDER BY min(n);
 
--- What it says of the key that this session got by PGOPTIONS, and not which it is.
-SELECT status, detail, hint FROM tegro_doctor() WHERE "check" = 'keys in session' ORDER BY 2;
+-- What it says of a key of this session, and not which it is.
 \getenv key TEGRO_API_KEY
+SET tegro.api_key = :'key';
+SELECT status, detail, hint FROM tegro_doctor() WHERE "check" = 'keys in session' ORDER BY 2;
 SELECT bool_or(position(:'key' IN d::text) > 0) AS shows_key FROM tegro_doctor() AS d;
+RESET tegro.api_key;
 
 -- It asks once.
 SELECT tegro_stat_reset();

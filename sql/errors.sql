@@ -10,9 +10,7 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
 		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	detail := regexp_replace(detail, '(connection kept alive, |name look-up [0-9.]+ ms, |connection [0-9.]+ ms, |first byte [0-9.]+ ms, )*total [0-9.]+ ms', 'TIMES', 'g');
-	-- libcurl's words change from version to version
-	detail := regexp_replace(detail, 'Failed to connect to 127\.0\.0\.1( port |:)1 after \d+ ms: Could(n''t| not) connect to server', 'No connection to 127.0.0.1:1 after N ms');
+	detail := regexp_replace(detail, '(connection kept alive, |name look-up [0-9.]+ ms, |connection [0-9.]+ ms, |TLS [0-9.]+ ms, |first byte [0-9.]+ ms, )*total [0-9.]+ ms', 'TIMES', 'g');
 	detail := regexp_replace(detail, 'after \d+ milliseconds', 'after N milliseconds');
 	detail := regexp_replace(detail, '\d+ (out of \d+ )?bytes', 'N bytes');
 END $$;
@@ -63,13 +61,6 @@ RESET tegro.api_key;
 \! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "{\"type\":\"error\",\"desc\":\"\\u001b[31mred\\u0007 \\u202e\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT * FROM try($$SELECT tegro_balance()$$);
 
--- Not sent.
-SET tegro.api_url = 'http://127.0.0.1:1/api';
-SET tegro.read_retries = 1;
-SELECT * FROM try($$SELECT tegro_balance()$$);
-SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "1", "amount": 1, "currency": "RUB"}')$$);
-RESET tegro.api_url;
-
 -- Outcome unknown: an order whose answer was lost, executed once.
 \! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "execute_then_close"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "it''s lost", "amount": 1, "currency": "RUB"}')$$);
@@ -96,10 +87,7 @@ SELECT * FROM try($$SELECT tegro_balance()$$);
 SELECT * FROM try($$SELECT tegro_balance()$$);
 \! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "[1]"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT * FROM try($$SELECT tegro_balance()$$);
-SET tegro.max_answer_size = '1kB';
-\! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 200, "body": "0123456789abcdef", "repeat": 1000}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
-SELECT * FROM try($$SELECT tegro_balance()$$);
-RESET tegro.max_answer_size;
+SET tegro.read_retries = 1;
 -- and repeated where that may help: one gateway error is not seen at all
 \! curl -sS -o /dev/null -d '{"method": "balance", "times": 1, "action": "answer", "status": 502, "body": "<html>bad gateway</html>"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT * FROM try($$SELECT tegro_balance()$$);
@@ -119,10 +107,6 @@ SELECT * FROM try($$SELECT tegro_balance()$$);
 RESET tegro.shop_id;
 RESET tegro.api_key;
 SELECT * FROM try($$SET tegro.api_key = E'two\nlines'$$);
-SELECT * FROM try($$SET tegro.api_url = 'http://example.com/api'$$);
-SELECT * FROM try($$SET tegro.api_url = 'ftp://example.com/api'$$);
-SELECT * FROM try($$SET tegro.api_url = 'https://user@example.com/api'$$);
-SELECT * FROM try($$SET tegro.proxy = 'file:///etc/passwd'$$);
 SELECT * FROM try($$SET tegro.no_such_setting = 1$$);
 \x off
 

@@ -1,13 +1,8 @@
 -- Notifications: verified, recorded once, confirmed by the provider.
 \! curl -sS -o /dev/null -X POST "$TEGRO_SANDBOX_URL/_sandbox/reset"
 \getenv url TEGRO_SANDBOX_URL
-\getenv key TEGRO_API_KEY
 \getenv shop TEGRO_SHOP_ID
 \getenv secret TEGRO_SECRET_KEY
-SELECT :'url' || '/api' AS api_url \gset
-SELECT current_database() AS database \gset
-ALTER DATABASE :"database" SET tegro.api_url = :'api_url';
-ALTER DATABASE :"database" SET tegro.api_key = :'key';
 
 CREATE OR REPLACE FUNCTION becomes_true(query text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -152,7 +147,9 @@ INSERT INTO shop.orders VALUES ('N1', 100), ('N2', 100), ('N3', 100), ('N4', 100
 CREATE FUNCTION pay(payment_id text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE format('COPY (SELECT %L) TO PROGRAM %L', jsonb_build_object('payment_id', payment_id),
-		'curl -sS -o /dev/null -d @- ' || quote_literal(current_setting('regress.url') || '/_sandbox/pay'));
+		'curl -sS -o /dev/null --noproxy ''*'' -d @- ' ||
+		coalesce('--cacert ' || quote_literal(nullif(current_setting('tegro.ca_file'), '')) || ' ', '') ||
+		quote_literal(current_setting('regress.url') || '/_sandbox/pay'));
 END $$;
 SELECT set_config('regress.url', :'url', false) = '' AS set;
 SELECT tegro_enqueue('createOrder', '{"order_id": "N1", "amount": 100, "currency": "RUB"}') AS id \gset

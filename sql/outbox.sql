@@ -1,15 +1,6 @@
 -- The outbox: requests that are sent after commit.
 \! curl -sS -o /dev/null -X POST "$TEGRO_SANDBOX_URL/_sandbox/reset"
 
--- The worker is a session of its own: it learns from the database where the
--- sandbox is, not from this session.
-\getenv url TEGRO_SANDBOX_URL
-\getenv key TEGRO_API_KEY
-SELECT :'url' || '/api' AS api_url \gset
-SELECT current_database() AS database \gset
-ALTER DATABASE :"database" SET tegro.api_url = :'api_url';
-ALTER DATABASE :"database" SET tegro.api_key = :'key';
-
 -- Waits for what another session does; true once it is so.
 CREATE FUNCTION becomes_true(query text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE

@@ -80,13 +80,14 @@ SELECT tegro_retry(1);
 ROLLBACK;
 SELECT count(*) FROM tegro_outbox WHERE reference = 'W12';
 
--- With an address or a key of the session's own: what was not sent there is not
--- sent by the worker to its own.
-SET tegro.api_url = 'https://127.0.0.1:1/api';
+-- With a key of the session's own: what is not accepted under it is not sent
+-- again under the server's.
+\! curl -sS -o /dev/null -d '{"method": "createWithdrawal", "times": 1, "action": "answer", "status": 429, "body": ""}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SET tegro.api_key = 'a key of the session';
 SELECT tegro_create_withdrawal('{"payment_id": "W13", "amount": 1, "currency": "RUB", "account": "4111"}');
 \echo :LAST_ERROR_SQLSTATE
-RESET tegro.api_url;
-SELECT state, attempts, sqlstate, message ~ 'has an address or a key of its own' AS message FROM tegro_outbox WHERE reference = 'W13';
+RESET tegro.api_key;
+SELECT state, attempts, sqlstate, message ~ 'has a key of its own' AS message FROM tegro_outbox WHERE reference = 'W13';
 SELECT tegro_create_withdrawal('{"payment_id": "W13", "amount": 1, "currency": "RUB", "account": "4111"}');
 -- who enqueues it again is told that it goes nowhere
 SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "W13", "amount": 1, "currency": "RUB", "account": "4111"}') IS NOT NULL AS id;

@@ -46,13 +46,11 @@ CREATE ROLE regress_tegro_clerk;
 GRANT EXECUTE ON FUNCTION tegro_create_order(jsonb) TO regress_tegro_payer;
 GRANT INSERT, SELECT ON shop_order TO regress_tegro_clerk;
 ALTER FUNCTION ask_for_payment() OWNER TO regress_tegro_payer;
--- (shop and key are settings of the session: a function that acts for another
--- pins those that it goes by, or the clerk could have the order made elsewhere)
+-- (the shop is a setting of the session: a function that acts for another pins
+-- it, or the clerk could have the order made in another shop)
 \getenv shop TEGRO_SHOP_ID
-\getenv key TEGRO_API_KEY
 ALTER FUNCTION ask_for_payment() SECURITY DEFINER SET search_path = public, pg_temp;
 ALTER FUNCTION ask_for_payment() SET tegro.shop_id = :'shop';
-ALTER FUNCTION ask_for_payment() SET tegro.api_key = :'key';
 SET ROLE regress_tegro_clerk;
 INSERT INTO shop_order (total) VALUES (7) RETURNING payment_url IS NOT NULL AS has_link;
 RESET ROLE;
