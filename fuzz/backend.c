@@ -7,8 +7,9 @@
  * memory and its way of throwing errors.  A copy of these outside of a server
  * would be fuzzed in place of what is used.  So the extension is built once
  * more, with sanitizers and coverage, into a library that has libFuzzer in
- * it; a server in single-user mode loads it, and one SQL function hands the
- * process over to libFuzzer, which never comes back.
+ * it; a server in single-user mode preloads it, as it must, and one SQL
+ * function hands the process over to libFuzzer, which never comes back.  The
+ * launcher that the library registers never starts there: no postmaster does.
  *
  *		CREATE FUNCTION fuzz(harness text, arguments text[]) RETURNS void
  *		AS '...' LANGUAGE c
