@@ -81,18 +81,19 @@ static double
 measure_huge_answer(const struct target *target, const char *allowed)
 {
 	PGconn *session = session_open();
-	pid_t backend = (pid_t) session_number(session, "SELECT pg_backend_pid()");
+	pid_t backend;
 	PGresult *result;
 	const char *state;
-	char sql[200];
 	double before, growth;
 
+	session_set_server(session, "tegro.max_answer_size", allowed);
+	PQfinish(session);
+	session = session_open();
+	backend = (pid_t) session_number(session, "SELECT pg_backend_pid()");
 	session_execute(session, "SET jit = off");
 	call(session, 100);
 	/* an error, so that what PostgreSQL needs for one is there */
 	PQclear(PQexec(session, "SELECT tegro_call('balance', '[]')"));
-	snprintf(sql, sizeof(sql), "SET tegro.max_answer_size = '%s'", allowed);
-	session_execute(session, sql);
 	order_huge_answer(target);
 	before = process_memory(backend).peak;
 	result = PQexec(session, "SELECT tegro_balance()");
@@ -158,8 +159,8 @@ main(void)
 		   last.private, descriptors);
 	PQfinish(session);
 
-	small = measure_huge_answer(&target, "1MB");
-	large = measure_huge_answer(&target, "32MB");
+	small = measure_huge_answer(&target, "'1MB'");
+	large = measure_huge_answer(&target, "'32MB'");
 	printf("\n");
 	print_metric("memory_rss", last.rss, "kB");
 	print_metric("memory_rss_growth", last.rss - first.rss, "kB");

@@ -17,52 +17,42 @@
 #define WARM_UP 500
 
 /* Longer than any benchmark takes: the worker must not go away in between. */
-#define WORKER_IDLE_S 3600
+#define WORKER_IDLE "'1h'"
 
 /* How long one waits for the end of a delivery, and how often one looks. */
 #define PATIENCE_US (600 * INT64_C(1000000))
 #define LOOK_US		20000
 
-/* A reload has reached every process by then. */
-#define RELOAD_US 200000
-
+/* The worker begins as soon as delivery is on: that is not waited for. */
 void
 outbox_switch(struct outbox *outbox, bool on)
 {
-	session_execute(outbox->session,
-					on ? "ALTER SYSTEM SET tegro.delivery = on"
-					   : "ALTER SYSTEM SET tegro.delivery = off");
-	session_execute(outbox->session, "SELECT pg_reload_conf()");
-	if (!on)
-		usleep(RELOAD_US);
+	if (on)
+	{
+		session_execute(outbox->session, "ALTER SYSTEM SET tegro.delivery = on");
+		session_execute(outbox->session, "SELECT pg_reload_conf()");
+	}
+	else
+		session_set_server(outbox->session, "tegro.delivery", "off");
 }
 
 void
 outbox_concurrency(struct outbox *outbox, int in_flight)
 {
-	char sql[200];
+	char value[20];
 
-	snprintf(sql, sizeof(sql), "ALTER SYSTEM SET tegro.max_concurrency = %d",
-			 in_flight);
-	session_execute(outbox->session, sql);
-	session_execute(outbox->session, "SELECT pg_reload_conf()");
-	usleep(RELOAD_US);
+	snprintf(value, sizeof(value), "%d", in_flight);
+	session_set_server(outbox->session, "tegro.max_concurrency", value);
 }
 
 void
 outbox_open(struct outbox *outbox)
 {
-	char sql[200];
-
 	*outbox = (struct outbox){.session = session_open()};
 	session_execute(outbox->session, "SET jit = off");
-	session_execute(outbox->session, "LOAD 'tegro'");
 	outbox_concurrency(outbox, OUTBOX_IN_FLIGHT);
-	snprintf(sql, sizeof(sql),
-			 "ALTER SYSTEM SET tegro.worker_idle_timeout = %d", WORKER_IDLE_S);
-	session_execute(outbox->session, sql);
-	outbox_switch(outbox, true);
-	usleep(RELOAD_US);
+	session_set_server(outbox->session, "tegro.delivery", "on");
+	session_set_server(outbox->session, "tegro.worker_idle_timeout", WORKER_IDLE);
 	outbox_enqueue(outbox, WARM_UP);
 	outbox_wait(outbox);
 	outbox->worker = (pid_t)

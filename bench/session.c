@@ -10,8 +10,12 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "request.h"
+
+/* A reload has reached every process by then. */
+#define RELOAD_US 200000
 
 PGconn *
 session_open(void)
@@ -38,6 +42,17 @@ void
 session_execute(PGconn *session, const char *sql)
 {
 	PQclear(execute(session, sql));
+}
+
+void
+session_set_server(PGconn *session, const char *name, const char *value)
+{
+	char sql[200];
+
+	snprintf(sql, sizeof(sql), "ALTER SYSTEM SET %s = %s", name, value);
+	session_execute(session, sql);
+	session_execute(session, "SELECT pg_reload_conf()");
+	usleep(RELOAD_US);
 }
 
 double

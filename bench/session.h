@@ -17,6 +17,12 @@ PGconn *session_open(void);
 void session_execute(PGconn *session, const char *sql);
 
 /*
+ * Sets a server setting, by ALTER SYSTEM and a reload.  Sessions that exist read
+ * the new value soon, new ones have it.
+ */
+void session_set_server(PGconn *session, const char *name, const char *value);
+
+/*
  * Runs a query and returns its one value as a number.  Ends the program on an
  * error.
  */
