@@ -483,4 +483,17 @@ is($there->query(q{SELECT amount FROM orders WHERE payment_id = 'order 7'})->{ou
 $there->close;
 $standby->stop;
 
+
+#
+# A provider that can't be reached
+#
+
+subtest 'a list that could not be asked for is an error, not an empty table' => sub {
+	set_server($node, { 'tegro.api_url' => 'http://127.0.0.1:1/api' });
+	my $refused = query($node, 'SELECT count(*) FROM orders', user => 'alice');
+	is($refused->{sqlstate}, 'TG002', 'nothing was sent');
+	is($refused->{out}, '', 'no row is returned');
+	like($refused->{err}, qr/CONTEXT: +page 1 of the list "orders"/, 'the error names the page');
+};
+
 done_testing();

@@ -90,6 +90,23 @@ my $settings = "SET tegro.secret_key = '$quoted_key';";
 	cmp_ok($counts->{'with other fields'}, '>', 5_000, 'most have fields that are not signed');
 }
 
+subtest 'a link points to the place of the API' => sub {
+	my %place = (
+		'https://tegro.money/api' => 'https://tegro.money/pay/?',
+		'http://127.0.0.1:8080/api/' => 'http://127.0.0.1:8080/pay/?',
+		'http://127.0.0.1:8080/gateway' => 'http://127.0.0.1:8080/gateway/pay/?');
+
+	foreach my $address (reverse sort keys %place)
+	{
+		set_server($node, { 'tegro.api_url' => $address });
+		like(
+			query($node, qq{$settings SELECT tegro_payment_url('{"amount": 1, "currency": "RUB", "order_id": "1"}')})->{out},
+			qr/^\Q$place{$address}\Eamount=1&/,
+			"of $address");
+	}
+	set_server($node, { 'tegro.api_url' => undef });
+};
+
 
 #
 # Notifications

@@ -88,6 +88,27 @@ END
 	$sandbox->clear_faults;
 }
 
+subtest 'requests that were not sent are counted' => sub {
+	my %expected = (
+		'http://127.0.0.1:1/api' => 'not_sent',
+		'https://169.254.169.254/api' => 'misconfigured');
+
+	$session->query('SELECT tegro_stat_reset()');
+	foreach my $address (sort keys %expected)
+	{
+		set_server($node, { 'tegro.api_url' => $address });
+		query($node, 'SET tegro.read_retries = 0; SELECT tegro_modules()');
+		is(counted($expected{$address}, "method = 'modules'"), 1, "$address: $expected{$address}");
+	}
+	is(counted('requests'), 2, 'each is one request');
+	is(counted('bytes_sent + bytes_received'), 0, 'they have no bytes');
+	is($session->query(<<'END')->{out}, 't', 'their time is that of the phase in which they failed');
+SELECT connect_ms > 0 AND connect_ms <= total_ms AND tls_ms = 0 AND wait_ms = 0 FROM tegro_stat WHERE method = 'modules'
+END
+	set_server($node, { 'tegro.api_url' => undef }, $session);
+	is($session->query("SELECT tegro_balance() ->> 'type'")->{out}, 'success', 'the sandbox is asked again');
+};
+
 # a crash
 {
 	my $victim = session($node);

@@ -1,4 +1,4 @@
-# 302_installcheck.pl: "make installcheck" runs no test against a server that is
+# 303_installcheck.pl: "make installcheck" runs no test against a server that is
 # not made for it.
 #
 # script/installcheck, under which the Makefile runs pg_regress, is run with
