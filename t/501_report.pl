@@ -243,7 +243,8 @@ like($seen->{text}, qr/refused\s*HTTP 200\s*Tegro refused createOrder: It says: 
 	'desk: what failed');
 cmp_ok($seen->{bars}, '>', 96, 'desk: bars');
 is($seen->{background}, 'rgb(246, 247, 249)', 'desk: light');
-like($seen->{text}, qr/preload\s+warning: The library is not preloaded/, 'desk: what the doctor finds');
+like($seen->{text}, qr/durability\s+error: fsync is off: /, 'desk: what the doctor finds');
+like($seen->{text}, qr/review\s+warning: Requests in review: 1 /, 'desk: what it warns of');
 like($seen->{text}, qr/All is well with: .*\bdelivery\b/, 'desk: and what is well');
 take_picture($page, 'report-light', 900, 1400);
 

@@ -172,7 +172,11 @@ is(without([ map { /\b(tegro_\w+)/g } $reference ], \@there), '', 'nothing else 
 # --- Settings -----------------------------------------------------------------------------
 
 # By the code, since those that are secret are not in pg_settings.
-my %settings = map { $_ => 1 } map { slurp("$root/$_") =~ /"(tegro\.\w+)"/g } qw(src/base/settings.c src/client/keys.c);
+my %settings = map { $_ => 1 } map { slurp("$root/src/$_") =~ /DefineCustom\w+Variable\("(tegro\.\w+)"/g }
+  'base/settings.c', 'client/keys.c';
+cmp_ok(scalar(keys %settings), '>', 20, 'there are settings');
+# those in the catalog are all from there
+is(without([ rows(q{SELECT name FROM pg_settings WHERE name ~ '^tegro\.'}) ], [ keys %settings ]), '', 'each setting is among them');
 my ($section) = $reference =~ /^## Settings\n(.*?)^## /ms;
 my %rows = map { /^\| `(tegro\.\w+)` \|\s*(.*?)\s*\|[^|]*\|\s*([\w ]+?)\s*\| \S/ ? ($1 => [ $2, $3 ]) : () }
   split(/\n/, $section =~ s/\\\|/¦/gr);
