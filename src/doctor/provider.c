@@ -178,7 +178,7 @@ judge_call(TegroCall *call, void *arg)
 		default:
 			if (exchange->http_status == 403)
 				hint =
-					"The provider's CDN turned the request away (\"error 1010\" means: by its User-Agent). RESET tegro.user_agent, or set one that says who you are; else ask Tegro to let this server's address in.";
+					"The provider's CDN turned the request away (\"error 1010\" means: by its User-Agent). ALTER SYSTEM RESET tegro.user_agent; SELECT pg_reload_conf(); or set one that says who you are; else ask Tegro to let this server's address in.";
 			tegro_finding_put(doctor, TEGRO_FINDING_ERROR, detail, hint);
 	}
 	judge_clock(doctor, exchange);
