@@ -229,10 +229,15 @@ tegro_settings_define(void)
 							   "Certificate checks can't be turned off.",
 							   &tegro_ca_file, "", PGC_SIGHUP, 0,
 							   tegro_settings_check_printable, NULL, NULL);
+	/*
+	 * pg_settings shows reset_val without our show hook, to every role that has
+	 * pg_read_all_settings.  So the proxy appears in no list.
+	 */
 	DefineCustomStringVariable("tegro.proxy",
 							   "Proxy through which the API is reached.",
 							   "The proxies that the server's environment names are ignored.",
-							   &tegro_proxy, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   &tegro_proxy, "", PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NOT_IN_SAMPLE,
 							   check_proxy, NULL, show_proxy);
 	DefineCustomStringVariable("tegro.user_agent",
 							   "User-Agent header that requests carry.",

@@ -15,6 +15,8 @@
  *
  *	- A check hook that fails without a message of its own makes PostgreSQL
  *	  quote the value.  For keys there is always a message.
+ *	- When a reload changes a setting of the configuration file, the postmaster
+ *	  logs the new value.  A log hook leaves that line out for keys.
  *	- The file's contents live in memory of our own and are zeroed before
  *	  they are freed.  PostgreSQL keeps the session's own keys, and frees them
  *	  as it frees any setting.
@@ -59,6 +61,49 @@ static int file_nlines = 0;
 static char *file_path = NULL; /* which file it was; NULL: none is read */
 static TimestampTz file_reload_time = 0; /* PgReloadTime at the reading */
 
+
+static emit_log_hook_type next_log_hook = NULL;
+
+/* Settings whose values the log must not show; a proxy may have a password. */
+static const char *const secret_settings[] = {"tegro.api_key",
+											  "tegro.secret_key",
+											  "tegro.proxy"};
+
+
+/* Does a message contain the name, as the configuration file may spell it? */
+static bool
+names_setting(const char *message, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (; *message; message++)
+	{
+		if (pg_strncasecmp(message, name, len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Keeps "parameter ... changed to ..." out of the log for secret settings.  The
+ * message is known by its id, which is not translated.  A log hook may suppress
+ * a message, but must not change it.
+ */
+static void
+keep_secrets_out_of_log(ErrorData *edata)
+{
+	if (edata->message_id && edata->message &&
+		strcmp(edata->message_id, "parameter \"%s\" changed to \"%s\"") == 0)
+	{
+		for (int i = 0; i < lengthof(secret_settings); i++)
+		{
+			if (names_setting(edata->message, secret_settings[i]))
+				edata->output_to_server = false;
+		}
+	}
+	if (next_log_hook)
+		next_log_hook(edata);
+}
 
 static bool
 check_key(char **newval, void **extra, GucSource source)
@@ -117,6 +162,9 @@ tegro_keys_define(void)
 							   "Read again after each reload. A relative name is taken from the data directory.",
 							   &credentials_file, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   tegro_settings_check_printable, NULL, NULL);
+
+	next_log_hook = emit_log_hook;
+	emit_log_hook = keep_secrets_out_of_log;
 }
 
 /* Forgets the credentials file, leaving no copy of a key in memory. */
