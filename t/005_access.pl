@@ -135,7 +135,7 @@ my $node = cluster(
 		CURL_HOME => $dir
 	},
 	conf => <<"END");
-shared_preload_libraries = 'pg_stat_statements, auto_explain'
+shared_preload_libraries = 'pg_stat_statements, auto_explain, tegro'
 wal_level = replica
 max_wal_senders = 4
 hot_standby = on
@@ -269,172 +269,195 @@ SQL
 		'tegro.user_agent' => 'evil',
 		'tegro.max_answer_size' => '1kB',
 		'tegro.credentials_file' => $evil_credentials);
+	my @settings = sort keys %evil_values;
+	my $cannot = sub { return qq{parameter "$_[0]" cannot be changed now} };
 
-	# Ways to set one: the statement, with the library loaded before it or not,
-	# and whether it must fail.  Where it need not, PostgreSQL takes it for a
-	# setting of a library that it does not know yet, and drops it once it does.
-	my $function = sub {
-		my ($how, $body, $setting, $value) = @_;
-		my $name = $setting =~ s/\W/_/gr;
-		return "CREATE FUNCTION tricky_$name() RETURNS jsonb $how AS \$\$ $body \$\$";
+	# What a session sees of them all: not of those that are for superusers.
+	my $values = sub {
+		my ($session) = @_;
+
+		return ask($session, join('; ', map { "SHOW $_" } @settings))->{out};
 	};
-	my $set = sub { return "SET $_[0] = '$_[1]'" };
-	my $set_config = sub { return "SELECT set_config('$_[0]', '$_[1]', false)" };
-	my $alter_role = sub { return "ALTER ROLE alice SET $_[0] = '$_[1]'" };
-	my $function_with = sub {
-		return $function->("LANGUAGE sql SET $_[0] = '$_[1]'", 'SELECT tegro_balance()', @_);
-	};
-	my @ways = (
-		{ name => 'SET in a fresh session', statement => $set },
-		{ name => 'set_config in a fresh session', statement => $set_config },
-		{
-			name => 'SET LOCAL in a fresh session',
-			begin => 1,
-			statement => sub { return "SET LOCAL $_[0] = '$_[1]'" }
-		},
-		{
-			name => 'SET before a function of a superuser loads the library',
-			statement => $set,
-			then => 'SELECT balance_by_superuser()'
-		},
-		{
-			name => 'SET inside a function',
-			statement => sub {
-				return $function->(
-					'LANGUAGE plpgsql',
-					"BEGIN SET LOCAL $_[0] = '$_[1]'; RETURN tegro_balance(); END", @_);
-			}
-		},
-		{ name => 'PGOPTIONS', options => 1 },
-		{
-			name => 'SET once the library is loaded',
-			loaded => 1,
-			must_fail => 1,
-			statement => $set
-		},
-		{
-			name => 'set_config once the library is loaded',
-			loaded => 1,
-			must_fail => 1,
-			statement => $set_config
-		},
-		{ name => 'SET of a function', must_fail => 1, statement => $function_with },
-		{
-			name => 'SET of a function once the library is loaded',
-			loaded => 1,
-			must_fail => 1,
-			statement => $function_with
-		},
-		{ name => 'ALTER ROLE of himself', must_fail => 1, statement => $alter_role },
-		{
-			name => 'ALTER ROLE of himself once the library is loaded',
-			loaded => 1,
-			must_fail => 1,
-			statement => $alter_role
-		},
-		{
-			name => 'ALTER ROLE of himself in a database',
-			must_fail => 1,
-			statement => sub { return "ALTER ROLE alice IN DATABASE postgres SET $_[0] = '$_[1]'" }
-		},
-		{
-			name => 'ALTER DATABASE',
-			must_fail => 1,
-			statement => sub { return "ALTER DATABASE postgres SET $_[0] = '$_[1]'" }
-		},
-		{
-			name => 'ALTER SYSTEM',
-			must_fail => 1,
-			statement => sub { return "ALTER SYSTEM SET $_[0] = '$_[1]'" }
-		});
-	ask($admin, <<'SQL');
-CREATE FUNCTION balance_by_superuser() RETURNS jsonb LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp
-	AS 'SELECT tegro_balance()'
-SQL
-
-	# Those that are in postgresql.conf, whose values may be lost to an attempt,
-	# and the others.
-	my @configured = qw(tegro.api_url tegro.ca_file tegro.credentials_file);
-	my @others = qw(tegro.max_answer_size tegro.proxy tegro.user_agent);
-
-	foreach my $way (
-		map {
-			my $way = $_;
-			map {
-				{ %$way, settings => $_ }
-			} \@configured, \@others
-		} @ways)
-	{
-		my $which =
-		  $way->{settings} == \@configured ? 'settings in postgresql.conf' : 'other settings';
-		my $name = "$way->{name} ($which)";
+	my $as_configured = $values->($admin);
+	# Where requests go by a session's calls.
+	my $is_undisturbed = sub {
+		my ($session, $after) = @_;
 
 		$sandbox->begin;
-		local $ENV{PGOPTIONS} = join(' ', map { "-c $_=$evil_values{$_}" } @{ $way->{settings} })
-		  if $way->{options};
-		my $session = open_session('alice');
-		ask($session, 'SELECT tegro_balance()') if $way->{loaded};
-		ask($session, 'BEGIN') if $way->{begin};
-		my @tricks;
-		foreach my $setting ($way->{statement} ? @{ $way->{settings} } : ())
-		{
-			my $result = ask($session, $way->{statement}->($setting, $evil_values{$setting}));
+		my $result = ask($session, 'SELECT tegro_balance()');
+		like($result->{out}, qr/"success"/, "a call goes through after $after")
+		  or diag("$result->{out}$result->{err}");
+		my @journal = $sandbox->journal;
+		is(scalar(@journal), 1, "it is one request after $after");
+		my @astray = grep {
+			$_->{user_agent} !~ /^tegro-/
+			  || signed_with($_->{body}, $_->{authorization}, %keys) ne 'the canary'
+		} @journal;
+		is(scalar(@astray), 0, "what was sent is as if nobody had tried $after");
+	};
 
-			push @tricks, 'tricky_' . $setting =~ s/\W/_/gr
-			  if $way->{name} =~ /function$/ && $result->{sqlstate} eq '';
-			next unless $way->{must_fail};
-			# neither by right nor, as with credentials_file, at any time
-			like($result->{sqlstate}, qr/^(42501|55P02)$/,
-				"an ordinary role can't set $setting by $way->{name}");
-		}
+	# Ways to set one, with the SQLSTATE by which each fails for an ordinary role,
+	# and for a superuser.
+	my $quoted = sub { return "$_[0] = " . quote($_[1]) };
+	my $function_with = sub {
+		my ($clauses, $body) = @_;
+		return "CREATE FUNCTION tricky() RETURNS jsonb $clauses AS " . quote($body);
+	};
+	my $set = sub { return 'SET ' . $quoted->(@_) };
+	my $set_local = sub { return 'SET LOCAL ' . $quoted->(@_) };
+	my @ways = (
+		{ name => 'SET', statement => $set },
+		{ name => 'SET SESSION', statement => sub { return 'SET SESSION ' . $quoted->(@_) } },
+		{ name => 'SET to DEFAULT', statement => sub { return "SET $_[0] TO DEFAULT" } },
+		{ name => 'RESET', statement => sub { return "RESET $_[0]" } },
+		{ name => 'SET LOCAL', in_transaction => 1, statement => $set_local },
+		{
+			name => 'set_config',
+			statement => sub { return "SELECT set_config('$_[0]', " . quote($_[1]) . ', false)' }
+		},
+		{
+			name => 'set_config in a transaction',
+			in_transaction => 1,
+			statement => sub { return "SELECT set_config('$_[0]', " . quote($_[1]) . ', true)' }
+		},
+		{
+			name => 'an UPDATE of pg_settings',
+			statement => sub { return 'UPDATE pg_settings SET setting = ' . quote($_[1]) . " WHERE name = '$_[0]'" },
+			# it has no row of those
+			hidden => { ordinary => qr/credentials_file|proxy/, superuser => qr/proxy/ }
+		},
+		{
+			name => 'SET LOCAL inside a function',
+			before => sub {
+				return $function_with->('LANGUAGE plpgsql', 'BEGIN ' . $set_local->(@_) . '; RETURN tegro_balance(); END');
+			},
+			statement => sub { return 'SELECT tricky()' },
+			after => 'DROP FUNCTION tricky()'
+		},
+		{
+			name => 'SET LOCAL inside a function of a superuser',
+			before => sub {
+				return $function_with->('LANGUAGE plpgsql SECURITY DEFINER', 'BEGIN ' . $set_local->(@_) . '; RETURN tegro_balance(); END');
+			},
+			before_by => $admin,
+			statement => sub { return 'SELECT tricky()' },
+			after => 'DROP FUNCTION tricky()'
+		},
+		{
+			name => 'SET of a function',
+			statement => sub { return $function_with->('LANGUAGE sql SET ' . $quoted->(@_), 'SELECT tegro_balance()') }
+		},
+		{
+			name => 'ALTER FUNCTION',
+			before => sub { return $function_with->('LANGUAGE sql', 'SELECT tegro_balance()') },
+			statement => sub { return 'ALTER FUNCTION tricky() SET ' . $quoted->(@_) },
+			after => 'SELECT tricky(); DROP FUNCTION tricky()'
+		},
+		{ name => 'ALTER ROLE of himself', statement => sub { return 'ALTER ROLE CURRENT_USER SET ' . $quoted->(@_) } },
+		{
+			name => 'ALTER ROLE of himself in a database',
+			statement => sub { return 'ALTER ROLE CURRENT_USER IN DATABASE postgres SET ' . $quoted->(@_) }
+		},
+		{
+			name => 'ALTER ROLE of another',
+			ordinary => '42501',
+			statement => sub { return 'ALTER ROLE bob SET ' . $quoted->(@_) }
+		},
+		{ name => 'ALTER ROLE ALL', ordinary => '42501', statement => sub { return 'ALTER ROLE ALL SET ' . $quoted->(@_) } },
+		{ name => 'ALTER DATABASE', ordinary => '42501', statement => sub { return 'ALTER DATABASE postgres SET ' . $quoted->(@_) } },
+		{ name => 'ALTER DATABASE of his own', statement => sub { return 'ALTER DATABASE of_alice SET ' . $quoted->(@_) } },
+		# a superuser may: see the sections that follow
+		{ name => 'ALTER SYSTEM', ordinary => '42501', superuser => '', statement => sub { return 'ALTER SYSTEM SET ' . $quoted->(@_) } });
+	$node->safe_psql('postgres', 'CREATE DATABASE of_alice OWNER alice');
+	# what can be granted to an ordinary role does not suffice either
+	ask($admin, "GRANT SET ON PARAMETER $_ TO alice") foreach @settings;
 
-		# Nothing is sent to the real provider, whatever is broken.
-		ask($session, $way->{then}) if $way->{then};
-		my $url = ask($session, q{SELECT url FROM tegro_preview('balance')});
-		if (!$way->{must_fail} && $url->{sqlstate} eq 'TG006')
+	foreach my $who ('ordinary', 'superuser')
+	{
+		my $session = $who eq 'ordinary' ? open_session('alice') : session($node);
+
+		foreach my $way (@ways)
 		{
-			# PostgreSQL lost the administrator's value to the attempt
-			like($url->{message}, qr/is not as it was configured/, "no call is made after $name");
-			# within a transaction the error before has ended it
-			like(
-				ask($session, 'SELECT tegro_balance()')->{sqlstate},
-				$way->{begin} ? qr/^25P02$/ : qr/^TG006$/,
-				"really none after $name");
-			is(scalar($sandbox->journal), 0, "nothing was sent after $name");
+			next if ($way->{$who} // '55P02') eq '';
+			my $by = "$way->{name}, by " . ($who eq 'ordinary' ? 'an ordinary role' : 'a superuser');
+
+			foreach my $setting (@settings)
+			{
+				my $value = $evil_values{$setting};
+
+				if ($way->{hidden} && $setting =~ $way->{hidden}{$who})
+				{
+					my $result = ask($session, $way->{statement}->($setting, $value));
+					is("$result->{out}$result->{err}", '', "$setting can't be set by $by: there is no such row");
+					next;
+				}
+				is(ask($way->{before_by} // $session, $way->{before}->($setting, $value))->{err}, '', "before $by")
+				  if $way->{before};
+				ask($session, q{BEGIN; SET LOCAL tegro.shop_id = 'of the transaction'; SAVEPOINT s}) if $way->{in_transaction};
+				my $result = ask($session, $way->{statement}->($setting, $value));
+				is($result->{sqlstate}, $way->{$who} // '55P02', "$setting can't be set by $by");
+				is($result->{message}, $cannot->($setting), "$setting, $by: the error says so")
+				  if $result->{sqlstate} eq '55P02';
+				is(scalar(() = $result->{err} =~ /^(?:ERROR|WARNING|FATAL):/mg), 1, "$setting, $by: it is one error")
+				  or diag($result->{err});
+				if ($way->{in_transaction})
+				{
+					is(ask($session, 'ROLLBACK TO s; SHOW tegro.shop_id')->{out}, 'of the transaction',
+						"$setting, $by: the transaction goes on after a savepoint");
+					is(ask($session, 'COMMIT')->{err}, '', "$setting, $by: and commits");
+				}
+				ask($way->{before_by} // $session, $way->{after}) if $way->{after};
+				is($values->($session), $values->($who eq 'ordinary' ? 'alice' : undef),
+					"$setting, $by: a new session has the values that this one has");
+			}
+			is(ask($session, 'SHOW tegro.shop_id')->{out}, SHOP, "other settings are as they were after $by");
+			$is_undisturbed->($session, $by);
 		}
-		elsif (
-			is( $url->{out},
-				$sandbox->api_url . '/balance/',
-				"the address is the administrator's after $name"))
+		is($values->(undef), $as_configured, 'the values are the administrator\'s');
+
+		# with the connection
+		foreach my $setting (@settings)
 		{
-			# a function that sets what it may not, as its caller may not, does no harm
-			ask($session, "SELECT $_()") foreach @tricks;
-			my $result = ask($session, 'SELECT tegro_balance()');
-			like($result->{out}, qr/"success"/, "a call goes through after $name")
-			  or diag("$result->{out}$result->{err}");
-			my @astray = grep {
-				$_->{user_agent} !~ /^tegro-/
-				  || signed_with($_->{body}, $_->{authorization}, %keys) ne 'the canary'
-			} $sandbox->journal;
-			is(scalar(@astray), 0, "what was sent is as if nobody had tried $name");
+			my $by = 'PGOPTIONS, by ' . ($who eq 'ordinary' ? 'an ordinary role' : 'a superuser');
+			local $ENV{PGOPTIONS} = "-c $setting=$evil_values{$setting}";
+			my $from = -s $node->logfile;
+			my ($out, $err) = ('', '');
+			my $ok = IPC::Run::run(
+				[ 'psql', '-XqAt', '-d', $node->connstr('postgres') . ($who eq 'ordinary' ? ' user=alice' : ''), '-c', 'SELECT tegro_balance()' ],
+				'<', \undef, '>', \$out, '2>', \$err);
+
+			$told .= "$out$err";
+			ok(!$ok, "no connection is made with $setting by $by");
+			is($out, '', "$setting, $by: nothing runs");
+			like($err, qr/FATAL:  \Q@{[ $cannot->($setting) ]}\E$/, "$setting, $by: the error says so");
+			is(scalar(() = $err =~ /(?:ERROR|WARNING|FATAL):/g), 1, "$setting, $by: it is one error");
+			ok(wait_until(sub { slurp_file($node->logfile, $from) =~ /FATAL:  55P02: \Q@{[ $cannot->($setting) ]}\E/ }, 10),
+				"$setting, $by: with SQLSTATE 55P02");
 		}
-		ask($session, 'ROLLBACK') if $way->{begin};
-		ask($session, "DROP FUNCTION $_()") foreach @tricks;
+		is(scalar($sandbox->journal), 1, 'and nothing was sent');
+		$is_undisturbed->($session, 'PGOPTIONS');
 		$session->close;
 	}
+	# whatever was tried, nothing is kept for sessions that come
+	$is_undisturbed->('alice', 'all of it, in a new session');
+	$is_undisturbed->(undef, 'all of it, in a new session of a superuser');
 	is($evil->connections, 0,
-		'no request went where an ordinary role, or the environment, wanted it to go');
-
+		'no request went where a role, or the environment, wanted it to go');
 	is( ask($admin, q{SELECT count(*) FROM pg_db_role_setting WHERE setconfig::text LIKE '%tegro%'}
 		)->{out},
 		'0',
 		'none of it is stored');
+	is(ask($admin, q{SELECT count(*) FROM pg_proc WHERE proconfig::text LIKE '%tegro%'})->{out}, '0', 'nor with a function');
+	my $auto_conf = slurp_file($node->data_dir . '/postgresql.auto.conf');
+	unlike($auto_conf, qr/tegro/, 'nor in a configuration file');
+	ask($admin, "REVOKE SET ON PARAMETER $_ FROM alice") foreach @settings;
+	$node->safe_psql('postgres', 'DROP DATABASE of_alice');
 
 	# This listener can be reached, else it would prove nothing.
-	ask($admin, qq{SET tegro.read_retries = 0;
-		SET tegro.api_url = 'http://$evil_address/api'; SELECT tegro_balance()});
-	cmp_ok($evil->connections, '>', 0, 'a superuser could send requests there');
-	ask($admin, 'RESET tegro.api_url; RESET tegro.read_retries');
+	set_server($node, { 'tegro.api_url' => "http://$evil_address/api" }, $admin);
+	ask($admin, 'SET tegro.read_retries = 0; SELECT tegro_balance(); RESET tegro.read_retries');
+	cmp_ok($evil->connections, '>', 0, 'an administrator could send requests there');
+	set_server($node, { 'tegro.api_url' => undef }, $admin);
 }
 
 
@@ -497,7 +520,7 @@ SQL
 	foreach my $url (@bad)
 	{
 		my $shown = $url =~ s/([^ -~])/sprintf('\\x%02x', ord($1))/ger;
-		my $result = ask($admin, 'SET tegro.api_url = ' . quote_bytes($url));
+		my $result = ask($admin, 'ALTER SYSTEM SET tegro.api_url = ' . quote_bytes($url));
 
 		is($result->{sqlstate}, '22023', "tegro.api_url can't be \"$shown\"");
 		like(
@@ -505,33 +528,49 @@ SQL
 			qr{https://|http://127\.0\.0\.1},
 			"and the valid form is said for \"$shown\"");
 	}
-	is(ask($admin, q{SET tegro.api_url = E'https://host\000/'})->{sqlstate},
+	is(ask($admin, q{ALTER SYSTEM SET tegro.api_url = E'https://host\000/'})->{sqlstate},
 		'22021', "tegro.api_url can't contain a NUL");
-	is(ask($admin, 'SHOW tegro.api_url')->{out}, $sandbox->api_url, 'it is still what it was');
+	# nor by a line in a file
+	my $conf = slurp_file($node->data_dir . '/postgresql.conf');
+	my $from = -s $node->logfile;
+	$node->append_conf('postgresql.conf', "tegro.api_url = 'http://example.com/api'");
+	reload_conf($node);
+	like(
+		slurp_file($node->logfile, $from),
+		qr/invalid value for parameter "tegro\.api_url": .*Plain http is only for an address of this machine/s,
+		'the log says what is wrong with an address in postgresql.conf');
+	spew($node->data_dir . '/postgresql.conf', $conf);
+	reload_conf($node);
+	is(ask($_, 'SHOW tegro.api_url')->{out}, $sandbox->api_url, 'it is still what it was') foreach $admin, undef;
 	foreach my $url (@good)
 	{
-		is(ask($admin, 'SET tegro.api_url = ' . quote($url))->{sqlstate},
-			'', "tegro.api_url can be \"$url\"");
+		set_server($node, { 'tegro.api_url' => $url }, $admin);
+		is(ask($admin, 'SHOW tegro.api_url')->{out}, $url =~ s{/+$}{}r, "tegro.api_url can be \"$url\"");
 	}
 
 	ask($admin, q{SET tegro.read_retries = 0; SET tegro.connect_timeout = '1s'});
-	is(ask($admin, q{SET tegro.api_url = 'http://[::1]:1/'; SELECT tegro_balance()})->{sqlstate},
+	set_server($node, { 'tegro.api_url' => 'http://[::1]:1/' }, $admin);
+	is(ask($admin, 'SELECT tegro_balance()')->{sqlstate},
 		'TG002', 'a call to [::1], where nobody listens, is not sent');
 	foreach my $host ('169.254.169.254', '[fe80::1]', '[::ffff:169.254.169.254]')
 	{
-		my $result = ask($admin, "SET tegro.api_url = 'https://$host/'; SELECT tegro_balance()");
+		set_server($node, { 'tegro.api_url' => "https://$host/" }, $admin);
+		my $result = ask($admin, 'SELECT tegro_balance()');
 
 		is($result->{sqlstate}, 'TG006', "a link-local address, $host, is refused");
 		like($result->{detail}, qr/link-local/, 'and the error says so');
 	}
-	ask($admin, 'RESET tegro.api_url; RESET tegro.read_retries; RESET tegro.connect_timeout');
+	ask($admin, 'RESET tegro.read_retries; RESET tegro.connect_timeout');
+	set_server($node, { 'tegro.api_url' => undef }, $admin);
 
 	foreach my $setting (qw(tegro.user_agent tegro.ca_file tegro.proxy tegro.shop_id))
 	{
 		my $start = $setting eq 'tegro.proxy' ? 'http://host' : 'x';
 		foreach my $bytes ("\r\nX-Evil: 1", "\n", "\r", "\x01", "\x7f")
 		{
-			is(ask($admin, "SET $setting = " . quote_bytes($start . $bytes))->{sqlstate},
+			my $set = $setting eq 'tegro.shop_id' ? 'SET' : 'ALTER SYSTEM SET';
+
+			is(ask($admin, "$set $setting = " . quote_bytes($start . $bytes))->{sqlstate},
 				'22023', "$setting can't contain control characters");
 		}
 	}
@@ -561,11 +600,7 @@ SQL
 			}
 		});
 	my $bob = open_session('bob');
-	ask($admin, 'ALTER SYSTEM SET tegro.api_url = ' . quote($raw->url));
-	$node->reload;
-	wait_until(
-		sub { ask($bob, 'SELECT tegro_balance(); SHOW tegro.api_url')->{out} =~ /\Q@{[$raw->url]}/ }
-	);
+	set_server($node, { 'tegro.api_url' => $raw->url }, $bob);
 
 	my @hostile = (
 		"a\r\nX-Evil: 1\r\n\r\nGET /evil HTTP/1.1\r\nHost: evil\r\n\r\n",
@@ -675,6 +710,7 @@ SQL
 			  . length($answer)
 			  . "\r\n\r\n$answer";
 		});
+	set_server($node, { 'tegro.api_url' => $echo->url }, $admin);
 	foreach my $call (
 		'tegro_balance()',
 		'tegro_shops()',
@@ -682,15 +718,14 @@ SQL
 		q{tegro_create_order('{"order_id": "1"}')},
 		q{(tegro_batch('balance', ARRAY['{}'::jsonb]))})
 	{
-		my $result = ask($admin, 'SET tegro.api_url = ' . quote($echo->url) . "; SELECT $call");
+		my $result = ask($admin, "SELECT $call");
 
 		like(
 			"$result->{out}$result->{err}",
 			qr/Bearer \*{8} \*{8} \*{8}/,
 			"a signature and keys that an answer sends back are masked: $call");
 	}
-	ask($admin, 'ALTER SYSTEM RESET tegro.api_url; RESET tegro.api_url');
-	$node->reload;
+	set_server($node, { 'tegro.api_url' => undef }, $admin);
 }
 
 
@@ -718,11 +753,6 @@ sub withdrawals
 		  qq{'{"currency": "RUB", "account": "4111", "amount": 1, "payment_id": "$number", "payment_system": 1}'::jsonb};
 	};
 
-	wait_until(
-		sub {
-			ask($alice, 'SELECT tegro_balance(); SHOW tegro.api_url')->{out} =~
-			  /\Q@{[$sandbox->api_url]}/;
-		});
 	# one who may call, enqueue and look, but not pay out
 	ask($admin, <<'SQL');
 GRANT EXECUTE ON FUNCTION tegro_call(text, jsonb), tegro_batch(text, jsonb[]), tegro_preview(text, jsonb),
@@ -912,7 +942,6 @@ SQL
 	is($result->{sqlstate}, '0A000', 'the extension can\'t be moved to another schema');
 
 	my $session = session($node);
-	ask($session, 'SELECT tegro_balance()');
 	$result = ask($session, <<'SQL');
 BEGIN;
 DROP EXTENSION tegro;
@@ -1115,7 +1144,7 @@ SQL
 
 	my $alice = open_session('alice');
 	$alice->query(
-		q{SELECT tegro_balance(); SET tegro.api_key = 'key-of-the-session'; SET tegro.secret_key = 'key-of-the-session'}
+		q{SET tegro.api_key = 'key-of-the-session'; SET tegro.secret_key = 'key-of-the-session'}
 	);
 	foreach my $look (
 		'SHOW tegro.api_key',
@@ -1267,9 +1296,7 @@ SQL
 			}
 		});
 	ask($alice, 'SET tegro.timeout = DEFAULT');
-	ask($admin, 'ALTER SYSTEM SET tegro.api_url = ' . quote($mirror->url));
-	$node->reload;
-	wait_until(sub { ask($alice, 'SHOW tegro.api_url')->{out} eq $mirror->url });
+	set_server($node, { 'tegro.api_url' => $mirror->url }, $alice);
 	$id = ask($alice,
 		q{SELECT tegro_enqueue('createOrder', '{"order_id": "mirrored", "currency": "RUB", "amount": 1}')}
 	)->{out};
@@ -1279,9 +1306,8 @@ SQL
 				  ->{out} > 0;
 			}),
 		'an answer that is none is kept');
-	ask($admin, "SELECT tegro_resolve($id, 'failed', 'enough'); ALTER SYSTEM RESET tegro.api_url");
-	$node->reload;
-	wait_until(sub { ask($alice, 'SHOW tegro.api_url')->{out} eq $sandbox->api_url });
+	ask($admin, "SELECT tegro_resolve($id, 'failed', 'enough')");
+	set_server($node, { 'tegro.api_url' => undef }, $alice);
 	my ($request) = $mirror->requests;
 	my ($signature) = $request->{head} =~ /Bearer (\w+)/;
 	is( ask($admin,
@@ -1292,22 +1318,22 @@ SQL
 
 	# settings that are wrong
 	my $closed = black_hole();
-	foreach my $settings (
-		q{SET tegro.api_url = 'https://127.0.0.1:1/api'},
-		q{SET tegro.connect_timeout = '200ms'; SET tegro.api_url = 'https://127.0.0.1:}
-		. $closed->port
-		. q{/api'},
-		q{SET tegro.api_url = 'https://no-such-host.invalid/api'},
-		q{SET tegro.ca_file = '/no/such/file'},
-		qq{SET tegro.ca_file = '$certificates->{self_signed}'},
-		q{SET tegro.api_url = 'https://localhost:} . $sandbox->port . q{/nowhere'},
-		q{SET tegro.proxy = 'http://user:CANARY-of-proxy@127.0.0.1:1'},
-		q{SET tegro.shop_id = ''},
-		q{SET tegro.shop_id = 'no such shop'})
+	foreach my $case (
+		[ 'tegro.api_url' => 'https://127.0.0.1:1/api' ],
+		[ 'tegro.api_url' => 'https://127.0.0.1:' . $closed->port . '/api', q{SET tegro.connect_timeout = '200ms'} ],
+		[ 'tegro.api_url' => 'https://no-such-host.invalid/api' ],
+		[ 'tegro.ca_file' => '/no/such/file' ],
+		[ 'tegro.ca_file' => $certificates->{self_signed} ],
+		[ 'tegro.api_url' => 'https://localhost:' . $sandbox->port . '/nowhere' ],
+		# its password is in the statement, which is logged
+		[ 'tegro.proxy' => 'http://user:Secret-of-proxy@127.0.0.1:1' ],
+		[ undef, undef, q{SET tegro.shop_id = ''} ],
+		[ undef, undef, q{SET tegro.shop_id = 'no such shop'} ])
 	{
-		# the proxy's password is in the statement, which is logged
-		(my $masked = $settings) =~ s/CANARY/Secret/;
-		ask($admin, "SET tegro.read_retries = 0; SET tegro.timeout = '2s'; $masked");
+		my ($setting, $value, $more) = @$case;
+
+		set_server($node, { $setting => $value }, $admin) if defined $setting;
+		ask($admin, q{SET tegro.read_retries = 0; SET tegro.timeout = '2s'; } . ($more // ''));
 		foreach my $call (@calls)
 		{
 			$result = ask($admin, "SELECT $call");
@@ -1316,11 +1342,12 @@ SQL
 				qr/Secret-of-proxy/, "the proxy's password is not in an error");
 		}
 		ask($admin, 'RESET ALL');
+		set_server($node, { $setting => undef }, $admin) if defined $setting;
 	}
 	is(join(' ', grep { !$seen{$_} } qw(57014 TG001 TG002 TG003 TG004 TG005 TG006)),
 		'', 'failures of every kind were met');
 
-	ask($admin, q{SET tegro.proxy = 'http://user:Secret-of-proxy@127.0.0.1:1'});
+	set_server($node, { 'tegro.proxy' => 'http://user:Secret-of-proxy@127.0.0.1:1' }, $admin);
 	is( ask($admin, 'SHOW tegro.proxy')->{out},
 		'http://user:Secret-of-proxy@127.0.0.1:1',
 		'a superuser sees the proxy');
@@ -1337,6 +1364,7 @@ SQL
 		}
 	}
 	ask($admin, 'RESET ROLE; RESET ALL');
+	set_server($node, { 'tegro.proxy' => undef }, $admin);
 	$alice->close;
 }
 
@@ -1378,6 +1406,70 @@ my $standby_log;
 
 
 #
+# Keys in the configuration file
+#
+
+{
+	my $signed_by = sub {
+		my ($who, $before) = @_;
+		my $result = ask($who,
+			($before // '') . q{SELECT p.headers->>'Authorization' || ' ' || p.body FROM tegro_preview('balance') p});
+		my ($authorization, $body) = $result->{out} =~ /(Bearer \w+) (\{.*\})/ or return $result->{err};
+		return signed_with($body, $authorization, %keys);
+	};
+	# outside of the data directory, which is searched at the end
+	my $with = sub {
+		my ($key) = @_;
+		return write_file('keys.conf', "Tegro.API_Key = '$key'\ntegro.secret_key = 'CANARY-secret-in-conf'\n");
+	};
+
+	$keys{'the one in the file'} = 'CANARY-key-in-conf';
+	$node->append_conf('postgresql.conf', "include '" . $with->($keys{'the one in the file'}) . "'");
+	$admin->close;
+	$node->restart;
+	$admin = session($node);
+	foreach my $role ('alice', 'monitor', undef)
+	{
+		my $session = open_session($role);
+		my $name = $role // 'a superuser';
+
+		is($signed_by->($session), 'the one in the file', "a key in postgresql.conf signs for $name");
+		is($signed_by->($session, "$_; "), 'the one in the file', "also after $_")
+		  foreach 'RESET ALL', 'DISCARD ALL', 'RESET tegro.api_key';
+		foreach my $look (
+			'SHOW tegro.api_key',
+			'SHOW tegro.secret_key',
+			q{SELECT current_setting('tegro.api_key')},
+			'SHOW ALL',
+			'SELECT * FROM pg_settings',
+			'SELECT * FROM pg_show_all_settings()',
+			'EXPLAIN (ANALYZE, VERBOSE, SETTINGS) SELECT tegro_balance()',
+			# PostgreSQL shows these to superusers
+			defined $role ? ('SELECT * FROM pg_file_settings', 'SELECT * FROM pg_show_all_file_settings()') : ())
+		{
+			my $result = ask($session, $look);
+			unlike("$result->{out}$result->{err}", qr/CANARY/, "it is not shown to $name by $look");
+		}
+		is(ask($session, q{SELECT count(*) FROM pg_settings WHERE name ~ '^tegro\.(api|secret)_key$'})->{out},
+			'0', "it is not in pg_settings for $name");
+		$session->close;
+	}
+	is(ask($admin, 'SHOW tegro.api_key')->{out}, '********', 'a superuser sees that there is one');
+
+	# another, and one that is refused
+	$keys{'the next one in the file'} = 'CANARY-next-in-conf';
+	$with->($keys{'the next one in the file'});
+	reload_conf($node);
+	is($signed_by->('alice'), 'the next one in the file', 'another signs after a reload');
+	my $from = -s $node->logfile;
+	$with->('CANARY-broken\\nkey');
+	reload_conf($node);
+	is($signed_by->('alice'), 'the next one in the file', 'one with a line break does not take its place');
+	like(slurp_file($node->logfile, $from), qr/a key must not contain line breaks/, 'and the log says why');
+}
+
+
+#
 # The canary
 #
 
@@ -1403,21 +1495,16 @@ my $standby_log;
 	{
 		my $session = open_session($role);
 
-		foreach my $load ('fresh', 'loaded')
+		# at once, and after a call
+		foreach my $look (@looks, q{SELECT tegro_preview('balance')}, @looks)
 		{
-			ask($session, q{SELECT tegro_preview('balance')}) if $load eq 'loaded';
-			foreach my $look (@looks)
-			{
-				my $result = ask($session, $look);
+			my $result = ask($session, $look);
 
-				# Before the library is loaded, PostgreSQL shows what stands in
-				# postgresql.conf to everybody; that is why keys are not there.
-				unlike(
-					"$result->{out}$result->{err}",
-					qr/path-to-credentials/,
-					"an ordinary role does not see the credentials file by $look"
-				) if $load eq 'loaded' && ($role // 'monitor') eq 'alice';
-			}
+			unlike(
+				"$result->{out}$result->{err}",
+				qr/path-to-credentials/,
+				"an ordinary role does not see the credentials file by $look"
+			) if ($role // 'monitor') eq 'alice';
 		}
 		if (defined $role && $role eq 'alice')
 		{
@@ -1444,6 +1531,8 @@ my $standby_log;
 	ok($log =~ /DEBUG:/, 'the log is at a debug level');
 	ok($log =~ /statement: SELECT tegro_balance\(\)/, 'the log has the statements');
 	ok($log =~ /Query Text: SELECT tegro_balance\(\)\n.*?actual time/s, 'the log has their plans');
+	ok($log =~ /LOG:.*parameter "tegro\.api_url" changed to/, 'the log has settings that a reload changed');
+	is(lines_with(qr/parameter "tegro\.proxy" changed to/, $log), '', 'but not the proxy, which may have a password');
 	ok($log =~ /LOG:.*key-of-the-session/, 'the log has what was in a statement');
 	ok($standby_log =~ /statement: SELECT tegro_balance\(\)/,
 		"the standby's log has the statements");
