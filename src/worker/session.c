@@ -23,11 +23,14 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
@@ -53,6 +56,8 @@ static const struct
 	{"idle_in_transaction_session_timeout", "0"},
 	{"idle_session_timeout", "0"},
 	{"lock_timeout", "1s"},
+	/* an error ends what failed, and not the worker */
+	{"exit_on_error", "off"},
 	/* how values are read and written */
 	{"DateStyle", "ISO, MDY"},
 	{"IntervalStyle", "postgres"},
@@ -92,6 +97,8 @@ static const struct
 	{"log_parameter_max_length_on_error", false},
 	{"log_lock_waits", false},
 	{"track_activities", false},
+	/* without them autovacuum does not see what the worker updates */
+	{"track_counts", false},
 	{"tegro.shop_id", true},
 	{"tegro.api_key", true},
 	{"tegro.secret_key", true},
@@ -131,6 +138,41 @@ is_from_catalog(const char *name, bool database_counts)
 		!(database_counts && source == PGC_S_DATABASE);
 }
 
+/*
+ * Forces the value that ALTER DATABASE gave to a setting.  Returns false if it
+ * gave none.  ALTER ROLE takes precedence, and so hides the database's value
+ * from GetConfigOption().
+ */
+static bool
+force_value_of_database(const char *name)
+{
+	Oid types[] = {TEXTOID};
+	Datum values[1];
+	bool found;
+
+	tegro_session_begin();
+	values[0] = CStringGetTextDatum(name);
+	if (SPI_connect() != SPI_OK_CONNECT ||
+		SPI_execute_with_args("SELECT substr(c, length($1) + 2)"
+							  " FROM pg_db_role_setting AS s"
+							  " JOIN pg_database AS d ON d.oid = s.setdatabase"
+							  " CROSS JOIN LATERAL unnest(s.setconfig) AS c"
+							  " WHERE s.setrole = 0"
+							  " AND d.datname = current_database()"
+							  " AND starts_with(c, $1 || '=')",
+							  1, types, values, NULL, true,
+							  1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the settings of the database");
+	found = SPI_processed > 0;
+	if (found)
+		tegro_session_force(name,
+							SPI_getvalue(SPI_tuptable->vals[0],
+										 SPI_tuptable->tupdesc, 1));
+	SPI_finish();
+	tegro_session_commit();
+	return found;
+}
+
 void
 tegro_session_connect(Oid database)
 {
@@ -167,7 +209,9 @@ tegro_session_connect(Oid database)
 		if (of_file[i] == NULL)
 			continue;
 		if (is_from_catalog(file_settings[i].name,
-							file_settings[i].database_counts))
+							file_settings[i].database_counts) &&
+			!(file_settings[i].database_counts &&
+			  force_value_of_database(file_settings[i].name)))
 			tegro_session_force(file_settings[i].name, of_file[i]);
 		/* it may be a key */
 		explicit_bzero(of_file[i], strlen(of_file[i]));
