@@ -654,6 +654,43 @@ END
 
 
 #
+# Tables that others have put triggers on
+#
+
+{
+	my $session = create_database('hindered');
+	my $mark = log_mark($node);
+	my $id;
+
+	$session->query(q{CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'});
+	$session->query(q{CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not this'; END$$});
+
+	$session->query(q{CREATE TRIGGER skip BEFORE UPDATE ON tegro_outbox FOR EACH ROW
+		WHEN (NEW.state = 'sending') EXECUTE FUNCTION skip()});
+	enqueue($session, 'createOrder', 'skipped');
+	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /claims of requests could not be put on record/; }),
+		'a claim that a trigger keeps off the record is an error');
+	is(executions($sandbox)->{'createOrder skipped'}, undef, 'and nothing is sent');
+	$session->query('DROP TRIGGER skip ON tegro_outbox');
+	is_done('skipped', 'without the trigger it is sent', 'hindered');
+	is(executions($sandbox)->{'createOrder skipped'}, 1, 'once');
+
+	$id = $session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "in review", "amount": 1, "currency": "RUB"}',
+		deliver_after => now() + interval '1 day')})->{out};
+	$session->query("UPDATE tegro_outbox SET state = 'review', next_at = NULL, unknown_since = now() WHERE id = $id");
+	$session->query(q{CREATE TRIGGER fail BEFORE UPDATE ON tegro_outbox FOR EACH ROW
+		WHEN (NEW.absent > OLD.absent) EXECUTE FUNCTION fail()});
+	$session->query("SELECT tegro_retry($id)");
+	ok(becomes_true('hindered', "SELECT message ~ 'could not be written' FROM tegro_outbox WHERE id = $id"),
+		'a look-up whose result cannot be written says so');
+	is($session->query("SELECT state FROM tegro_outbox WHERE id = $id")->{out},
+		'review', 'and the request stays in review');
+	leave('hindered');
+	$node->safe_psql('template1', 'DROP DATABASE hindered WITH (FORCE)');
+}
+
+
+#
 # Without a place for a worker; a start; the end
 #
 
@@ -794,43 +831,6 @@ END
 $_->close foreach values %sessions;
 %sessions = ();
 $node->stop;
-
-
-#
-# Tables that others have put triggers on
-#
-
-{
-	my $session = create_database('hindered');
-	my $mark = log_mark($node);
-	my $id;
-
-	$session->query(q{CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'});
-	$session->query(q{CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'not this'; END$$});
-
-	$session->query(q{CREATE TRIGGER skip BEFORE UPDATE ON tegro_outbox FOR EACH ROW
-		WHEN (NEW.state = 'sending') EXECUTE FUNCTION skip()});
-	enqueue($session, 'createOrder', 'skipped');
-	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /claims of requests could not be put on record/; }),
-		'a claim that a trigger keeps off the record is an error');
-	is(executions($sandbox)->{'createOrder skipped'}, undef, 'and nothing is sent');
-	$session->query('DROP TRIGGER skip ON tegro_outbox');
-	is_done('skipped', 'without the trigger it is sent', 'hindered');
-	is(executions($sandbox)->{'createOrder skipped'}, 1, 'once');
-
-	$id = $session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "in review", "amount": 1, "currency": "RUB"}',
-		deliver_after => now() + interval '1 day')})->{out};
-	$session->query("UPDATE tegro_outbox SET state = 'review', next_at = NULL, unknown_since = now() WHERE id = $id");
-	$session->query(q{CREATE TRIGGER fail BEFORE UPDATE ON tegro_outbox FOR EACH ROW
-		WHEN (NEW.absent > OLD.absent) EXECUTE FUNCTION fail()});
-	$session->query("SELECT tegro_retry($id)");
-	ok(becomes_true('hindered', "SELECT message ~ 'could not be written' FROM tegro_outbox WHERE id = $id"),
-		'a look-up whose result cannot be written says so');
-	is($session->query("SELECT state FROM tegro_outbox WHERE id = $id")->{out},
-		'review', 'and the request stays in review');
-	leave('hindered');
-	$node->safe_psql('template1', 'DROP DATABASE hindered WITH (FORCE)');
-}
 
 
 #
