@@ -605,7 +605,8 @@ END
 	enqueue($session, 'createOrder', 'starts a worker');
 	ok(becomes_true('saved', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'
 		AND datname = 'saved' AND wait_event = 'PgSleep'}), 'is about to be deleted');
-	$sandbox->fault('createOrder', 'hold', ms => 60_000, times => -1);
+	# executed at once: a request that is held and then executed would be a second one
+	$sandbox->fault('createOrder', 'execute_then_hold', ms => 60_000, times => -1);
 	is($session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'saved'})->{sqlstate}, '', 'when a person retries it');
 	ok(becomes_true('saved', q{SELECT coalesce((SELECT state FROM tegro_outbox WHERE reference = 'saved'), 'deleted') <> 'ready'}, 20),
 		'the worker goes on');
