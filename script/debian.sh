@@ -158,7 +158,16 @@ make_tree()
 	unlock_tree
 }
 
-# make_bare_tree RELEASE: the same for a tree RELEASE.bare, with nothing added
+# use_tree RELEASE PACKAGES...: as make_tree; but a tree that was fetched before,
+# and cannot be brought up to date, is used as it is, with a warning
+use_tree()
+{
+	make_tree "$@" && return
+	[[ -e $cache/$1/.tegro ]] || return
+	warn "Debian $1 is used as it was fetched last"
+}
+
+# make_bare_tree RELEASE: as make_tree, for a tree RELEASE.bare, with nothing added
 make_bare_tree()
 {
 	lock_tree "$1.bare" exclusive
