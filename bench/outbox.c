@@ -29,7 +29,8 @@ outbox_switch(struct outbox *outbox, bool on)
 {
 	if (on)
 	{
-		session_execute(outbox->session, "ALTER SYSTEM SET tegro.delivery = on");
+		session_execute(outbox->session,
+						"ALTER SYSTEM SET tegro.delivery = on");
 		session_execute(outbox->session, "SELECT pg_reload_conf()");
 	}
 	else
@@ -52,7 +53,8 @@ outbox_open(struct outbox *outbox)
 	session_execute(outbox->session, "SET jit = off");
 	outbox_concurrency(outbox, OUTBOX_IN_FLIGHT);
 	session_set_server(outbox->session, "tegro.delivery", "on");
-	session_set_server(outbox->session, "tegro.worker_idle_timeout", WORKER_IDLE);
+	session_set_server(outbox->session, "tegro.worker_idle_timeout",
+					   WORKER_IDLE);
 	outbox_enqueue(outbox, WARM_UP);
 	outbox_wait(outbox);
 	outbox->worker = (pid_t)
