@@ -46,7 +46,7 @@ verify_form(const char *bytes, size_t len)
 static Jsonb *
 as_json(const TegroQueryField *fields, size_t nfields)
 {
-	JsonbParseState *params = tegro_begin_params();
+	TegroJsonbState params = tegro_begin_params();
 
 	for (size_t i = 0; i < nfields; i++)
 	{
