@@ -88,7 +88,7 @@ tegro_method_name(int number)
 }
 
 TegroEffect
-tegro_method_effect(const char *method)
+tegro_method_effect(const char *name)
 {
-	return tegro_method_find(method)->effect;
+	return tegro_method_find(name)->effect;
 }
