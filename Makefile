@@ -14,7 +14,7 @@ MODULE_big = tegro
 DATA = tegro--1.0.sql
 PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
 
-OBJS = $(patsubst %.c,%.o,tegro.c $(sort $(wildcard src/*/*.c)))
+OBJS = $(patsubst %.c,%.o,tegro.c $(sort $(wildcard src/*/*.c src/*/*/*.c)))
 
 REGRESS = install calls errors rights batch outbox payout trigger fdw link notification stat doctor report
 ISOLATION = enqueue claim cancel retry resolve
@@ -61,7 +61,7 @@ include $(PGXS)
 pg_regress_installcheck := $(patsubst %/pg_regress,script/installcheck %/pg_regress,$(pg_regress_installcheck))
 pg_isolation_regress_installcheck := $(patsubst %/pg_isolation_regress,script/installcheck %/pg_isolation_regress,$(pg_isolation_regress_installcheck))
 
-$(OBJS): $(wildcard src/*/*.h)
+$(OBJS): $(wildcard src/*/*.h src/*/*/*.h)
 
 .PHONY: sandbox
 sandbox:

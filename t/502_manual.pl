@@ -216,7 +216,7 @@ chomp($out);
 my %code = map { /^(\w{5})\s+[EWS]\s+ERRCODE_(\w+)/ ? ($2 => $1) : () } split(/\n/, slurp("$out/errcodes.txt"));
 cmp_ok(scalar(keys %code), '>', 200, 'PostgreSQL has SQLSTATEs');
 my %raised;
-foreach my $path (glob("$root/src/*/*.c"))
+foreach my $path (glob("$root/src/*/*.c $root/src/*/*/*.c"))
 {
 	$raised{$_} = 1 foreach grep { $code{$_} } slurp($path) =~ /\berrcode\(ERRCODE_(\w+)\)/g;
 }

@@ -4,7 +4,7 @@
  *		Calls of the API's methods: build, sign, send, read, judge.
  *
  * Vocabulary.  A *method* is one of the provider's ("createOrder").  A *call*
- * asks for one with parameters, for a shop.  An *exchange* (transport.c) is
+ * asks for one with parameters, for a shop.  An *exchange* (transport.h) is
  * one request of it and the answer; a call that is repeated has several, each
  * with a nonce of its own.  The *outcome* is how the call ended.
  *

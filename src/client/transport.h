@@ -72,7 +72,7 @@ typedef struct TegroExchange
 	int64 first_byte_us;
 	int64 total_us;
 
-	struct TegroExchangeState *state; /* transport.c's own */
+	struct TegroExchangeState *state; /* of transport/ */
 } TegroExchange;
 
 /*

@@ -29,7 +29,7 @@
  * The fence: a claim is good for tegro.claim_timeout seconds.  A request goes out
  * only while enough of that is left for its answer, measured on a clock that
  * nobody sets and that goes on while the machine sleeps, at the last moment
- * (transport.c).  So what another may have taken over is not sent.
+ * (transport/exchange.c).  So what another may have taken over is not sent.
  *
  * No answer within tegro.timeout makes the outcome unknown, and the request
  * is looked up; but its exchange stays open until the lease ends, and an

@@ -55,7 +55,7 @@ END
 # The files that the extension is built from, relative to the checkout.
 sub sources
 {
-	my @files = map { glob "$root/$_" } qw(Makefile tegro.c tegro.control *.sql src/*/*.[ch]);
+	my @files = map { glob "$root/$_" } qw(Makefile tegro.c tegro.control *.sql src/*/*.[ch] src/*/*/*.[ch]);
 
 	return sort map { s{^\Q$root/\E}{}r } @files;
 }
