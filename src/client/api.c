@@ -405,15 +405,16 @@ tegro_api_send(TegroCall *call, const TegroRequest *request, int timeout_ms,
 	Assert(exchange == NULL || exchange->end != TEGRO_EXCHANGE_OPEN);
 	if (exchange == NULL)
 		exchange = state->exchange = tegro_exchange_create();
-	exchange->url = request->url;
-	exchange->body = request->body;
-	exchange->body_len = request->body_len;
-	strlcpy(exchange->signature, request->signature,
-			sizeof(exchange->signature));
-	exchange->connect_timeout_ms = Min(tegro_connect_timeout, tegro_timeout);
-	exchange->timeout_ms = timeout_ms;
-	exchange->send_before_us = send_before_us;
-	exchange->answer_max = (size_t) tegro_max_answer_size * 1024;
+	exchange->request.url = request->url;
+	exchange->request.body = request->body;
+	exchange->request.body_len = request->body_len;
+	strlcpy(exchange->request.signature, request->signature,
+			sizeof(exchange->request.signature));
+	exchange->request.connect_timeout_ms = Min(tegro_connect_timeout,
+											   tegro_timeout);
+	exchange->request.timeout_ms = timeout_ms;
+	exchange->request.send_before_us = send_before_us;
+	exchange->request.answer_max = (size_t) tegro_max_answer_size * 1024;
 
 	call->attempts++;
 	tegro_exchange_start(exchange);
@@ -596,7 +597,7 @@ judge(TegroCall *call)
 	bool reads = call->method->effect == TEGRO_READS;
 	TegroSecrets secrets = {{call->state->keys.api_key,
 							 call->state->keys.secret_key,
-							 exchange->signature}};
+							 exchange->request.signature}};
 	TegroAnswer answer;
 
 	memset(outcome, 0, sizeof(*outcome));
@@ -845,9 +846,12 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 			long wait_ms = -1;
 			int i;
 
-			/* fill the free places */
+			bool any_done = false;
+
+			/* fill the free slots; the first needs none */
 			MemoryContextSwitchTo(run_context);
-			while (run.begun < ncalls && nrunning < max_in_flight)
+			while (run.begun < ncalls && nrunning < max_in_flight &&
+				   (nrunning == 0 || tegro_transport_slots(1) > 0))
 			{
 				running[nrunning++] = calls[run.begun];
 				tegro_api_begin(calls[run.begun++]);
@@ -860,6 +864,7 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 				Assert(nrunning <= max_in_flight && !call->done);
 				if (advance(call, &wait_ms))
 				{
+					any_done = true;
 					running[i] = running[--nrunning];
 					MemoryContextSwitchTo(caller);
 					done(call, arg);
@@ -871,9 +876,8 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 					i++;
 			}
 
-			/* wait, unless places became free that can be filled first */
-			if (nrunning > 0 &&
-				!(run.begun < ncalls && nrunning < max_in_flight))
+			/* wait, unless slots became free that can be filled first */
+			if (nrunning > 0 && !(any_done && run.begun < ncalls))
 				(void) tegro_transport_wait(wait_ms);
 		}
 	}

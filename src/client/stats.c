@@ -96,7 +96,8 @@ tegro_stats_count(int method, const TegroExchange *exchange,
 	add(method, TEGRO_COUNT_RESULTS + result, 1);
 	add(method, TEGRO_COUNT_REPEATED, repeated);
 	if (exchange->handed_over)
-		add(method, TEGRO_COUNT_BYTES_SENT, (int64) exchange->body_len);
+		add(method, TEGRO_COUNT_BYTES_SENT,
+			(int64) exchange->request.body_len);
 	add(method, TEGRO_COUNT_BYTES_RECEIVED, (int64) exchange->answer_len);
 
 	/* the phase in which it failed takes all that was left */

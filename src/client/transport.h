@@ -34,33 +34,41 @@ typedef enum TegroExchangeFault
 } TegroExchangeFault;
 
 /*
- * One request and its answer.  The caller fills in the first part, starts it,
- * and reads the second once "end" says so.
+ * A request, as its caller fills it in.  Strings must stay as they are until
+ * the exchange has ended.
  */
-typedef struct TegroExchange
+typedef struct TegroExchangeRequest
 {
-	/* the request; strings must stay as they are until the end */
 	const char *url;
 	const char *body; /* the bytes that are sent */
 	size_t body_len;
 	char signature[TEGRO_SIGNATURE_LEN + 1]; /* over "body" */
 	int connect_timeout_ms;
 	int timeout_ms;		  /* for all of it */
-	size_t answer_max;	  /* bytes; a longer answer is cut */
+	size_t answer_max;	  /* bytes; a longer answer is an error */
 	int64 send_before_us; /* on tegro_clock_us(); later, it is not sent;
-								 * 0: no limit */
+						   * 0: no limit */
+} TegroExchangeRequest;
+
+/*
+ * One request and its answer.  The caller fills in the request, starts the
+ * exchange, and reads the rest once "end" says so.
+ */
+typedef struct TegroExchange
+{
+	TegroExchangeRequest request;
 
 	/* the answer */
 	TegroExchangeEnd end;
 	TegroExchangeFault fault;
-	bool handed_over; /* the connection stood and the request went
-								 * to it: some of it may have been sent */
+	bool handed_over; /* the connection stood and the request went to it: some
+					   * of it may have been sent */
 	int http_status;  /* 0 if none came */
 	char *answer;	  /* body, NUL behind its end; palloc'd */
 	size_t answer_len;
 	int64 retry_after_s; /* Retry-After; 0 if none or not readable */
 	char date[40];		 /* the answer's Date as it came; "" if none */
-	char problem[256];	 /* libcurl's words, where it failed */
+	char problem[256];	 /* where it failed, libcurl's words: foreign text */
 
 	bool connected;	 /* TCP stood, if not more */
 	bool kept_alive; /* on a connection of an earlier exchange */
@@ -89,8 +97,15 @@ extern int64 tegro_clock_us(void);
 extern TegroExchange *tegro_exchange_create(void);
 
 /*
+ * How many of "wanted" more exchanges can be started now without running out
+ * of file descriptors.  Where it says 0, treat that as the most that may be in
+ * flight at once.  If no exchange is in flight, at least one can be started.
+ */
+extern int tegro_transport_slots(int wanted);
+
+/*
  * Puts an exchange in flight.  It moves only within tegro_transport_wait().
- * Throws if libcurl can't be set up.
+ * Throws if libcurl cannot be set up; never for want of a slot.
  */
 extern void tegro_exchange_start(TegroExchange *exchange);
 

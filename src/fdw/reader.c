@@ -307,7 +307,9 @@ ask_ahead(TegroReader *reader)
 		!page_at(reader, 0)->call->done)
 		return;
 
-	while (reader->count < wanted(reader))
+	/* the page in turn needs no slot; those ahead of it wait for one */
+	while (reader->count < wanted(reader) &&
+		   (reader->count == 0 || tegro_transport_slots(1) > 0))
 	{
 		int64 number = reader->next;
 

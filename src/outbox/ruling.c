@@ -392,7 +392,7 @@ tegro_rule_sent(const TegroItem *item)
 	ruling->outcome = "unknown";
 	/* it may be our own request, sent back */
 	tegro_error_mask(exchange->answer, exchange->answer_len,
-					 exchange->signature);
+					 exchange->request.signature);
 	ruling->raw_answer = exchange->answer;
 	ruling->raw_answer_len = Min(exchange->answer_len, MAX_RAW_ANSWER);
 	if (outcome->unauthorized)

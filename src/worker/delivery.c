@@ -557,7 +557,36 @@ settle_alone(Loop *loop, TegroItem *item)
 	return true;
 }
 
-/* How many requests may be sent now, by the places and the rate. */
+/*
+ * How many of these places have a slot (see transport.h).  What was given up is
+ * listened to only as long as it keeps no slot from those that wait.
+ */
+static int
+places_with_slots(Loop *loop, int places)
+{
+	while (places > 0 && tegro_transport_slots(1) == 0)
+	{
+		TegroItem *oldest = NULL;
+		ListCell *cell;
+
+		foreach(cell, loop->items)
+		{
+			TegroItem *item = lfirst(cell);
+
+			if (item->given_up && !item->ruled)
+			{
+				oldest = item;
+				break;
+			}
+		}
+		if (oldest == NULL)
+			return loop->nopen == 0 ? 1 : 0;
+		free_item(loop, oldest);
+	}
+	return tegro_transport_slots(places);
+}
+
+/* How many requests may be sent now, by the places, the slots and the rate. */
 static int
 free_places(Loop *loop)
 {
@@ -582,7 +611,7 @@ free_places(Loop *loop)
 		places = Min(places, (int) loop->tokens);
 	}
 	Assert(places <= tegro_max_concurrency);
-	return Max(places, 0);
+	return places_with_slots(loop, Max(places, 0));
 }
 
 /*

@@ -14,8 +14,8 @@
  * cancel, a timeout or a shutdown sets the latch, and is served within
  * tegro_transport_wait() with nothing of libcurl on the stack.
  *
- * The engine and its waiting are here; sockets.c has the sockets, exchange.c a
- * single exchange.
+ * The engine and its waiting are here; exchange.c has a single exchange,
+ * sockets.c the sockets, slots.c the account of file descriptors.
  *
  * Never twice.  When a connection that was kept alive dies without an answer,
  * libcurl repeats the request on another, POST or not: the provider may have

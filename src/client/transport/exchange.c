@@ -6,6 +6,18 @@
  * Hazard: libcurl's callbacks must not throw.  They append within a bound, set
  * a flag and return.
  *
+ * Lost bytes.  A callback that refuses bytes ends the exchange, but not if
+ * libcurl calls it from curl_easy_pause(): then libcurl goes on with what comes
+ * next, and reports success.  So what a callback refused is kept in "stop",
+ * which counts more than libcurl's word, and the bytes are counted at the end.
+ *
+ * Reload.  libcurl keeps the certificate authorities that it has read for a
+ * day, TLS sessions that it can resume without a certificate, and connections.
+ * All three it uses only for the same names of files.  So after a reload the
+ * same files get other names: "/./etc/..." is "/etc/..." (see spell_path()).
+ * Another multi handle for each reload would do as well, but not for a worker
+ * that has something in flight at any time.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -14,19 +26,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "lib/stringinfo.h"
+#include "port/pg_bitutils.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "src/base/error.h"
 #include "src/base/killpoint.h"
 #include "src/base/settings.h"
 #include "src/client/transport/internal.h"
-
-/*
- * Seconds after which an idle connection is not used again.  Servers close
- * theirs after a minute or so, and a request that meets such a close is one
- * whose outcome is unknown.
- */
-#define MAX_IDLE_S 30L
 
 /* An answer's buffer at first; most answers fit, and it doubles as needed. */
 #define FIRST_ANSWER_ROOM 1024
@@ -65,7 +73,17 @@ static struct
 	CURL *idle[MAX_IDLE_HANDLES]; /* set up for "setup" */
 	char *setup;		/* the settings that handles are set up for */
 	int64 setup_number; /* how often these have changed */
+	TimestampTz reload; /* the last that was noticed */
+	uint32 nreloads;	/* that were noticed */
 } kept;
+
+/* We stop an exchange: the first cause counts. */
+static inline void
+stop(struct TegroExchangeState *state, TegroStop why)
+{
+	if (state->flight.stop == TEGRO_STOP_NONE)
+		state->flight.stop = why;
+}
 
 /*
  * libcurl's callbacks.
@@ -81,15 +99,15 @@ on_body(char *bytes, size_t size, size_t count, void *arg)
 
 	Assert(exchange->end == TEGRO_EXCHANGE_OPEN);
 	Assert(exchange->answer_len <= state->answer_room);
-	Assert(exchange->answer_len <= exchange->answer_max);
-	if (len > exchange->answer_max - exchange->answer_len)
-	{
-		state->too_large = true;
-		return 0; /* anything but "len" ends the exchange */
-	}
+	Assert(exchange->answer_len <= exchange->request.answer_max);
+	if (len > exchange->request.answer_max - exchange->answer_len)
+		stop(state, TEGRO_STOP_TOO_LARGE);
+	/* anything but "len" ends the exchange, sooner or later */
+	if (state->flight.stop != TEGRO_STOP_NONE)
+		return 0;
 	if (exchange->answer_len + len > state->answer_room)
 	{
-		state->answer_wanted = exchange->answer_len + len;
+		state->flight.answer_wanted = exchange->answer_len + len;
 		tegro_engine.paused = true;
 		return CURL_WRITEFUNC_PAUSE;
 	}
@@ -131,15 +149,15 @@ check_framing(struct TegroExchangeState *state, const char *line, size_t len)
 	{
 		case 'H':
 			if (len >= 5 && memcmp(line, "HTTP/", 5) == 0)
-				state->has_framing =
+				state->flight.has_framing =
 					false; /* a head, perhaps one of several */
 			return true;
 		case 'C':
 		case 'c':
 			if (!is_header(line, len, "Content-Length:", &value, &value_len))
 				return true;
-			if (state->has_framing || value_len == 0 || value_len > 18 ||
-				strspn(value, "0123456789") < value_len)
+			if (state->flight.has_framing || value_len == 0 ||
+				value_len > 18 || strspn(value, "0123456789") < value_len)
 				return false;
 			break;
 		case 'T':
@@ -147,14 +165,14 @@ check_framing(struct TegroExchangeState *state, const char *line, size_t len)
 			if (!is_header(line, len, "Transfer-Encoding:", &value,
 						   &value_len))
 				return true;
-			if (state->has_framing || value_len != 7 ||
+			if (state->flight.has_framing || value_len != 7 ||
 				pg_strncasecmp(value, "chunked", 7) != 0)
 				return false;
 			break;
 		default:
 			return true;
 	}
-	state->has_framing = true;
+	state->flight.has_framing = true;
 	return true;
 }
 
@@ -181,20 +199,14 @@ on_header(char *bytes, size_t size, size_t count, void *arg)
 	size_t len = size * count;
 
 	Assert(state->exchange->end == TEGRO_EXCHANGE_OPEN);
-	state->header_bytes += len;
-	if (state->header_bytes > MAX_HEADER_BYTES)
-	{
-		state->too_large = true;
-		return 0;
-	}
+	state->flight.header_bytes += len;
+	if (state->flight.header_bytes > MAX_HEADER_BYTES)
+		stop(state, TEGRO_STOP_TOO_LARGE);
 	if (len > 0 && (bytes[0] == 'D' || bytes[0] == 'd'))
 		keep_date(state->exchange, bytes, len);
 	if (!check_framing(state, bytes, len))
-	{
-		state->framing_refused = true;
-		return 0;
-	}
-	return len;
+		stop(state, TEGRO_STOP_FRAMING);
+	return state->flight.stop == TEGRO_STOP_NONE ? len : 0;
 }
 
 /* A name is about to be resolved, by a thread. */
@@ -210,34 +222,43 @@ on_ready_to_send(void *arg, char *peer_address, char *own_address,
 				 int peer_port, int own_port)
 {
 	struct TegroExchangeState *state = arg;
+	TegroExchange *exchange = state->exchange;
+	TegroFlight *flight = &state->flight;
 	long connections = 1;
 
 	Assert(state->easy != NULL);
-	Assert(state->exchange->end == TEGRO_EXCHANGE_OPEN);
-	if (state->exchange->handed_over)
-	{
-		state->repeat_stopped = true;
-		return CURL_PREREQFUNC_ABORT;
-	}
+	Assert(exchange->end == TEGRO_EXCHANGE_OPEN);
+	/* one of the host's addresses was refused, but another was good */
+	if (flight->stop == TEGRO_STOP_ADDRESS)
+		flight->stop = TEGRO_STOP_NONE;
 
 	/*
 	 * The fence: a process that was stopped, or a machine that slept, must
 	 * not send what another may have taken over by now.
 	 */
-	if (state->exchange->send_before_us > 0 &&
-		tegro_clock_us() > state->exchange->send_before_us)
-	{
-		state->too_late = true;
+	if (exchange->handed_over)
+		stop(state, TEGRO_STOP_REPEAT);
+	else if (exchange->request.send_before_us > 0 &&
+			 tegro_clock_us() > exchange->request.send_before_us)
+		stop(state, TEGRO_STOP_TOO_LATE);
+	if (flight->stop != TEGRO_STOP_NONE)
 		return CURL_PREREQFUNC_ABORT;
+
+	/* before it is looked at: from here on it is not shut down as idle */
+	flight->socket = tegro_socket_take(state, own_port);
+	if (flight->socket != CURL_SOCKET_BAD)
+	{
+		tegro_engine.nwaiting--;
+		tegro_engine.nresolving -= flight->may_resolve;
 	}
 	if (curl_easy_getinfo(state->easy, CURLINFO_NUM_CONNECTS, &connections) ==
 			CURLE_OK &&
-		connections == 0 && tegro_socket_has_unread_bytes(own_port))
+		connections == 0 && tegro_socket_has_unread_bytes(flight->socket))
 	{
-		state->stale = true;
+		stop(state, TEGRO_STOP_STALE);
 		return CURL_PREREQFUNC_ABORT;
 	}
-	state->exchange->handed_over = true;
+	exchange->handed_over = true;
 	tegro_kill_point("request ready");
 	return CURL_PREREQFUNC_OK;
 }
@@ -308,41 +329,45 @@ tegro_exchange_create(void)
 }
 
 /*
- * Sets a new handle up: all that is the same for every exchange under the
- * settings as they are.
+ * Another name for a file or directory, which no earlier reload gave it: the
+ * number of the reload, a binary digit after the other, as "/." or "/", stands
+ * before it.  Before the first reload it is the name as it is.
  */
+static const char *
+spell_path(const char *path)
+{
+	StringInfoData name;
+
+	if (kept.nreloads == 0)
+		return path;
+	initStringInfo(&name);
+	if (*path != '/')
+		appendStringInfoChar(&name, '.');
+	for (int bit = pg_leftmost_one_pos32(kept.nreloads); bit >= 0; bit--)
+		appendStringInfoString(&name, (kept.nreloads >> bit) & 1 ? "/." : "/");
+	if (*path != '/')
+		appendStringInfoChar(&name, '/');
+	appendStringInfoString(&name, path);
+	return name.data;
+}
+
+/* Tells a new handle which authorities are trusted. */
 static void
-set_up_handle(CURL *easy, bool loopback_only)
+set_up_authorities(CURL *easy)
 {
 	char *bundle = NULL;
+	char *directory = NULL;
 
-	SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
-	SETOPT(easy, CURLOPT_QUICK_EXIT, 1L);
-
-	/* where to */
-	SETOPT(easy, CURLOPT_PROTOCOLS_STR, loopback_only ? "http" : "https");
-	SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
-	SETOPT(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
-	/* "" turns the environment's proxies off; plain http goes to this machine */
-	SETOPT(easy, CURLOPT_PROXY, loopback_only ? "" : tegro_proxy);
-	SETOPT(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-	SETOPT(easy, CURLOPT_RESOLVER_START_FUNCTION, on_resolve);
-	SETOPT(easy, CURLOPT_OPENSOCKETFUNCTION, tegro_socket_open);
-	SETOPT(easy, CURLOPT_CLOSESOCKETFUNCTION, tegro_socket_close);
-	SETOPT(easy, CURLOPT_MAXAGE_CONN, MAX_IDLE_S);
-
-	/* to whom */
-	SETOPT(easy, CURLOPT_SSL_VERIFYPEER, 1L);
-	SETOPT(easy, CURLOPT_SSL_VERIFYHOST, 2L);
-	SETOPT(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
 	if (*tegro_ca_file)
 	{
 		/* these authorities instead of the system's, not beside them */
-		SETOPT(easy, CURLOPT_CAINFO, tegro_ca_file);
+		SETOPT(easy, CURLOPT_CAINFO, spell_path(tegro_ca_file));
 		SETOPT(easy, CURLOPT_CAPATH, NULL);
+		return;
 	}
-	else if (curl_easy_getinfo(easy, CURLINFO_CAINFO, &bundle) == CURLE_OK &&
-			 bundle && access(bundle, R_OK) == 0)
+	(void) curl_easy_getinfo(easy, CURLINFO_CAINFO, &bundle);
+	(void) curl_easy_getinfo(easy, CURLINFO_CAPATH, &directory);
+	if (bundle && access(bundle, R_OK) == 0)
 	{
 		/*
 		 * The system's authorities in one file, which libcurl reads once.
@@ -350,7 +375,40 @@ set_up_handle(CURL *easy, bool loopback_only)
 		 * connection, some 20 ms.
 		 */
 		SETOPT(easy, CURLOPT_CAPATH, NULL);
+		SETOPT(easy, CURLOPT_CAINFO, spell_path(bundle));
 	}
+	else if (directory)
+		SETOPT(easy, CURLOPT_CAPATH, spell_path(directory));
+}
+
+/*
+ * Sets a new handle up: all that is the same for every exchange under the
+ * settings as they are.
+ */
+static void
+set_up_handle(CURL *easy, bool loopback_only)
+{
+	SETOPT(easy, CURLOPT_NOSIGNAL, 1L);
+	SETOPT(easy, CURLOPT_QUICK_EXIT, 1L);
+
+	/* where to */
+	SETOPT(easy, CURLOPT_PROTOCOLS_STR, loopback_only ? "http" : "https");
+	SETOPT(easy, CURLOPT_FOLLOWLOCATION, 0L);
+	SETOPT(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
+	/* "" turns the environment's off; plain http goes to this machine */
+	SETOPT(easy, CURLOPT_PROXY, loopback_only ? "" : tegro_proxy);
+	SETOPT(easy, CURLOPT_NOPROXY, "");
+	SETOPT(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+	SETOPT(easy, CURLOPT_RESOLVER_START_FUNCTION, on_resolve);
+	SETOPT(easy, CURLOPT_OPENSOCKETFUNCTION, tegro_socket_open);
+	SETOPT(easy, CURLOPT_CLOSESOCKETFUNCTION, tegro_socket_close);
+	SETOPT(easy, CURLOPT_MAXAGE_CONN, (long) TEGRO_MAX_IDLE_S);
+
+	/* to whom */
+	SETOPT(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+	SETOPT(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+	SETOPT(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	set_up_authorities(easy);
 
 	/* what */
 	SETOPT(easy, CURLOPT_HTTP_VERSION, (long) CURL_HTTP_VERSION_1_1);
@@ -371,23 +429,24 @@ set_options(CURL *easy, struct TegroExchangeState *state)
 
 	SETOPT(easy, CURLOPT_PRIVATE, state);
 	SETOPT(easy, CURLOPT_ERRORBUFFER, exchange->problem);
-	SETOPT(easy, CURLOPT_URL, exchange->url);
+	SETOPT(easy, CURLOPT_URL, exchange->request.url);
 	SETOPT(easy, CURLOPT_OPENSOCKETDATA, state);
 	SETOPT(easy, CURLOPT_FRESH_CONNECT, state->nstale > MAX_STALE ? 1L : 0L);
-	SETOPT(easy, CURLOPT_POSTFIELDS, exchange->body);
-	SETOPT(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) exchange->body_len);
+	SETOPT(easy, CURLOPT_POSTFIELDS, exchange->request.body);
+	SETOPT(easy, CURLOPT_POSTFIELDSIZE_LARGE,
+		   (curl_off_t) exchange->request.body_len);
 	SETOPT(easy, CURLOPT_HTTPHEADER, &state->authorization);
 	SETOPT(easy, CURLOPT_PREREQDATA, state);
 	SETOPT(easy, CURLOPT_CONNECTTIMEOUT_MS,
-		   (long) exchange->connect_timeout_ms);
-	SETOPT(easy, CURLOPT_TIMEOUT_MS, (long) exchange->timeout_ms);
+		   (long) exchange->request.connect_timeout_ms);
+	SETOPT(easy, CURLOPT_TIMEOUT_MS, (long) exchange->request.timeout_ms);
 	SETOPT(easy, CURLOPT_WRITEDATA, state);
 	SETOPT(easy, CURLOPT_HEADERDATA, state);
 }
 
 /*
  * Throws the kept handles away if the settings that they are set up for have
- * changed.
+ * changed, or the files that these name may have: after a reload.
  */
 static void
 check_setup(bool loopback_only)
@@ -398,6 +457,18 @@ check_setup(bool loopback_only)
 	Size len = 0;
 
 	Assert(kept.nidle >= 0 && kept.nidle <= MAX_IDLE_HANDLES);
+
+	if (kept.reload != PgReloadTime)
+	{
+		/* nothing that was read before it is used again */
+		if (kept.setup)
+		{
+			kept.nreloads++;
+			tegro_sockets_close_idle();
+		}
+		kept.reload = PgReloadTime;
+		known = NULL;
+	}
 
 	/* the parts, each with its NUL, are what kept.setup holds */
 	for (int i = 0; known && i < lengthof(parts); i++)
@@ -427,52 +498,92 @@ check_setup(bool loopback_only)
 	}
 }
 
+/*
+ * Tells libcurl how many connections it may have: no more than there are slots
+ * for; and how many of them it may keep: as many as may be in flight at once.
+ */
+static void
+limit_connections(void)
+{
+	int most = tegro_slots_connections();
+
+	if (tegro_engine.max_idle != tegro_max_concurrency)
+	{
+		tegro_engine_check(curl_multi_setopt(tegro_engine.multi,
+											 CURLMOPT_MAXCONNECTS,
+											 (long) tegro_max_concurrency),
+						   "limit its idle connections");
+		tegro_engine.max_idle = tegro_max_concurrency;
+	}
+	if (tegro_engine.max_connections != most)
+	{
+		tegro_engine_check(curl_multi_setopt(tegro_engine.multi,
+											 CURLMOPT_MAX_TOTAL_CONNECTIONS,
+											 (long) most),
+						   "limit its connections");
+		tegro_engine.max_connections = most;
+	}
+}
+
+/* Is the host of a URL a name, neither an address nor "localhost"? */
+bool
+tegro_exchange_resolves(const char *url)
+{
+	const char *host = strstr(url, "://");
+	size_t len;
+
+	if (host == NULL)
+		return true;
+	host += 3;
+	len = strcspn(host, ":/");
+	return *host != '[' && strspn(host, "0123456789.") < len &&
+		!(len == 9 && pg_strncasecmp(host, "localhost", 9) == 0);
+}
+
 /* Puts an exchange in flight, for the first time or on another connection. */
 static void
 put_in_flight(TegroExchange *exchange)
 {
 	static char no_expect[] = "Expect:";
 	struct TegroExchangeState *state = exchange->state;
+	const TegroExchangeRequest *request = &exchange->request;
 	CURLMcode code;
 	bool fresh = false;
 
 	Assert(state->easy == NULL && state->exchange == exchange);
 	/* what was handed over goes through here once more only for its caller */
-	Assert(!state->stale || !exchange->handed_over);
-	Assert(exchange->url && exchange->body);
-	Assert(strlen(exchange->signature) == TEGRO_SIGNATURE_LEN);
-	Assert(exchange->timeout_ms > 0 && exchange->connect_timeout_ms > 0);
-	Assert(exchange->answer_max > 0);
-	exchange->end = TEGRO_EXCHANGE_OPEN;
-	exchange->fault = TEGRO_FAULT_NONE;
-	exchange->handed_over = exchange->kept_alive = exchange->connected = false;
-	exchange->http_status = 0;
-	exchange->answer_len = 0;
+	Assert(state->flight.stop != TEGRO_STOP_STALE || !exchange->handed_over);
+	Assert(request->url && request->body);
+	Assert(strlen(request->signature) == TEGRO_SIGNATURE_LEN);
+	Assert(request->timeout_ms > 0 && request->connect_timeout_ms > 0);
+	Assert(request->answer_max > 0);
+
+	/* all of it but the request and the buffer for the answer */
+	*exchange = (TegroExchange){
+		.request = *request,
+		.answer = exchange->answer,
+		.state = state,
+	};
 	exchange->answer[0] = '\0';
-	exchange->retry_after_s = 0;
-	exchange->date[0] = '\0';
-	exchange->problem[0] = '\0';
-	exchange->name_lookup_us = exchange->connect_us = exchange->tls_us = 0;
-	exchange->first_byte_us = exchange->total_us = 0;
-	state->answer_wanted = 0;
-	state->header_bytes = 0;
-	state->loopback_only = pg_strncasecmp(exchange->url, "http://", 7) == 0;
-	state->has_framing = state->framing_refused = state->stale = false;
-	state->too_large = state->too_late = false;
-	state->repeat_stopped = state->address_refused = false;
-	state->last_opened = CURL_SOCKET_BAD;
+	state->flight = (TegroFlight){
+		.loopback_only = pg_strncasecmp(request->url, "http://", 7) == 0,
+		.may_resolve = tegro_exchange_resolves(request->url),
+		.opened = CURL_SOCKET_BAD,
+		.socket = CURL_SOCKET_BAD,
+	};
+
 	snprintf(state->authorization_line, sizeof(state->authorization_line),
-			 "Authorization: Bearer %s", exchange->signature);
+			 "Authorization: Bearer %s", request->signature);
 	state->authorization.data = state->authorization_line;
 	state->authorization.next = kept.headers;
-	if (exchange->body_len >= EXPECT_BYTES)
+	if (request->body_len >= EXPECT_BYTES)
 	{
 		state->authorization.next = &state->no_expect;
 		state->no_expect.data = no_expect;
 		state->no_expect.next = kept.headers;
 	}
 
-	check_setup(state->loopback_only);
+	check_setup(state->flight.loopback_only);
 	if (kept.nidle > 0)
 		state->easy = kept.idle[--kept.nidle];
 	else
@@ -483,12 +594,17 @@ put_in_flight(TegroExchange *exchange)
 		fresh = true;
 	}
 	dlist_push_tail(&tegro_engine.in_flight, &state->node);
+	tegro_engine.nin_flight++;
+	tegro_engine.nwaiting++;
+	tegro_engine.nresolving += state->flight.may_resolve;
 	state->setup = kept.setup_number;
 
 	/* From here on tegro_exchange_stop() takes back whatever was done. */
 	if (fresh)
-		set_up_handle(state->easy, state->loopback_only);
+		set_up_handle(state->easy, state->flight.loopback_only);
 	set_options(state->easy, state);
+	tegro_slots_hold();
+	limit_connections();
 	tegro_enter_libcurl();
 	code = curl_multi_add_handle(tegro_engine.multi, state->easy);
 	tegro_leave_libcurl();
@@ -501,15 +617,6 @@ tegro_exchange_start(TegroExchange *exchange)
 	Assert(exchange->state->easy == NULL);
 	Assert(CritSectionCount == 0);
 	tegro_engine_start();
-	if (tegro_engine.max_connections != tegro_max_concurrency)
-	{
-		/* libcurl's own limit follows what is in flight, and closes the rest */
-		tegro_engine_check(curl_multi_setopt(tegro_engine.multi,
-											 CURLMOPT_MAXCONNECTS,
-											 (long) tegro_max_concurrency),
-						   "keep its connections");
-		tegro_engine.max_connections = tegro_max_concurrency;
-	}
 	exchange->state->nstale = 0;
 	put_in_flight(exchange);
 }
@@ -525,12 +632,20 @@ tegro_exchange_stop(TegroExchange *exchange)
 	Assert(!dlist_is_empty(&tegro_engine.in_flight));
 	state->easy = NULL;
 	dlist_delete(&state->node);
+	tegro_engine.nin_flight--;
+	if (state->flight.socket == CURL_SOCKET_BAD)
+	{
+		tegro_engine.nwaiting--;
+		tegro_engine.nresolving -= state->flight.may_resolve;
+	}
 
 	/* harmless where it was never added */
 	tegro_enter_libcurl();
 	(void) curl_multi_remove_handle(tegro_engine.multi, easy);
 	tegro_leave_libcurl();
 	tegro_engine_restore_signals();
+	tegro_socket_give_back(state);
+	tegro_slots_release();
 	/* what these point to goes away, and some are used on clean-up */
 	(void) curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
 	(void) curl_easy_setopt(easy, CURLOPT_PRIVATE, NULL);
@@ -556,39 +671,38 @@ get_time(CURL *easy, CURLINFO what)
 	return curl_easy_getinfo(easy, what, &us) == CURLE_OK ? (int64) us : 0;
 }
 
-/* Takes down how an exchange ended. */
-void
-tegro_exchange_end(struct TegroExchangeState *state, CURLcode code)
+/* Has libcurl received as many bytes as we have kept, and were announced? */
+static bool
+is_whole(CURL *easy, const TegroExchange *exchange)
+{
+	curl_off_t received = -1;
+	curl_off_t announced = -1;
+
+	if (curl_easy_getinfo(easy, CURLINFO_SIZE_DOWNLOAD_T, &received) !=
+			CURLE_OK ||
+		curl_easy_getinfo(easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T,
+						  &announced) != CURLE_OK)
+		return false;
+	return (size_t) received == exchange->answer_len &&
+		(announced < 0 || announced == received);
+}
+
+/* Records what libcurl has measured. */
+static void
+record_times(struct TegroExchangeState *state)
 {
 	TegroExchange *exchange = state->exchange;
 	CURL *easy = state->easy;
-	long status = 0;
 	long connections = 0;
 	long port = 0;
-	curl_off_t retry_after = 0;
 
-	Assert(easy != NULL);
-	Assert(exchange->end == TEGRO_EXCHANGE_OPEN);
-	if (state->stale)
-	{
-		/* nothing was sent: the connection goes, another is taken */
-		state->nstale++;
-		exchange->end = TEGRO_EXCHANGE_NOT_SENT;
-		tegro_exchange_stop(exchange);
-		put_in_flight(exchange);
-		return;
-	}
-
-	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
-		exchange->http_status = (int) status;
-	if (status >= 300 &&
-		curl_easy_getinfo(easy, CURLINFO_RETRY_AFTER, &retry_after) ==
-			CURLE_OK)
-		exchange->retry_after_s = (int64) retry_after;
 	if (exchange->handed_over &&
 		curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connections) ==
 			CURLE_OK)
 		exchange->kept_alive = connections == 0;
+	/* what is measured then is the connection for the repeat */
+	if (state->flight.stop == TEGRO_STOP_REPEAT)
+		exchange->kept_alive = true;
 	if (exchange->kept_alive)
 		exchange->connected = true;
 	else
@@ -601,120 +715,177 @@ tegro_exchange_end(struct TegroExchangeState *state, CURLcode code)
 		exchange->tls_us = get_time(easy, CURLINFO_APPCONNECT_TIME_T);
 	}
 	/* libcurl counts this from the request where no byte came */
-	if (state->header_bytes > 0)
+	if (state->flight.header_bytes > 0)
 		exchange->first_byte_us = get_time(easy,
 										   CURLINFO_STARTTRANSFER_TIME_T);
 	exchange->total_us = get_time(easy, CURLINFO_TOTAL_TIME_T);
-	exchange->answer[exchange->answer_len] = '\0';
+}
 
-	if (code == CURLE_OK)
-		exchange->end = TEGRO_EXCHANGE_COMPLETE;
-	else
+/* Records why libcurl could not go on. */
+static void
+record_failure(TegroExchange *exchange, CURLcode code)
+{
+	const char *problem = NULL;
+
+	switch (code)
 	{
-		exchange->end = exchange->handed_over ? TEGRO_EXCHANGE_BROKEN
-											  : TEGRO_EXCHANGE_NOT_SENT;
-		if (exchange->problem[0] == '\0')
-			strlcpy(exchange->problem, curl_easy_strerror(code),
-					sizeof(exchange->problem));
-
-		switch (code)
-		{
-			case CURLE_PEER_FAILED_VERIFICATION:
-			case CURLE_SSL_ISSUER_ERROR:
-			case CURLE_SSL_INVALIDCERTSTATUS:
-				exchange->fault = TEGRO_FAULT_CERTIFICATE;
-				break;
-			case CURLE_SSL_CACERT_BADFILE:
-			case CURLE_SSL_CIPHER:
-			case CURLE_UNSUPPORTED_PROTOCOL:
-			case CURLE_URL_MALFORMAT:
-			case CURLE_NOT_BUILT_IN:
-			case CURLE_COULDNT_RESOLVE_PROXY:
-				exchange->fault = TEGRO_FAULT_SETTING;
-				break;
-			default:
-				exchange->fault = TEGRO_FAULT_NETWORK;
-				break;
-		}
-		if (state->repeat_stopped)
-		{
-			/* the times are those of the connection for the repeat */
-			exchange->kept_alive = true;
-			exchange->name_lookup_us = exchange->connect_us =
-				exchange->tls_us = 0;
-			strlcpy(exchange->problem,
-					"The connection was lost before an answer came",
-					sizeof(exchange->problem));
-		}
-		else if (state->framing_refused)
-			strlcpy(exchange->problem,
-					"The answer's head leaves open where the answer ends",
-					sizeof(exchange->problem));
-		else if (code == CODE_OF_LONG_HEADER && exchange->handed_over)
-			strlcpy(exchange->problem,
-					"A header of the answer is too long, or memory ran out",
-					sizeof(exchange->problem));
-		else if (state->too_late)
-		{
-			exchange->fault = TEGRO_FAULT_TOO_LATE;
-			strlcpy(exchange->problem, "The time to send it had passed",
-					sizeof(exchange->problem));
-		}
-		else if (state->too_large)
-		{
-			exchange->fault = TEGRO_FAULT_TOO_LARGE;
-			strlcpy(exchange->problem, "The answer is too large",
-					sizeof(exchange->problem));
-		}
-		else if (state->address_refused && !exchange->handed_over)
-		{
+		case CURLE_PEER_FAILED_VERIFICATION:
+		case CURLE_SSL_ISSUER_ERROR:
+		case CURLE_SSL_INVALIDCERTSTATUS:
+			exchange->fault = TEGRO_FAULT_CERTIFICATE;
+			break;
+		case CURLE_SSL_CACERT_BADFILE:
+		case CURLE_SSL_CIPHER:
+		case CURLE_UNSUPPORTED_PROTOCOL:
+		case CURLE_URL_MALFORMAT:
+		case CURLE_NOT_BUILT_IN:
+		case CURLE_COULDNT_RESOLVE_PROXY:
 			exchange->fault = TEGRO_FAULT_SETTING;
-			strlcpy(exchange->problem,
-					state->loopback_only
-						? "The name of the API's host leads away from this machine, where plain http is not allowed"
-						: "The name of the API's host leads to a link-local address",
-					sizeof(exchange->problem));
-		}
+			break;
+		default:
+			exchange->fault = TEGRO_FAULT_NETWORK;
+			break;
+	}
+	if (code == CODE_OF_LONG_HEADER && exchange->handed_over)
+		problem = "A header of the answer is too long, or memory ran out";
+	else if (exchange->problem[0] == '\0')
+		problem = curl_easy_strerror(code);
+	if (problem)
+		strlcpy(exchange->problem, problem, sizeof(exchange->problem));
+}
+
+/* Records why we stopped an exchange. */
+static void
+record_stop(TegroExchange *exchange, const TegroFlight *flight)
+{
+	TegroExchangeFault fault = TEGRO_FAULT_NETWORK;
+	const char *problem = "";
+
+	switch (flight->stop)
+	{
+		case TEGRO_STOP_ADDRESS:
+			fault = TEGRO_FAULT_SETTING;
+			problem = flight->loopback_only
+				? "The name of the API's host leads away from this machine, where plain http is not allowed"
+				: "The name of the API's host leads to a link-local address";
+			break;
+		case TEGRO_STOP_TOO_LATE:
+			fault = TEGRO_FAULT_TOO_LATE;
+			problem = "The time to send it had passed";
+			break;
+		case TEGRO_STOP_REPEAT:
+			problem = "The connection was lost before an answer came";
+			break;
+		case TEGRO_STOP_FRAMING:
+			problem = "The answer's head leaves open where the answer ends";
+			break;
+		case TEGRO_STOP_TOO_LARGE:
+			fault = TEGRO_FAULT_TOO_LARGE;
+			problem = "The answer is too large";
+			break;
+		case TEGRO_STOP_LOST_BYTES:
+			problem = "Part of the answer was lost";
+			break;
+		case TEGRO_STOP_NONE:
+		case TEGRO_STOP_STALE:
+			Assert(false);
+			break;
+	}
+	exchange->fault = fault;
+	strlcpy(exchange->problem, problem, sizeof(exchange->problem));
+}
+
+/* Records how an exchange ended. */
+void
+tegro_exchange_end(struct TegroExchangeState *state, CURLcode code)
+{
+	TegroExchange *exchange = state->exchange;
+	CURL *easy = state->easy;
+	long status = 0;
+	curl_off_t retry_after = 0;
+
+	Assert(easy != NULL);
+	Assert(exchange->end == TEGRO_EXCHANGE_OPEN);
+	if (state->flight.stop == TEGRO_STOP_STALE)
+	{
+		/* nothing was sent: the connection goes, another is taken */
+		state->nstale++;
+		exchange->end = TEGRO_EXCHANGE_NOT_SENT;
+		tegro_exchange_stop(exchange);
+		put_in_flight(exchange);
+		return;
 	}
 
+	exchange->answer[exchange->answer_len] = '\0';
+	if (code == CURLE_OK && !is_whole(easy, exchange))
+		stop(state, TEGRO_STOP_LOST_BYTES);
+	if (curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
+		exchange->http_status = (int) status;
+	if (status >= 300 &&
+		curl_easy_getinfo(easy, CURLINFO_RETRY_AFTER, &retry_after) ==
+			CURLE_OK)
+		exchange->retry_after_s = (int64) retry_after;
+	record_times(state);
+	if (state->flight.stop != TEGRO_STOP_NONE)
+		record_stop(exchange, &state->flight);
+	else if (code != CURLE_OK)
+		record_failure(exchange, code);
+	exchange->end = exchange->fault == TEGRO_FAULT_NONE
+		? TEGRO_EXCHANGE_COMPLETE
+		: exchange->handed_over ? TEGRO_EXCHANGE_BROKEN
+								: TEGRO_EXCHANGE_NOT_SENT;
+
 	/* the two that say what was sent must agree */
-	Assert(exchange->end != TEGRO_EXCHANGE_OPEN);
 	Assert((exchange->end == TEGRO_EXCHANGE_NOT_SENT) ==
 		   !exchange->handed_over);
-	Assert((exchange->end == TEGRO_EXCHANGE_COMPLETE) ==
-		   (exchange->fault == TEGRO_FAULT_NONE));
 	tegro_engine.ended++;
 	tegro_exchange_stop(exchange);
+}
+
+/* Makes room for the answer of an exchange that waits for it. */
+static void
+make_room(struct TegroExchangeState *state)
+{
+	TegroExchange *exchange = state->exchange;
+	CURLcode code = CURLE_OK;
+
+	while (state->flight.answer_wanted > 0 && code == CURLE_OK &&
+		   state->flight.stop == TEGRO_STOP_NONE)
+	{
+		size_t room = Min(Max(state->flight.answer_wanted,
+							  2 * state->answer_room),
+						  exchange->request.answer_max);
+
+		Assert(room >= state->flight.answer_wanted);
+		exchange->answer = repalloc_huge(exchange->answer, room + 1);
+		state->answer_room = room;
+		state->flight.answer_wanted = 0;
+		/* calls on_body() again with what was held back */
+		tegro_enter_libcurl();
+		code = curl_easy_pause(state->easy, CURLPAUSE_CONT);
+		tegro_leave_libcurl();
+		tegro_engine_restore_signals();
+	}
+	if (code != CURLE_OK)
+		stop(state, TEGRO_STOP_LOST_BYTES);
+	/* libcurl itself would go on without what was refused */
+	if (state->flight.stop != TEGRO_STOP_NONE)
+		tegro_exchange_end(state, code);
 }
 
 /* Makes room for the answers that wait for it. */
 void
 tegro_exchange_make_room(void)
 {
-	dlist_iter iter;
+	dlist_mutable_iter iter;
 
-	dlist_foreach(iter, &tegro_engine.in_flight)
+	dlist_foreach_modify(iter, &tegro_engine.in_flight)
 	{
 		struct TegroExchangeState *state =
 			dlist_container(struct TegroExchangeState, node, iter.cur);
-		TegroExchange *exchange = state->exchange;
 
-		while (state->answer_wanted > 0)
-		{
-			size_t room = Min(Max(state->answer_wanted,
-								  2 * state->answer_room),
-							  exchange->answer_max);
-
-			Assert(room >= state->answer_wanted);
-			exchange->answer = repalloc_huge(exchange->answer, room + 1);
-			state->answer_room = room;
-			state->answer_wanted = 0;
-			/* calls on_body() again with what was held back */
-			tegro_enter_libcurl();
-			(void) curl_easy_pause(state->easy, CURLPAUSE_CONT);
-			tegro_leave_libcurl();
-			tegro_engine_restore_signals();
-		}
+		if (state->flight.answer_wanted > 0)
+			make_room(state);
 	}
 	tegro_engine.paused = false;
 }

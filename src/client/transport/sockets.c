@@ -4,7 +4,20 @@
  *		The sockets of libcurl's connections.
  *
  * They live in an epoll set, which tegro_transport_wait() waits for as one
- * descriptor.  What is known of each is kept by its number.
+ * descriptor.  A table says what is known of each, by its number.
+ *
+ * Idle connections.  libcurl keeps a connection for the next exchange, and
+ * closes one that is too old when it looks for one to use.  A session may make
+ * no other call, and sleep for hours in the client's hands.  So a timeout, by
+ * SIGALRM, shuts connections down that have been idle for TEGRO_MAX_IDLE_S.
+ * libcurl then finds them dead, and closes their descriptors, when it is next
+ * used.
+ *
+ * Hazard: the timeout's handler can run between any two instructions.  It
+ * touches only "idle_since", and sockets that have an entry there.  A socket
+ * gets one when its exchange has ended, and loses it before an exchange uses
+ * it or its descriptor is closed.  A connection that the handler shuts down
+ * just before it is taken has an end of file to read, and is refused as stale.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +28,10 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "access/xact.h"
+#include "storage/fd.h"
+#include "utils/timeout.h"
 
 #include "src/base/settings.h"
 #include "src/client/transport/internal.h"
@@ -39,14 +56,95 @@ static struct KnownSocket
 	uint8 watched;	 /* ... and what it is in the epoll set for, if own_port
 					  * is set */
 	uint16 own_port; /* of a connection that stood; 0: not known */
+	int user_timeout_ms; /* TCP_USER_TIMEOUT, as it was set last */
+	const struct TegroExchangeState *user; /* whose exchange is on it */
 } sockets[MAX_KNOWN_SOCKETS];
 static int nsockets; /* those beyond were never open */
 
+/* Since when a connection is idle, on tegro_clock_us() in s; 0: it is not. */
+static volatile sig_atomic_t idle_since[MAX_KNOWN_SOCKETS];
 
-/* The epoll set, made where there is none yet. */
+/* The timeout that shuts idle connections down; is it to be active? */
+static TimeoutId idle_timeout;
+static volatile sig_atomic_t idle_timeout_wanted = false;
+
+
+/*
+ * Idle connections.
+ */
+
+static sig_atomic_t
+clock_s(void)
+{
+	return (sig_atomic_t) (tegro_clock_us() / 1000000);
+}
+
+/* The handler of the timeout: see above. */
+static void
+on_idle_timeout(void)
+{
+	sig_atomic_t now = clock_s();
+	sig_atomic_t next_s = -1;
+
+	for (int fd = 0; fd < nsockets; fd++)
+	{
+		sig_atomic_t since = idle_since[fd];
+		sig_atomic_t left_s = since + TEGRO_MAX_IDLE_S - now;
+
+		if (since == 0)
+			continue;
+		if (left_s <= 0)
+		{
+			idle_since[fd] = 0;
+			(void) shutdown(fd, SHUT_RDWR);
+		}
+		else if (next_s < 0 || left_s < next_s)
+			next_s = left_s;
+	}
+	idle_timeout_wanted = next_s >= 0;
+	if (idle_timeout_wanted)
+		enable_timeout_after(idle_timeout, next_s * 1000);
+}
+
+/*
+ * A session that has caught an error has disabled all timeouts.  (After an
+ * error in a transaction that has failed already, this waits for the next.)
+ */
+static void
+on_transaction_end(XactEvent event, void *arg)
+{
+	if (idle_timeout_wanted && !get_timeout_active(idle_timeout))
+		enable_timeout_after(idle_timeout, TEGRO_MAX_IDLE_S * 1000);
+}
+
+/* Shuts all idle connections down, however short they have been idle. */
+void
+tegro_sockets_close_idle(void)
+{
+	for (int fd = 0; fd < nsockets; fd++)
+	{
+		if (idle_since[fd] != 0)
+		{
+			idle_since[fd] = 0;
+			(void) shutdown(fd, SHUT_RDWR);
+		}
+	}
+}
+
+
+/*
+ * The table.
+ */
+
+/* The epoll set, made where there is none yet, with all that goes with it. */
 int
 tegro_sockets_start(void)
 {
+	if (idle_timeout == 0)
+	{
+		idle_timeout = RegisterTimeout(USER_TIMEOUT, on_idle_timeout);
+		RegisterXactCallback(on_transaction_end, NULL);
+	}
 	if (epoll_fd < 0)
 	{
 		epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -54,6 +152,7 @@ tegro_sockets_start(void)
 			ereport(ERROR,
 					(errcode_for_socket_access(),
 					 errmsg("could not create an epoll descriptor: %m")));
+		ReserveExternalFD();
 	}
 	return epoll_fd;
 }
@@ -63,50 +162,143 @@ static void
 forget_socket(curl_socket_t fd)
 {
 	Assert(fd >= 0 && fd < MAX_KNOWN_SOCKETS);
+	idle_since[fd] = 0;
+	if (sockets[fd].own_port != 0)
+		tegro_slots_count_connection(-1);
 	sockets[fd] = (struct KnownSocket){0};
 }
 
-/*
- * Does a connection of ours, kept alive, have something to be read already:
- * a late word of the server's, or one answer too many?  It would be taken for
- * the answer to what is sent now.  libcurl doesn't say which socket it is
- * about to use, but from which port.
- */
-bool
-tegro_socket_has_unread_bytes(int own_port)
+/* The port at this machine's end of a socket; 0 if it has none. */
+static int
+get_own_port(curl_socket_t fd)
 {
-	char byte;
+	union
+	{
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} own = {0};
+	socklen_t len = sizeof(own);
+
+	if (getsockname(fd, &own.any, &len) != 0)
+		return 0;
+	return ntohs(own.any.sa_family == AF_INET6 ? own.v6.sin6_port
+											   : own.v4.sin_port);
+}
+
+/*
+ * The socket of a connection that stands; CURL_SOCKET_BAD if it cannot be told.
+ * libcurl does not say which it is about to use, but from which port.
+ */
+static curl_socket_t
+find_socket(const struct TegroExchangeState *state, int own_port)
+{
+	curl_socket_t opened = state->flight.opened;
+	curl_socket_t found = CURL_SOCKET_BAD;
+
+	/* a new connection, which the exchange itself has opened */
+	if (opened != CURL_SOCKET_BAD && sockets[opened].open &&
+		sockets[opened].own_port == 0 && get_own_port(opened) == own_port)
+		return opened;
 
 	for (int fd = 0; fd < nsockets; fd++)
 	{
 		struct KnownSocket *known = &sockets[fd];
 
-		if (known->open && known->own_port == own_port)
-			return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+		if (!known->open || known->own_port != own_port || known->user != NULL)
+			continue;
+		/* two sockets can have one port, if they lead to different hosts */
+		if (found != CURL_SOCKET_BAD)
+			return CURL_SOCKET_BAD;
+		found = fd;
 	}
+	if (found != CURL_SOCKET_BAD)
+		return found;
 
 	/* its first time: ask all that have not been asked */
 	for (int fd = 0; fd < nsockets; fd++)
 	{
 		struct KnownSocket *known = &sockets[fd];
-		union
-		{
-			struct sockaddr any;
-			struct sockaddr_in v4;
-			struct sockaddr_in6 v6;
-		} own = {0};
-		socklen_t len = sizeof(own);
 
-		if (!known->open || known->own_port != 0 ||
-			getsockname(fd, &own.any, &len) != 0 ||
-			own_port !=
-				ntohs(own.any.sa_family == AF_INET6 ? own.v6.sin6_port
-													: own.v4.sin_port))
-			continue;
-		known->own_port = (uint16) own_port;
-		return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+		if (known->open && known->own_port == 0 &&
+			get_own_port(fd) == own_port)
+			return fd;
 	}
-	return false;
+	return CURL_SOCKET_BAD;
+}
+
+/*
+ * Has the kernel give up what an exchange sent when nobody listens for its
+ * answer any more: a request that we gave up, or died over, must not be
+ * delivered much later.
+ */
+static void
+set_user_timeout(curl_socket_t fd, const TegroExchange *exchange)
+{
+	unsigned int timeout_ms = (unsigned int) Min(exchange->request.timeout_ms,
+												 tegro_timeout);
+
+	if (fd < MAX_KNOWN_SOCKETS)
+	{
+		if (sockets[fd].user_timeout_ms == (int) timeout_ms)
+			return;
+		sockets[fd].user_timeout_ms = (int) timeout_ms;
+	}
+	(void) setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms,
+					  sizeof(timeout_ms));
+}
+
+/*
+ * An exchange is about to use the connection from this port.  Returns its
+ * socket, or CURL_SOCKET_BAD if it cannot be told.
+ */
+curl_socket_t
+tegro_socket_take(const struct TegroExchangeState *state, int own_port)
+{
+	curl_socket_t fd = find_socket(state, own_port);
+
+	if (fd == CURL_SOCKET_BAD)
+		return fd;
+	idle_since[fd] = 0;
+	if (sockets[fd].own_port == 0)
+	{
+		sockets[fd].own_port = (uint16) own_port;
+		tegro_slots_count_connection(1);
+	}
+	sockets[fd].user = state;
+	set_user_timeout(fd, state->exchange);
+	return fd;
+}
+
+/* An exchange has ended: if its connection is kept, it is idle. */
+void
+tegro_socket_give_back(const struct TegroExchangeState *state)
+{
+	curl_socket_t fd = state->flight.socket;
+
+	/* it may be closed by now, and its number another's */
+	if (fd == CURL_SOCKET_BAD || sockets[fd].user != state)
+		return;
+	Assert(sockets[fd].open && sockets[fd].own_port != 0);
+	sockets[fd].user = NULL;
+	idle_since[fd] = clock_s();
+	idle_timeout_wanted = true;
+	if (!get_timeout_active(idle_timeout))
+		enable_timeout_after(idle_timeout, TEGRO_MAX_IDLE_S * 1000);
+}
+
+/*
+ * Does a connection of ours, kept alive, have something to be read already:
+ * its end, a late word of the server's, or one answer too many?  It would be
+ * taken for the answer to what is sent now.
+ */
+bool
+tegro_socket_has_unread_bytes(curl_socket_t fd)
+{
+	char byte;
+
+	return fd != CURL_SOCKET_BAD &&
+		recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
 }
 
 /* Is it an address that names this machine, or one of its own link? */
@@ -159,29 +351,27 @@ tegro_socket_open(void *arg, curlsocktype purpose,
 	struct TegroExchangeState *state = arg;
 	bool loopback;
 	bool link_local;
-	unsigned int timeout_ms;
 	curl_socket_t fd;
 
 	classify_address(&address->addr, &loopback, &link_local);
-	if (link_local || (state->loopback_only && !loopback))
+	if (link_local || (state->flight.loopback_only && !loopback))
 	{
-		state->address_refused = true;
+		/* not if another address is good: see on_ready_to_send() */
+		if (state->flight.stop == TEGRO_STOP_NONE)
+			state->flight.stop = TEGRO_STOP_ADDRESS;
 		return CURL_SOCKET_BAD;
 	}
 	fd = socket(address->family, address->socktype | SOCK_CLOEXEC,
 				address->protocol);
-	/* what we gave up, or died over, must not be delivered much later */
-	timeout_ms = (unsigned int) tegro_timeout;
-	if (fd >= 0)
-		(void) setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms,
-						  sizeof(timeout_ms));
 	if (fd >= 0 && fd < MAX_KNOWN_SOCKETS)
 	{
 		forget_socket(fd);
 		sockets[fd].open = true;
-		state->last_opened = fd;
+		state->flight.opened = fd;
 		nsockets = Max(nsockets, fd + 1);
 	}
+	if (fd >= 0)
+		set_user_timeout(fd, state->exchange);
 	return fd;
 }
 
@@ -202,7 +392,7 @@ is_connected(curl_socket_t fd)
 bool
 tegro_socket_stood(const struct TegroExchangeState *state)
 {
-	curl_socket_t fd = state->last_opened;
+	curl_socket_t fd = state->flight.opened;
 
 	if (fd == CURL_SOCKET_BAD)
 		return false;
