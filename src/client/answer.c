@@ -14,6 +14,10 @@
  * throwing.  That is caught here, for a bad answer is not the caller's error,
  * and what to make of it depends on what was asked.
  *
+ * A number takes as many digits as its exponent says: 1e131071 takes eight bytes
+ * here, and 128 kB wherever it is shown or read.  How many digits an answer may
+ * have is bounded for all of its numbers together.
+ *
  * Catching without a subtransaction is sound because all that can be left
  * half-done in between is memory: the parser takes no lock, buffer or
  * catalog entry that outlives it.
@@ -22,23 +26,72 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 
+#include "src/base/error.h"
 #include "src/client/answer.h"
 
 /*
- * Is it the data's fault?  Class 22 is bad data, 54 a limit (too deep, too
- * large).  All else, a cancel or a lack of memory, is not about the answer.
+ * Digits that exponents may add to an answer's numbers, all together.  Real
+ * answers have no exponents at all; jsonb allows some 131,000 digits a number.
+ */
+#define MAX_ADDED_DIGITS (1024 * 1024)
+
+/* Longest message of the parser that is shown. */
+#define MAX_WHY_LEN 500
+
+/*
+ * Is an error about the answer?  All that the parser throws is, as 0A000 on 15
+ * for an escape that the database's encoding does not have, except a cancel
+ * (class 57) and a lack of memory (class 53).
  */
 static bool
 is_about_data(int sqlerrcode)
 {
 	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
 
-	return category == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED);
+	return category != ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
+		category != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES);
+}
+
+/*
+ * Do exponents add too many digits to the numbers?  Of text that is not JSON it
+ * says anything.
+ */
+static bool
+has_too_many_digits(const char *bytes, size_t len)
+{
+	const char *end = bytes + len;
+	int64 added = 0;
+	bool in_string = false;
+
+	for (const char *at = bytes; at < end; at++)
+	{
+		int64 exponent = 0;
+
+		if (*at == '"')
+			in_string = !in_string;
+		else if (in_string && *at == '\\')
+			at++;
+		if (in_string || (*at != 'e' && *at != 'E') || at == bytes ||
+			!isdigit((unsigned char) at[-1]))
+			continue;
+		if (at + 1 < end && (at[1] == '+' || at[1] == '-'))
+			at++;
+		while (at + 1 < end && isdigit((unsigned char) at[1]))
+		{
+			at++;
+			exponent = Min(exponent * 10 + (*at - '0'), MAX_ADDED_DIGITS + 1);
+		}
+		added += exponent;
+		if (added > MAX_ADDED_DIGITS)
+			return true;
+	}
+	return false;
 }
 
 /* Parses JSON; returns NULL and says why if it can't be. */
@@ -69,9 +122,15 @@ parse(const char *bytes, size_t len, const char **why)
 			GetDatabaseEncoding() != PG_UTF8)
 			*why =
 				psprintf("It is not usable JSON: %s; the database's encoding is %s.",
-						 error->message, GetDatabaseEncodingName());
+						 tegro_error_excerpt(error->message,
+											 strlen(error->message),
+											 MAX_WHY_LEN, NULL),
+						 GetDatabaseEncodingName());
 		else
-			*why = psprintf("It is not usable JSON: %s.", error->message);
+			*why = psprintf("It is not usable JSON: %s.",
+							tegro_error_excerpt(error->message,
+												strlen(error->message),
+												MAX_WHY_LEN, NULL));
 	}
 	PG_END_TRY();
 
@@ -101,6 +160,13 @@ tegro_answer_read(const char *bytes, size_t len, TegroAnswer *answer)
 	if (memchr(bytes, '\0', len) != NULL)
 	{
 		answer->why = "It contains NUL bytes.";
+		return;
+	}
+
+	if (has_too_many_digits(bytes, len))
+	{
+		answer->why =
+			"It is not usable JSON: its numbers have too many digits.";
 		return;
 	}
 
