@@ -17,8 +17,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -57,9 +59,13 @@ tegro_error_raise(const TegroOutcome *outcome)
 	Assert(outcome->message != NULL);
 	ereport(ERROR,
 			(errcode(tegro_error_sqlstate(outcome->result)),
-			 errmsg_internal("%s", outcome->message),
-			 outcome->detail ? errdetail_internal("%s", outcome->detail) : 0,
-			 outcome->hint ? errhint("%s", outcome->hint) : 0));
+			 errmsg_internal("%s", tegro_error_for_client(outcome->message)),
+			 outcome->detail
+				 ? errdetail_internal("%s", tegro_error_for_client(outcome->detail))
+				 : 0,
+			 outcome->hint
+				 ? errhint("%s", tegro_error_for_client(outcome->hint))
+				 : 0));
 	pg_unreachable();
 }
 
@@ -75,6 +81,71 @@ is_invisible(const unsigned char *c)
 			 (c[2] >= 0xaa && c[2] <= 0xae))) ||
 		(c[0] == 0xe2 && c[1] == 0x81 && c[2] >= 0xa0 && c[2] <= 0xaf) ||
 		(c[0] == 0xef && c[1] == 0xbb && c[2] == 0xbf);
+}
+
+/*
+ * The conversion from the server's encoding to the client's; InvalidOid if text
+ * needs none, or none can be found out about now.
+ */
+static Oid
+find_conversion(void)
+{
+	int client = pg_get_client_encoding();
+	int server = GetDatabaseEncoding();
+
+	if (client == server || client == PG_SQL_ASCII || server == PG_SQL_ASCII ||
+		!IsTransactionState())
+		return InvalidOid;
+	return FindDefaultConversionProc(server, client);
+}
+
+/* Does the client's encoding have a character of "len" bytes? */
+static bool
+client_has(Oid conversion, const char *character, int len)
+{
+	unsigned char source[MAX_MULTIBYTE_CHAR_LEN + 1] = {0};
+	unsigned char
+		converted[MAX_CONVERSION_GROWTH * (MAX_MULTIBYTE_CHAR_LEN + 2)];
+
+	if (!OidIsValid(conversion))
+		return true;
+	Assert(len <= MAX_MULTIBYTE_CHAR_LEN);
+	memcpy(source, character, len);
+	return pg_do_encoding_conversion_buf(conversion, GetDatabaseEncoding(),
+										 pg_get_client_encoding(), source, len,
+										 converted, sizeof(converted),
+										 true) == len;
+}
+
+const char *
+tegro_error_for_client(const char *message)
+{
+	Oid conversion = InvalidOid;
+	StringInfoData out;
+	const char *at = message;
+
+	while (*at && !IS_HIGHBIT_SET(*at))
+		at++;
+	if (*at)
+		conversion = find_conversion();
+	if (!OidIsValid(conversion))
+		return message;
+
+	initStringInfo(&out);
+	for (at = message; *at;)
+	{
+		int len = (int) strnlen(at, pg_mblen(at));
+
+		if (!IS_HIGHBIT_SET(*at) || client_has(conversion, at, len))
+			appendBinaryStringInfo(&out, at, len);
+		else
+		{
+			for (int i = 0; i < len; i++)
+				appendStringInfo(&out, "\\x%02x", (unsigned char) at[i]);
+		}
+		at += len;
+	}
+	return out.data;
 }
 
 /* The secret that stands at the front of "bytes", its length; 0 if none. */
@@ -100,6 +171,7 @@ tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 	StringInfoData out;
 	size_t i = 0;
 	bool utf8_server = (GetDatabaseEncoding() == PG_UTF8);
+	Oid conversion = utf8_server ? find_conversion() : InvalidOid;
 
 	initStringInfo(&out);
 	while (i < len && (size_t) out.len < max_len)
@@ -131,7 +203,8 @@ tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 			if (utf8_server && n > 1 && n <= len - i &&
 				pg_utf8_islegal((const unsigned char *) bytes + i, (int) n) &&
 				!(c == 0xc2 && (unsigned char) bytes[i + 1] < 0xa0) &&
-				!(n == 3 && is_invisible((const unsigned char *) bytes + i)))
+				!(n == 3 && is_invisible((const unsigned char *) bytes + i)) &&
+				client_has(conversion, bytes + i, (int) n))
 			{
 				appendBinaryStringInfo(&out, bytes + i, (int) n);
 				i += n;

@@ -66,11 +66,19 @@ extern ErrorData *tegro_error_catch(void (*work)(void *arg), void *arg,
 
 /*
  * Makes foreign bytes fit to be shown: at most "max_len" of them, in server
- * encoding, control characters and what is not text as \xNN, and secrets as
- * "********".  Returns a palloc'd string, with "..." where it was cut.
+ * encoding, control characters, what is not text and what the client's encoding
+ * does not have as \xNN, and secrets as "********".  Returns a palloc'd string,
+ * with "..." where it was cut.
  */
 extern char *tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 								 const TegroSecrets *secrets);
+
+/*
+ * Text in server encoding, with each character that the client's encoding does
+ * not have as \xNN.  Otherwise an error that quotes it reaches the client as one
+ * about its encoding, and its SQLSTATE is lost.  May return its argument.
+ */
+extern const char *tegro_error_for_client(const char *text);
 
 /* Makes a secret unreadable wherever it stands in these bytes. */
 extern void tegro_error_mask(char *bytes, size_t len, const char *secret);

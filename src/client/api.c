@@ -556,9 +556,20 @@ judge_useless(TegroCall *call, const char *why, const TegroSecrets *secrets)
 	}
 }
 
+/*
+ * libcurl's words about what failed.  They can quote the other side, with the
+ * name in its certificate, say.
+ */
+static char *
+excerpt_problem(const TegroExchange *exchange, const TegroSecrets *secrets)
+{
+	return tegro_error_excerpt(exchange->problem, strlen(exchange->problem),
+							   sizeof(exchange->problem), secrets);
+}
+
 /* The request was certainly not sent. */
 static void
-judge_not_sent(TegroCall *call)
+judge_not_sent(TegroCall *call, const TegroSecrets *secrets)
 {
 	const TegroExchange *exchange = call->state->exchange;
 	TegroOutcome *outcome = &call->outcome;
@@ -567,7 +578,7 @@ judge_not_sent(TegroCall *call)
 		? "could not use the settings for the Tegro API"
 		: "could not reach the Tegro API";
 	outcome->detail = psprintf("%s, %s; nothing was sent. (%s)",
-							   exchange->problem,
+							   excerpt_problem(exchange, secrets),
 							   tegro_exchange_phase(exchange),
 							   describe_exchange(call));
 	switch (exchange->fault)
@@ -608,18 +619,14 @@ judge(TegroCall *call)
 
 	if (exchange->end == TEGRO_EXCHANGE_NOT_SENT)
 	{
-		judge_not_sent(call);
+		judge_not_sent(call, &secrets);
 		return exchange->fault == TEGRO_FAULT_NETWORK;
 	}
 
 	if (exchange->end == TEGRO_EXCHANGE_BROKEN)
 	{
 		judge_useless(call,
-					  psprintf("%s, %s.",
-							   tegro_error_excerpt(exchange->problem,
-												   strlen(exchange->problem),
-												   sizeof(exchange->problem),
-												   &secrets),
+					  psprintf("%s, %s.", excerpt_problem(exchange, &secrets),
 							   tegro_exchange_phase(exchange)),
 					  &secrets);
 		return reads && exchange->fault == TEGRO_FAULT_NETWORK;
@@ -807,7 +814,8 @@ tell_what_was_sent(void *arg)
 	}
 	if (sent == 1)
 		errdetail("The request %s for \"%s\" had already been sent, and may take effect.",
-				  one->method->name, one->reference ? one->reference : one->shop_id);
+				  one->method->name,
+				  tegro_error_for_client(one->reference ? one->reference : one->shop_id));
 	else if (sent > 1)
 		errdetail("%d requests %s had already been sent, and may take effect.",
 				  sent, one->method->name);

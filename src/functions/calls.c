@@ -274,10 +274,10 @@ put_row(TegroCall *call, void *arg)
 
 		values[2] = CStringGetTextDatum(
 			unpack_sql_state(tegro_error_sqlstate(outcome->result)));
-		values[3] = PointerGetDatum(cstring_to_text(
+		values[3] = PointerGetDatum(cstring_to_text(tegro_error_for_client(
 			outcome->detail
 				? psprintf("%s: %s", outcome->message, outcome->detail)
-				: outcome->message));
+				: outcome->message)));
 		nulls[2] = nulls[3] = false;
 	}
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
