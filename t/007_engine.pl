@@ -425,8 +425,27 @@ SQL
 	ok(wait_until(sub { $author->query(q{SELECT count(*) FROM tegro_outbox WHERE state = 'done'})->{out} == 300; }),
 		'a worker delivers') or diag($author->query('SELECT state, count(*), min(message) FROM tegro_outbox GROUP BY 1')->{out});
 	$author->close;
-	unlike(TegroTest::slurp($few->logfile), qr/Too many open files|out of file descriptors/, 'nobody was short of descriptors');
+	is(scalar(() = TegroTest::slurp($few->logfile) =~ /Too many open files|out of file descriptors/g), 0,
+		'nobody was short of descriptors');
 	$few->stop;
+};
+
+subtest 'a batch takes memory for what is in flight' => sub {
+	my $batch = session($node);
+	my $run = sub {
+		my ($size) = @_;
+
+		my $result = $batch->query("SELECT count(answer) FROM tegro_batch('balance', "
+			  . "ARRAY(SELECT '{\"tag\": 1}'::jsonb FROM generate_series(1, $size)))");
+		is($result->{out}, $size, "$size calls are answered") or diag($result->{err});
+		return vm_hwm_kb($batch->pid);
+	};
+	my $before = $run->(1000);
+	my $after = $run->(21_000);
+
+	# the array itself, and the rows, which work_mem bounds
+	cmp_ok(($after - $before) * 1024 / 20_000, '<', 500, 'less than 500 bytes for each more');
+	$batch->close;
 };
 
 #

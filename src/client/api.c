@@ -269,6 +269,14 @@ keep_keys(struct TegroCallState *state, TegroKeys keys)
 	state->keys.secret_key = kept->bytes + api_size;
 }
 
+void
+tegro_api_share_keys(TegroCall *call, const TegroCall *other)
+{
+	Assert(call->state->keys.api_key == NULL && other->state->keys.api_key);
+	Assert(strcmp(call->shop_id, other->shop_id) == 0);
+	call->state->keys = other->state->keys;
+}
+
 TegroCall *
 tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 {
@@ -771,12 +779,31 @@ advance(TegroCall *call, long *wait_ms)
 	return false;
 }
 
-/* What an error that ends a run must say about it. */
+/* A call of a run that is not done yet, and the memory that goes with it. */
+typedef struct RunningCall
+{
+	TegroCall *call;
+	MemoryContext context;
+} RunningCall;
+
 typedef struct RunState
 {
-	TegroCall **calls;
-	int begun; /* calls[0 .. begun - 1] were sent */
+	MemoryContext context; /* of the run; those of its calls are below it */
+	RunningCall *running;
+	int nrunning;
+	int begun; /* calls, from the first on */
+
+	/* calls that are done, and took or may have taken effect */
+	int nsent;
+	const TegroMethod *sent_method;
+	const char *sent_reference; /* of the first of them */
 } RunState;
+
+static const char *
+reference_of(const TegroCall *call)
+{
+	return call->reference ? call->reference : call->shop_id;
+}
 
 /*
  * Says with an error that ends a run, a cancel, say, that a request that may
@@ -787,8 +814,9 @@ static void
 tell_what_was_sent(void *arg)
 {
 	RunState *run = arg;
-	int sent = 0;
-	TegroCall *one = NULL;
+	int nsent = run->nsent;
+	const TegroMethod *method = run->sent_method;
+	const char *reference = run->sent_reference;
 	int category = ERRCODE_TO_CATEGORY(geterrcode());
 
 	/* messages of other kinds, and our own errors, which say it themselves */
@@ -796,51 +824,75 @@ tell_what_was_sent(void *arg)
 		category == ERRCODE_WARNING ||
 		category == ERRCODE_TO_CATEGORY(TEGRO_ERRCODE_REFUSED))
 		return;
-	for (int i = 0; i < run->begun; i++)
+	for (int i = 0; i < run->nrunning; i++)
 	{
-		TegroCall *call = run->calls[i];
+		const TegroCall *call = run->running[i].call;
 
-		if (call->method->effect == TEGRO_READS)
-			continue;
-		/* done: only if it took or may have taken effect */
-		if (call->done
-				? call->outcome.result == TEGRO_ANSWERED ||
-					call->outcome.result == TEGRO_UNKNOWN
-				: call->state->in_flight && call->state->exchange->handed_over)
+		if (call->method->effect != TEGRO_READS && call->state->in_flight &&
+			call->state->exchange->handed_over)
 		{
-			sent++;
-			one = call;
+			nsent++;
+			method = call->method;
+			reference = reference_of(call);
 		}
 	}
-	if (sent == 1)
+	if (nsent == 1)
 		errdetail("The request %s for \"%s\" had already been sent, and may take effect.",
-				  one->method->name,
-				  tegro_error_for_client(one->reference ? one->reference : one->shop_id));
-	else if (sent > 1)
+				  method->name, tegro_error_for_client(reference));
+	else if (nsent > 1)
 		errdetail("%d requests %s had already been sent, and may take effect.",
-				  sent, one->method->name);
+				  nsent, method->name);
+}
+
+/* Counts a call that is done, if it took or may have taken effect. */
+static void
+count_sent(RunState *run, const TegroCall *call)
+{
+	if (call->method->effect == TEGRO_READS ||
+		(call->outcome.result != TEGRO_ANSWERED &&
+		 call->outcome.result != TEGRO_UNKNOWN))
+		return;
+	if (run->nsent++ == 0)
+	{
+		run->sent_method = call->method;
+		run->sent_reference = MemoryContextStrdup(run->context,
+												  reference_of(call));
+	}
+}
+
+/* Has the source make the next call, and puts it in flight. */
+static void
+begin_next(RunState *run, TegroCallSource source, void *arg)
+{
+	RunningCall *next = &run->running[run->nrunning];
+
+	next->context = AllocSetContextCreate(run->context, "tegro running call",
+										  ALLOCSET_SMALL_SIZES);
+	MemoryContextSwitchTo(next->context);
+	next->call = source(run->begun, arg);
+	run->begun++;
+	run->nrunning++;
+	tegro_api_begin(next->call);
+	MemoryContextSwitchTo(run->context);
 }
 
 void
-tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
+tegro_api_run(int ncalls, int max_in_flight, TegroCallSource source,
 			  TegroCallDone done, void *arg)
 {
-	RunState run = {calls, 0};
+	RunState run = {0};
 	ErrorContextCallback context;
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext run_context;
-	TegroCall **running;
-	volatile int nrunning = 0; /* PG_FINALLY reads it */
 
 	Assert(ncalls >= 0 && max_in_flight > 0);
 	/*
 	 * All that is in flight hangs below this context: when it goes, on
 	 * whatever way, the exchanges are stopped.
 	 */
-	run_context = AllocSetContextCreate(caller, "tegro calls",
+	run.context = AllocSetContextCreate(caller, "tegro calls",
 										ALLOCSET_SMALL_SIZES);
-	running = MemoryContextAlloc(run_context,
-								 max_in_flight * sizeof(TegroCall *));
+	run.running = MemoryContextAlloc(run.context,
+									 max_in_flight * sizeof(RunningCall));
 
 	context.callback = tell_what_was_sent;
 	context.arg = &run;
@@ -849,57 +901,55 @@ tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
 
 	PG_TRY();
 	{
-		while (run.begun < ncalls || nrunning > 0)
+		while (run.begun < ncalls || run.nrunning > 0)
 		{
 			long wait_ms = -1;
-			int i;
-
 			bool any_done = false;
 
 			/* fill the free slots; the first needs none */
-			MemoryContextSwitchTo(run_context);
-			while (run.begun < ncalls && nrunning < max_in_flight &&
-				   (nrunning == 0 || tegro_transport_slots(1) > 0))
-			{
-				running[nrunning++] = calls[run.begun];
-				tegro_api_begin(calls[run.begun++]);
-			}
+			while (run.begun < ncalls && run.nrunning < max_in_flight &&
+				   (run.nrunning == 0 || tegro_transport_slots(1) > 0))
+				begin_next(&run, source, arg);
 
-			for (i = 0; i < nrunning;)
+			for (int i = 0; i < run.nrunning;)
 			{
-				TegroCall *call = running[i];
+				RunningCall running = run.running[i];
 
-				Assert(nrunning <= max_in_flight && !call->done);
-				if (advance(call, &wait_ms))
+				Assert(run.nrunning <= max_in_flight && !running.call->done);
+				MemoryContextSwitchTo(running.context);
+				if (advance(running.call, &wait_ms))
 				{
 					any_done = true;
-					running[i] = running[--nrunning];
+					count_sent(&run, running.call);
+					run.running[i] = run.running[--run.nrunning];
 					MemoryContextSwitchTo(caller);
-					done(call, arg);
-					MemoryContextSwitchTo(run_context);
-					MemoryContextDelete(call->state->context);
-					call->state->context = NULL;
+					done(running.call, arg);
+					MemoryContextDelete(running.call->state->context);
+					running.call->state->context = NULL;
+					MemoryContextDelete(running.context);
 				}
 				else
 					i++;
 			}
+			MemoryContextSwitchTo(run.context);
 
 			/* wait, unless slots became free that can be filled first */
-			if (nrunning > 0 && !(any_done && run.begun < ncalls))
+			if (run.nrunning > 0 && !(any_done && run.begun < ncalls))
 				(void) tegro_transport_wait(wait_ms);
 		}
 	}
 	PG_FINALLY();
 	{
-		for (int i = 0; i < nrunning; i++)
+		for (int i = 0; i < run.nrunning; i++)
 		{
-			if (running[i]->state->in_flight)
-				tegro_stats_count_cancelled(tegro_method_number(
-												running[i]->method),
-											running[i]->attempts > 1);
+			const TegroCall *call = run.running[i].call;
+
+			if (call->state->in_flight)
+				tegro_stats_count_cancelled(tegro_method_number(call->method),
+											call->attempts > 1);
 		}
 		MemoryContextSwitchTo(caller);
-		MemoryContextDelete(run_context);
+		MemoryContextDelete(run.context);
 	}
 	PG_END_TRY();
 	/* not before: PG_END_TRY puts back what it was at PG_TRY */

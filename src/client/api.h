@@ -100,19 +100,34 @@ extern void tegro_api_send(TegroCall *call, const TegroRequest *request,
 extern const TegroExchange *tegro_api_exchange(const TegroCall *call);
 extern bool tegro_api_judge(TegroCall *call);
 
+/*
+ * Gives a call that was prepared without keys those of another call, for the
+ * same shop, which must outlive it.
+ */
+extern void tegro_api_share_keys(TegroCall *call, const TegroCall *other);
+
+/*
+ * What tegro_api_run() calls for the i-th call, from 0: returns it, prepared, in
+ * the current memory context or one that lives longer.  It must not throw on
+ * what the caller could have found out before the first request.
+ */
+typedef TegroCall *(*TegroCallSource)(int i, void *arg);
+
 /* What tegro_api_run() calls when a call is done; it may throw. */
 typedef void (*TegroCallDone)(TegroCall *call, void *arg);
 
 /*
- * Runs calls until all are done, at most "max_in_flight" at once, and hands
- * each to "done" as it ends; its envelope and texts are gone after that.
+ * Runs calls until all are done, at most "max_in_flight" at once, or fewer if
+ * there are no more slots.  Asks "source" for each when it can be sent, and hands
+ * it to "done" as it ends; what was made of it is gone after that.
  *
  * How a call ends is in its outcome.  Throws on a cancel and the like; if a
  * request that may change something had left by then, the error's detail says
  * so.
  */
-extern void tegro_api_run(TegroCall **calls, int ncalls, int max_in_flight,
-						  TegroCallDone done, void *arg);
+extern void tegro_api_run(int ncalls, int max_in_flight,
+						  TegroCallSource source, TegroCallDone done,
+						  void *arg);
 
 /*
  * The same step by step, for who takes answers while others are on their way,

@@ -126,11 +126,24 @@ judge_clock(TegroDoctor *doctor, const TegroExchange *exchange)
 								NULL);
 }
 
+/* The one request, and who asks for it. */
+typedef struct ProviderCheck
+{
+	TegroDoctor *doctor;
+	TegroCall *call;
+} ProviderCheck;
+
+static TegroCall *
+get_call(int i, void *arg)
+{
+	return ((ProviderCheck *) arg)->call;
+}
+
 /* Makes rows of how the request ended. */
 static void
 judge_call(TegroCall *call, void *arg)
 {
-	TegroDoctor *doctor = arg;
+	TegroDoctor *doctor = ((ProviderCheck *) arg)->doctor;
 	const TegroExchange *exchange = tegro_api_exchange(call);
 	const TegroOutcome *outcome = &call->outcome;
 	const char *hint = outcome->hint;
@@ -189,7 +202,7 @@ tegro_check_provider(TegroDoctor *doctor)
 {
 	const char *method = callable_method(doctor);
 	TegroJsonbState params = tegro_begin_params();
-	TegroCall *call;
+	ProviderCheck check = {doctor};
 	int left_ms;
 
 	if (method == NULL)
@@ -210,9 +223,9 @@ tegro_check_provider(TegroDoctor *doctor)
 	left_ms = (int) Max(tegro_timeout -
 							(tegro_clock_us() - doctor->begun_us) / 1000,
 						1);
-	call = tegro_api_prepare(method, tegro_finish_params(&params),
-							 GetUserId());
+	check.call = tegro_api_prepare(method, tegro_finish_params(&params),
+								   GetUserId());
 	tegro_finding_set_number("tegro.timeout", left_ms);
 	tegro_finding_set_number("tegro.read_retries", 0);
-	tegro_api_run(&call, 1, 1, judge_call, doctor);
+	tegro_api_run(1, 1, get_call, judge_call, &check);
 }

@@ -57,26 +57,37 @@ PG_FUNCTION_INFO_V1(tegro_preview);
  * One call.
  */
 
+typedef struct SingleCall
+{
+	TegroCall *call;
+	Jsonb *result;
+} SingleCall;
+
+static TegroCall *
+get_call(int i, void *arg)
+{
+	return ((SingleCall *) arg)->call;
+}
+
 /* Keeps the envelope, which goes when the call is done; raises all else. */
 static void
 keep_or_raise(TegroCall *call, void *arg)
 {
-	Jsonb **result = arg;
+	SingleCall *single = arg;
 
 	if (call->outcome.result != TEGRO_ANSWERED)
 		tegro_error_raise(&call->outcome);
-	*result = palloc(VARSIZE(call->envelope));
-	memcpy(*result, call->envelope, VARSIZE(call->envelope));
+	single->result = palloc(VARSIZE(call->envelope));
+	memcpy(single->result, call->envelope, VARSIZE(call->envelope));
 }
 
 static Datum
 call_method(const char *method, Jsonb *params)
 {
-	TegroCall *call = tegro_api_prepare(method, params, GetUserId());
-	Jsonb *result = NULL;
+	SingleCall single = {tegro_api_prepare(method, params, GetUserId())};
 
-	tegro_api_run(&call, 1, 1, keep_or_raise, &result);
-	return JsonbPGetDatum(result);
+	tegro_api_run(1, 1, get_call, keep_or_raise, &single);
+	return JsonbPGetDatum(single.result);
 }
 
 static Datum
@@ -254,13 +265,60 @@ tegro_modules(PG_FUNCTION_ARGS)
  * Many calls.
  */
 
+/*
+ * The calls of a batch.  Each is prepared twice: all of them at first, to find
+ * what is wrong before anything is sent, and again when its turn comes.  So
+ * memory is taken for what is in flight, not for all.  The keys are those of the
+ * first time, one call for each shop, for what was found then must not fail now.
+ */
+typedef struct Batch
+{
+	const char *method;
+	Datum *elements;
+	int nelements;
+	List *signers; /* of TegroCall, with keys */
+	ReturnSetInfo *rsinfo;
+} Batch;
+
+/* The call for a shop that has its keys; NULL if there is none. */
+static TegroCall *
+find_signer(const Batch *batch, const char *shop_id)
+{
+	ListCell *cell;
+
+	foreach(cell, batch->signers)
+	{
+		TegroCall *call = lfirst(cell);
+
+		if (strcmp(call->shop_id, shop_id) == 0)
+			return call;
+	}
+	return NULL;
+}
+
+/* Makes a call of an element, from 0. */
+static TegroCall *
+make_call(int i, void *arg)
+{
+	Batch *batch = arg;
+	TegroCall *call = tegro_api_prepare(batch->method,
+										DatumGetJsonbP(batch->elements[i]),
+										InvalidOid);
+
+	tegro_api_share_keys(call, find_signer(batch, call->shop_id));
+	call->position = i + 1;
+	return call;
+}
+
 /* A row for a call that is done. */
 static void
 put_row(TegroCall *call, void *arg)
 {
-	ReturnSetInfo *rsinfo = arg;
+	ReturnSetInfo *rsinfo = ((Batch *) arg)->rsinfo;
 	Datum values[4];
 	bool nulls[4] = {false, true, true, true};
+	/* the texts go with the call */
+	MemoryContext caller = MemoryContextSwitchTo(GetMemoryChunkContext(call));
 
 	values[0] = Int32GetDatum(call->position);
 	if (call->outcome.result == TEGRO_ANSWERED)
@@ -281,6 +339,7 @@ put_row(TegroCall *call, void *arg)
 		nulls[2] = nulls[3] = false;
 	}
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	MemoryContextSwitchTo(caller);
 }
 
 /* Says in errors which of the parameters is meant. */
@@ -288,6 +347,45 @@ static void
 tell_position(void *arg)
 {
 	errcontext("element %d of \"params\"", *(int *) arg);
+}
+
+/* Prepares each element once, which throws on all that is wrong with it. */
+static void
+check_batch(Batch *batch, const bool *element_nulls)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext scratch = AllocSetContextCreate(caller, "tegro batch check",
+												  ALLOCSET_DEFAULT_SIZES);
+	int position;
+	ErrorContextCallback context = {error_context_stack, tell_position,
+									&position};
+
+	error_context_stack = &context;
+	for (position = 1; position <= batch->nelements; position++)
+	{
+		Jsonb *params;
+		TegroCall *call;
+
+		CHECK_FOR_INTERRUPTS();
+		if (element_nulls[position - 1])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("parameters must not be null")));
+		MemoryContextReset(scratch);
+		MemoryContextSwitchTo(scratch);
+		params = DatumGetJsonbP(batch->elements[position - 1]);
+		call = tegro_api_prepare(batch->method, params, InvalidOid);
+		if (find_signer(batch, call->shop_id) == NULL)
+		{
+			MemoryContextSwitchTo(caller);
+			batch->signers = lappend(batch->signers,
+									 tegro_api_prepare(batch->method, params,
+													   GetUserId()));
+		}
+	}
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(scratch);
+	error_context_stack = context.previous;
 }
 
 /*
@@ -301,17 +399,11 @@ tell_position(void *arg)
 Datum
 tegro_batch(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char *method = tegro_get_text(fcinfo, 0, "method");
+	Batch batch = {.method = tegro_get_text(fcinfo, 0, "method")};
 	ArrayType *params;
-	Datum *elements;
 	bool *element_nulls;
-	int nelements;
-	TegroCall **calls;
-	int position;
-	ErrorContextCallback context;
 
-	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
+	if (tegro_method_effect(batch.method) == TEGRO_PAYS_OUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("payouts can't be made in a batch"),
@@ -319,34 +411,14 @@ tegro_batch(PG_FUNCTION_ARGS)
 				 errhint("Put them into the outbox with tegro_enqueue: they are delivered many at a time.")));
 	tegro_require_argument(fcinfo, 1, "params");
 	params = PG_GETARG_ARRAYTYPE_P(1);
-	deconstruct_array(params, JSONBOID, -1, false, TYPALIGN_INT, &elements,
-					  &element_nulls, &nelements);
-
-	calls = palloc_extended((nelements + 1) * sizeof(TegroCall *),
-							MCXT_ALLOC_HUGE);
-	context.callback = tell_position;
-	context.arg = &position;
-	context.previous = error_context_stack;
-	error_context_stack = &context;
-	for (position = 1; position <= nelements; position++)
-	{
-		TegroCall *call;
-
-		CHECK_FOR_INTERRUPTS();
-		if (element_nulls[position - 1])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("parameters must not be null")));
-		call = tegro_api_prepare(method,
-								 DatumGetJsonbP(elements[position - 1]),
-								 GetUserId());
-		call->position = position;
-		calls[position - 1] = call;
-	}
-	error_context_stack = context.previous;
+	deconstruct_array(params, JSONBOID, -1, false, TYPALIGN_INT,
+					  &batch.elements, &element_nulls, &batch.nelements);
+	check_batch(&batch, element_nulls);
 
 	InitMaterializedSRF(fcinfo, 0);
-	tegro_api_run(calls, nelements, tegro_max_concurrency, put_row, rsinfo);
+	batch.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	tegro_api_run(batch.nelements, tegro_max_concurrency, make_call, put_row,
+				  &batch);
 	return (Datum) 0;
 }
 
