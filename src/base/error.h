@@ -78,7 +78,7 @@ extern char *tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
  * not have as \xNN.  Otherwise an error that quotes it reaches the client as one
  * about its encoding, and its SQLSTATE is lost.  May return its argument.
  */
-extern const char *tegro_error_for_client(const char *text);
+extern const char *tegro_error_for_client(const char *message);
 
 /* Makes a secret unreadable wherever it stands in these bytes. */
 extern void tegro_error_mask(char *bytes, size_t len, const char *secret);
