@@ -195,6 +195,8 @@ find_socket(const struct TegroExchangeState *state, int own_port)
 {
 	curl_socket_t opened = state->flight.opened;
 	curl_socket_t found = CURL_SOCKET_BAD;
+	int nfound = 0;
+	int nfree = 0;
 
 	/* a new connection, which the exchange itself has opened */
 	if (opened != CURL_SOCKET_BAD && sockets[opened].open &&
@@ -203,17 +205,22 @@ find_socket(const struct TegroExchangeState *state, int own_port)
 
 	for (int fd = 0; fd < nsockets; fd++)
 	{
-		struct KnownSocket *known = &sockets[fd];
-
-		if (!known->open || known->own_port != own_port || known->user != NULL)
+		if (!sockets[fd].open || sockets[fd].own_port != own_port)
 			continue;
-		/* two sockets can have one port, if they lead to different hosts */
-		if (found != CURL_SOCKET_BAD)
-			return CURL_SOCKET_BAD;
-		found = fd;
+		nfound++;
+		if (nfound == 1 || sockets[fd].user == NULL)
+			found = fd;
+		nfree += sockets[fd].user == NULL;
 	}
-	if (found != CURL_SOCKET_BAD)
+
+	/*
+	 * It can still have a user, whose answer has just come.  Two sockets can
+	 * have one port, if they lead to different hosts.
+	 */
+	if (nfound == 1 || nfree == 1)
 		return found;
+	if (nfound > 0)
+		return CURL_SOCKET_BAD;
 
 	/* its first time: ask all that have not been asked */
 	for (int fd = 0; fd < nsockets; fd++)
