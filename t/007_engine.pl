@@ -301,6 +301,13 @@ subtest 'fault 75: the SQLSTATE is ours in whatever encoding the client reads' =
 		$sandbox->fault('createOrder', 'close_after_read');
 		my $result = ask($client, 'createOrder', new_order(order_id => "\x{41d}\x{435}\x{442} $encoding"));
 		is($result->{sqlstate}, 'TG003', "$encoding: an unknown outcome");
+		# a payout, whose worker has an encoding of its own
+		$sandbox->begin;
+		$sandbox->fault('createWithdrawal', 'answer', status => 200,
+			body => "{\"type\":\"error\",\"desc\":\"\xd0\x9d\xd0\xb5\xd1\x82\"}");
+		$result = $client->query("SELECT tegro_create_withdrawal('" . $json->encode({
+				payment_id => "\x{41d} $encoding", currency => 'RUB', amount => 1, account => '1', payment_system => 1 }) . "')");
+		is($result->{sqlstate}, 'TG001', "$encoding: a payout that is refused") or diag($result->{err});
 		$client->close;
 	}
 };

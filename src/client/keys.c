@@ -413,7 +413,8 @@ tegro_keys_find(const char *shop, Oid role)
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 				 errmsg("no API key for shop \"%s\" and role \"%s\"",
-						shop, GetUserNameFromId(role, false)),
+						tegro_error_for_client(shop),
+						tegro_error_for_client(GetUserNameFromId(role, false))),
 				 errdetail_internal("%s", why_no_line(shop, role)),
 				 errhint("Add the line shop_id:role:api_key:secret_key to the file that tegro.credentials_file names and reload the configuration, or set tegro.api_key for this session.")));
 	}

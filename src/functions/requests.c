@@ -216,7 +216,7 @@ tegro_wait(PG_FUNCTION_ARGS)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("request " INT64_FORMAT " of the outbox has no outcome yet", id),
 					 errdetail("It is \"%s\"%s%s", state, outcome.detail ? ": " : ".",
-							   outcome.detail ? outcome.detail : ""),
+							   outcome.detail ? tegro_error_for_client(outcome.detail) : ""),
 					 errhint("It goes on by itself, and you can wait again; if it does not, tegro_doctor() says why.")));
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,

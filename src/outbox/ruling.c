@@ -72,6 +72,9 @@
  */
 #define ORDER_MARGIN_MS 5000
 
+/* Longest value of the provider's that is shown beside ours. */
+#define MAX_FOUND_LEN 100
+
 /* How often each must not be found. */
 #define ORDER_ABSENT  2
 #define PAYOUT_ABSENT 3
@@ -601,9 +604,10 @@ compare(const char *name, const JsonbValue *asked, const JsonbValue *found,
 		same = DatumGetBool(
 			DirectFunctionCall2(numeric_eq, NumericGetDatum(asked_number),
 								NumericGetDatum(found_number)));
-	return same
-		? NULL
-		: psprintf("%s %s %s, %s is there", name, asked_text, was, found_text);
+	return same ? NULL
+				: psprintf("%s %s %s, %s is there", name, asked_text, was,
+						   tegro_error_excerpt(found_text, strlen(found_text),
+											   MAX_FOUND_LEN, NULL));
 }
 
 char *

@@ -116,7 +116,8 @@ tell_that_it_goes_on(void *arg)
 	if (geterrcode() == ERRCODE_QUERY_CANCELED ||
 		geterrcode() == ERRCODE_ADMIN_SHUTDOWN)
 	{
-		errdetail("The payout \"%s\" was handed over, and may go on.", payment_id);
+		errdetail("The payout \"%s\" was handed over, and may go on.",
+				  tegro_error_for_client(payment_id));
 		errhint("Its outcome will stand in tegro_outbox; the same call again returns it.");
 	}
 }
@@ -333,10 +334,11 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
 		if (strcmp(state, TEGRO_READY) == 0 && tegro_clock_us() > until_us)
 			ereport(ERROR,
 					(errcode(TEGRO_ERRCODE_UNKNOWN),
-					 errmsg("createWithdrawal \"%s\" is still to be sent", payment_id),
+					 errmsg("createWithdrawal \"%s\" is still to be sent",
+							tegro_error_for_client(payment_id)),
 					 errdetail("Request " INT64_FORMAT " of the outbox is \"ready\"%s%s", id,
 							   outcome.detail ? ": " : ".",
-							   outcome.detail ? outcome.detail : ""),
+							   outcome.detail ? tegro_error_for_client(outcome.detail) : ""),
 					 errhint("It is sent by itself as soon as that is possible: before you pay in another way, take it back with tegro_cancel(" INT64_FORMAT "). The same call again, or tegro_wait(" INT64_FORMAT "), returns its outcome.",
 							 id, id)));
 		if (strcmp(state, TEGRO_IN_DOUBT) == 0 || tegro_clock_us() > until_us)
@@ -344,8 +346,8 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
 					(errcode(TEGRO_ERRCODE_UNKNOWN),
 					 errmsg("the outcome of createWithdrawal is unknown"),
 					 errdetail("Request " INT64_FORMAT " of the outbox, \"%s\", is \"%s\"%s%s",
-							   id, payment_id, state, outcome.detail ? ": " : ".",
-							   outcome.detail ? outcome.detail : ""),
+							   id, tegro_error_for_client(payment_id), state, outcome.detail ? ": " : ".",
+							   outcome.detail ? tegro_error_for_client(outcome.detail) : ""),
 					 errhint("It is looked up by itself. The same call again, or tegro_wait(" INT64_FORMAT "), returns its outcome.", id)));
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -399,19 +401,21 @@ tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 	if (progress == PAYOUT_FAILED)
 		ereport(ERROR,
 				(errcode(shared->sqlstate),
-				 errmsg_internal("%s", shared->message),
-				 shared->detail[0] ? errdetail_internal("%s", shared->detail) : 0,
-				 shared->hint[0] ? errhint("%s", shared->hint) : 0));
+				 errmsg_internal("%s", tegro_error_for_client(shared->message)),
+				 shared->detail[0] ? errdetail_internal("%s", tegro_error_for_client(shared->detail)) : 0,
+				 shared->hint[0] ? errhint("%s", tegro_error_for_client(shared->hint)) : 0));
 	if (progress == PAYOUT_WAITS || progress == PAYOUT_READ)
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_NOT_SENT),
-				 errmsg("the worker for the payout \"%s\" could not begin", call->reference),
+				 errmsg("the worker for the payout \"%s\" could not begin",
+						tegro_error_for_client(call->reference)),
 				 errdetail("Nothing was sent."),
 				 errhint("The server's log says why.")));
 	if (progress == PAYOUT_BEGUN)
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_UNKNOWN),
-				 errmsg("the worker for the payout \"%s\" ended", call->reference),
+				 errmsg("the worker for the payout \"%s\" ended",
+						tegro_error_for_client(call->reference)),
 				 errdetail("Whether it is on record can't be told from here."),
 				 errhint("The same call again returns its outcome, or sends it if it is not on record.")));
 	dsm_detach(segment);
