@@ -393,7 +393,7 @@ subtest 'fault 64: more at once than descriptors: less at once, and nothing fail
 	my ($soft) = TegroTest::must_run('prlimit', '--pid', $$, '--nofile', '--noheadings', '-o', 'SOFT') =~ /(\w+)/;
 
 	TegroTest::must_run('prlimit', '--pid', $$, "--nofile=256:$hard");
-	my $few = cluster('few', $sandbox, %tls);
+	my $few = cluster('few', $sandbox, %tls, environment => { preload_library() });
 	TegroTest::must_run('prlimit', '--pid', $$, "--nofile=$soft:$hard");
 	my $greedy = session($few);
 
@@ -423,7 +423,19 @@ SQL
 	ask($greedy, 'balance') foreach 1 .. 2;
 	$greedy->close;
 
-	# delivery, too
+	# a name takes more for a while: a thread that looks it up, and its sockets
+	my $namer = session($few);
+	set_server($few, { 'tegro.api_url' => 'https://slow-0-few.provider.test:' . $sandbox->port . '/api' }, $namer);
+	$namer->query('SET tegro.max_concurrency = 1000; SET tegro.read_retries = 0');
+	$sandbox->begin;
+	$sandbox->fault('*', 'hold', ms => 300, times => 200);
+	$result = $namer->query("SELECT count(*), count(answer), min(message) FROM tegro_batch('balance', "
+		  . "ARRAY(SELECT '{}'::jsonb FROM generate_series(1, 1000)))");
+	is($result->{out}, '1000|1000|', 'all calls to a name are answered, too') or diag($result->{err});
+	cmp_ok(descriptors($namer->pid), '>', 60, 'as many connections are kept');
+	$namer->close;
+
+	# delivery
 	my $author = session($few);
 	$author->query("SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id', 'few ' || g, "
 		  . "'currency', 'RUB', 'amount', 1))) FROM generate_series(1, 300) g");
