@@ -117,26 +117,27 @@ client_has(Oid conversion, const char *character, int len)
 										 true) == len;
 }
 
-const char *
-tegro_error_for_client(const char *message)
+static bool
+is_ascii(const char *message)
 {
-	Oid conversion = InvalidOid;
-	StringInfoData out;
-	const char *at = message;
+	while (*message && !IS_HIGHBIT_SET(*message))
+		message++;
+	return *message == '\0';
+}
 
-	while (*at && !IS_HIGHBIT_SET(*at))
-		at++;
-	if (*at)
-		conversion = find_conversion();
-	if (!OidIsValid(conversion))
-		return message;
+/* A text with \xNN for what the conversion lacks; if there is none, for all. */
+static char *
+escape(const char *message, Oid conversion)
+{
+	StringInfoData out;
 
 	initStringInfo(&out);
-	for (at = message; *at;)
+	for (const char *at = message; *at;)
 	{
 		int len = (int) strnlen(at, pg_mblen(at));
 
-		if (!IS_HIGHBIT_SET(*at) || client_has(conversion, at, len))
+		if (!IS_HIGHBIT_SET(*at) ||
+			(OidIsValid(conversion) && client_has(conversion, at, len)))
 			appendBinaryStringInfo(&out, at, len);
 		else
 		{
@@ -146,6 +147,23 @@ tegro_error_for_client(const char *message)
 		at += len;
 	}
 	return out.data;
+}
+
+const char *
+tegro_error_for_client(const char *message)
+{
+	Oid conversion = is_ascii(message) ? InvalidOid : find_conversion();
+
+	return OidIsValid(conversion) ? escape(message, conversion) : message;
+}
+
+const char *
+tegro_error_in_context(const char *message)
+{
+	return is_ascii(message) ||
+			pg_get_client_encoding() == GetDatabaseEncoding()
+		? message
+		: escape(message, InvalidOid);
 }
 
 /* The secret that stands at the front of "bytes", its length; 0 if none. */
@@ -171,7 +189,8 @@ tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 	StringInfoData out;
 	size_t i = 0;
 	bool utf8_server = (GetDatabaseEncoding() == PG_UTF8);
-	Oid conversion = utf8_server ? find_conversion() : InvalidOid;
+	Oid conversion = InvalidOid;
+	bool asked = false; /* for "conversion": most text needs none */
 
 	initStringInfo(&out);
 	while (i < len && (size_t) out.len < max_len)
@@ -196,6 +215,11 @@ tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 		}
 		else
 		{
+			if (!asked)
+			{
+				conversion = utf8_server ? find_conversion() : InvalidOid;
+				asked = true;
+			}
 			/* a whole character, if the server can hold it as it is */
 			n = c >= 0xc2 && c <= 0xf4
 				? pg_utf_mblen((const unsigned char *) bytes + i)

@@ -80,6 +80,12 @@ extern char *tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
  */
 extern const char *tegro_error_for_client(const char *message);
 
+/*
+ * The same for an error context callback, which must not look into catalogs: if
+ * the two encodings differ, it escapes all that is not ASCII.
+ */
+extern const char *tegro_error_in_context(const char *message);
+
 /* Makes a secret unreadable wherever it stands in these bytes. */
 extern void tegro_error_mask(char *bytes, size_t len, const char *secret);
 

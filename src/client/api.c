@@ -838,7 +838,7 @@ tell_what_was_sent(void *arg)
 	}
 	if (nsent == 1)
 		errdetail("The request %s for \"%s\" had already been sent, and may take effect.",
-				  method->name, tegro_error_for_client(reference));
+				  method->name, tegro_error_in_context(reference));
 	else if (nsent > 1)
 		errdetail("%d requests %s had already been sent, and may take effect.",
 				  nsent, method->name);

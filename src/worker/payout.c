@@ -117,7 +117,7 @@ tell_that_it_goes_on(void *arg)
 		geterrcode() == ERRCODE_ADMIN_SHUTDOWN)
 	{
 		errdetail("The payout \"%s\" was handed over, and may go on.",
-				  tegro_error_for_client(payment_id));
+				  tegro_error_in_context(payment_id));
 		errhint("Its outcome will stand in tegro_outbox; the same call again returns it.");
 	}
 }
