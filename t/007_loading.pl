@@ -1,11 +1,10 @@
-# 007_loading.pl: the library is loaded by shared_preload_libraries, and its
-# server-wide settings belong to the server.
+# 007_loading.pl: the library is loaded by shared_preload_libraries.
 #
 # Without preloading, everything that would load the library ends in one error,
 # whose hint is a line that works.  A server that preloads it, but has the
 # extension in no database or only in one, does its other work undisturbed.
-# Where a request goes is set by the server's configuration alone: no session,
-# role, database or function changes it.
+# (That no session, role, database or function changes where requests go is shown
+# by 005_access.pl.)
 
 use strict;
 use warnings;
@@ -19,13 +18,7 @@ use Time::HiRes qw(sleep);
 
 use TegroTest;
 
-# Settings of the server, each with a value that it accepts.
-my %server_settings = (
-	'tegro.api_url' => 'https://elsewhere.provider.test/api',
-	'tegro.ca_file' => '/nowhere/ca.pem',
-	'tegro.proxy' => 'http://127.0.0.1:1',
-	'tegro.user_agent' => 'elsewhere',
-	'tegro.max_answer_size' => '2MB');
+my $elsewhere = 'https://elsewhere.provider.test/api';
 
 # A server without the extension, that preloads these libraries.
 sub bare_cluster
@@ -153,7 +146,7 @@ SQL
 	# now it is no setting, and a superuser may give it to a role or a database
 	foreach my $whose ('ROLE clerk', 'DATABASE postgres')
 	{
-		is($session->query("ALTER $whose SET tegro.api_url = '$server_settings{'tegro.api_url'}'")->{err},
+		is($session->query("ALTER $whose SET tegro.api_url = '$elsewhere'")->{err},
 			'', "$whose is given another address");
 	}
 	$session->close;
@@ -179,60 +172,6 @@ SQL
 	$node->append_conf('postgresql.conf', q{shared_preload_libraries = ''});
 	$node->restart;
 	is(query($node, 'DROP EXTENSION tegro CASCADE')->{sqlstate}, '', 'without it, the extension can be dropped');
-	$node->stop;
-	$sandbox->stop;
-};
-
-subtest 'where requests go is the server\'s decision alone' => sub {
-	my $sandbox = sandbox();
-	my $node = cluster('settings', $sandbox);
-	my $session = session($node);
-
-	$session->query('CREATE ROLE clerk LOGIN; CREATE DATABASE shop');
-	foreach my $name (sort keys %server_settings)
-	{
-		my $value = $server_settings{$name};
-		my $before = $session->query("SHOW $name")->{out};
-
-		foreach my $sql (
-			"SET $name = '$value'",
-			"BEGIN; SET LOCAL $name = '$value'; ROLLBACK",
-			"SELECT set_config('$name', '$value', false)",
-			"UPDATE pg_settings SET setting = '$value' WHERE name = '$name'",
-			"ALTER ROLE clerk SET $name = '$value'",
-			"ALTER ROLE ALL SET $name = '$value'",
-			"ALTER DATABASE shop SET $name = '$value'",
-			"ALTER ROLE clerk IN DATABASE shop SET $name = '$value'",
-			"CREATE FUNCTION elsewhere() RETURNS int LANGUAGE sql SET $name = '$value' AS 'SELECT 1'")
-		{
-			my $result = $session->query($sql);
-
-			is($result->{sqlstate}, '55P02', "$sql: can't change runtime parameter") or diag($result->{err});
-			is($result->{message}, "parameter \"$name\" cannot be changed now", "$sql: the message");
-			is(scalar(complaints($result->{err})), 1, "$sql: one error") or diag($result->{err});
-		}
-		is($session->query("SHOW $name")->{out}, $before, "$name is what it was");
-
-		local $ENV{PGOPTIONS} = "-c $name=$value";
-		ok(!eval { session($node)->close; 1 }, "PGOPTIONS with $name: no session");
-		like($@, qr/FATAL:  parameter "\Q$name\E" cannot be changed now$/m, "PGOPTIONS with $name: the message");
-	}
-	is($session->query('SELECT count(*) FROM pg_db_role_setting WHERE setconfig::text LIKE \'%tegro%\'')->{out},
-		'0', 'no role or database has kept one');
-
-	my $result = query($node, "ALTER SYSTEM SET tegro.api_url = '$server_settings{'tegro.api_url'}'", user => 'clerk');
-	is($result->{sqlstate}, '42501', 'an ordinary role cannot set it for the server');
-
-	# for comparison: what a session decides
-	is($session->query(q{SET tegro.timeout = '5s'; SET tegro.read_retries = 1})->{err}, '', 'how long a call may take is a session\'s');
-	is($session->query('SELECT tegro_balance() IS NOT NULL')->{out}, 't', 'calls go to the server\'s address');
-	set_server($node, { 'tegro.api_url' => $server_settings{'tegro.api_url'} }, $session);
-	is($session->query('SHOW tegro.api_url')->{out},
-		$server_settings{'tegro.api_url'}, 'ALTER SYSTEM and a reload set another, in sessions that there are');
-	is(query($node, 'SHOW tegro.api_url')->{out}, $server_settings{'tegro.api_url'}, 'and in new ones');
-	set_server($node, { 'tegro.api_url' => undef }, $session);
-	is($session->query('SHOW tegro.api_url')->{out}, $sandbox->api_url, 'a reset brings that of the file back');
-	$session->close;
 	$node->stop;
 	$sandbox->stop;
 };
