@@ -258,6 +258,8 @@ on_ready_to_send(void *arg, char *peer_address, char *own_address,
 		stop(state, TEGRO_STOP_STALE);
 		return CURL_PREREQFUNC_ABORT;
 	}
+	/* what libcurl said before is about a connection that it did not use */
+	exchange->problem[0] = '\0';
 	exchange->handed_over = true;
 	tegro_kill_point("request ready");
 	return CURL_PREREQFUNC_OK;
@@ -749,7 +751,8 @@ record_failure(TegroExchange *exchange, CURLcode code)
 	if (code == CODE_OF_LONG_HEADER && exchange->handed_over)
 		problem = "A header of the answer is too long, or memory ran out";
 	else if (exchange->problem[0] == '\0')
-		problem = curl_easy_strerror(code);
+		problem = code == CURLE_OPERATION_TIMEDOUT ? "Operation timed out"
+												   : curl_easy_strerror(code);
 	if (problem)
 		strlcpy(exchange->problem, problem, sizeof(exchange->problem));
 }

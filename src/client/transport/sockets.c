@@ -117,7 +117,11 @@ on_transaction_end(XactEvent event, void *arg)
 		enable_timeout_after(idle_timeout, TEGRO_MAX_IDLE_S * 1000);
 }
 
-/* Shuts all idle connections down, however short they have been idle. */
+/*
+ * Has libcurl find all idle connections dead, however short they have been idle.
+ * It closes them when it is next used, which is now, and says so to the server:
+ * for that they stay open for writing.
+ */
 void
 tegro_sockets_close_idle(void)
 {
@@ -126,7 +130,7 @@ tegro_sockets_close_idle(void)
 		if (idle_since[fd] != 0)
 		{
 			idle_since[fd] = 0;
-			(void) shutdown(fd, SHUT_RDWR);
+			(void) shutdown(fd, SHUT_RD);
 		}
 	}
 }
@@ -379,6 +383,8 @@ tegro_socket_open(void *arg, curlsocktype purpose,
 	}
 	if (fd >= 0)
 		set_user_timeout(fd, state->exchange);
+	/* what libcurl said before is about a dead connection that it has closed */
+	state->exchange->problem[0] = '\0';
 	return fd;
 }
 
