@@ -49,12 +49,18 @@ _PG_init(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("tegro is not in shared_preload_libraries"),
-				 errhint("Add this line to postgresql.conf and restart the server:  shared_preload_libraries = '%s%stegro'",
-						 shared_preload_libraries_string,
-						 *shared_preload_libraries_string ? ", " : "")));
+				 tegro_setting_is_of_alter_system("shared_preload_libraries")
+					 ? errhint("Run this statement and restart the server:  ALTER SYSTEM SET shared_preload_libraries = %s%stegro",
+							   shared_preload_libraries_string,
+							   *shared_preload_libraries_string ? ", " : "")
+					 : errhint("Add this line to postgresql.conf and restart the server:  shared_preload_libraries = '%s%stegro'",
+							   shared_preload_libraries_string,
+							   *shared_preload_libraries_string ? ", " : "")));
 
+	tegro_settings_note_configured();
 	tegro_settings_define();
 	tegro_keys_define();
+	tegro_settings_check_configured();
 	MarkGUCPrefixReserved("tegro");
 
 	tegro_nonce_request_shmem();

@@ -161,6 +161,8 @@ SQL
 	# each session is warned of them, until they are gone; RESET of one is refused
 	foreach my $whose ('ROLE clerk', 'DATABASE postgres')
 	{
+		like(query($node, q{SELECT status, detail, hint FROM tegro_doctor() WHERE "check" = 'configuration'})->{out},
+			qr/^warning\|ALTER \Q$whose\E has set tegro\.api_url, .*no effect\.\|ALTER \Q$whose\E RESET ALL;/m, "$whose: the doctor names it");
 		is(query($node, "ALTER $whose RESET tegro.api_url")->{sqlstate}, '55P02', "$whose: not by RESET of the one");
 		is(query($node, "ALTER $whose RESET ALL")->{sqlstate}, '', "$whose: but by RESET ALL it can be taken away");
 	}
@@ -174,6 +176,41 @@ SQL
 	is(query($node, 'DROP EXTENSION tegro CASCADE')->{sqlstate}, '', 'without it, the extension can be dropped');
 	$node->stop;
 	$sandbox->stop;
+};
+
+subtest 'a server does not start with a setting that it would not take' => sub {
+	my $node = bare_cluster('mistyped', 'tegro');
+	my %lines = (
+		'tegro.delivery = offf' => 'the value of parameter "tegro.delivery" is not valid',
+		'tegro.delivry = off' => 'unrecognized configuration parameter "tegro.delivry"',
+		"tegro.api_url = 'http://sandbox.staging.internal/api'" => 'the value of parameter "tegro.api_url" is not valid',
+		"tegro.secret_key = 'two\tparts'" => 'the value of parameter "tegro.secret_key" is not valid');
+	my $file = $node->data_dir . '/postgresql.conf';
+	my $as_it_was = TegroTest::slurp($file);
+
+	$node->stop;
+	foreach my $line (sort keys %lines)
+	{
+		my $from = -s $node->logfile;
+
+		$node->append_conf('postgresql.conf', $line);
+		is($node->start(fail_ok => 1), 0, "$line: it does not start");
+		my $log = substr(TegroTest::slurp($node->logfile), $from);
+		like($log, qr/FATAL:  \Q$lines{$line}\E$/m, 'it says why');
+		like($log, qr/HINT:  Correct or remove the line/, 'and what to do');
+		unlike($log, qr/two\tparts/, 'a key is not shown');
+		TegroTest::spew($file, $as_it_was);
+	}
+
+	# however a name is written; a reload keeps what is in force
+	$node->append_conf('postgresql.conf', 'Tegro.Delivery = off');
+	$node->start;
+	$node->append_conf('postgresql.conf', 'tegro.delivery = offf');
+	my $from = -s $node->logfile;
+	$node->reload;
+	ok(wait_until(sub { substr(TegroTest::slurp($node->logfile), $from) =~ /contains errors/ }), 'a reload says that there are errors');
+	is($node->safe_psql('postgres', 'SHOW tegro.delivery'), 'off', 'and changes nothing');
+	$node->stop;
 };
 
 # The processes of tegro, as "type database".

@@ -104,10 +104,22 @@ tegro_find_setting(const char *name)
 
 	for (int i = 0; i < GetNumConfigOptions(); i++)
 	{
-		if (strcmp(settings[i]->name, name) == 0)
+		if (pg_strcasecmp(settings[i]->name, name) == 0)
 			return settings[i];
 	}
 	return NULL;
+#endif
+}
+
+/* All settings, and how many. */
+static inline struct config_generic **
+tegro_all_settings(int *count)
+{
+#if PG_VERSION_NUM >= 160000
+	return get_guc_variables(count);
+#else
+	*count = GetNumConfigOptions();
+	return get_guc_variables();
 #endif
 }
 
@@ -133,6 +145,18 @@ tegro_setting_role(const char *name)
 	const struct config_generic *setting = tegro_find_setting(name);
 
 	return setting ? setting->srole : InvalidOid;
+}
+
+/* Did ALTER SYSTEM give a setting its value? */
+static inline bool
+tegro_setting_is_of_alter_system(const char *name)
+{
+	const struct config_generic *setting = tegro_find_setting(name);
+	const char *file = setting ? setting->sourcefile : NULL;
+	const char *end = "postgresql.auto.conf";
+
+	return file && strlen(file) >= strlen(end) &&
+		strcmp(file + strlen(file) - strlen(end), end) == 0;
 }
 
 /* May a role execute a function? */

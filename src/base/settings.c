@@ -19,7 +19,9 @@
 
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 
 #include "src/base/error.h"
 #include "src/base/settings.h"
@@ -189,8 +191,14 @@ check_proxy(char **newval, void **extra, GucSource source)
 		return true;
 	for (int i = 0; i < lengthof(schemes); i++)
 	{
-		if (pg_strncasecmp(*newval, schemes[i], strlen(schemes[i])) == 0)
-			return tegro_settings_check_printable(newval, extra, source);
+		if (pg_strncasecmp(*newval, schemes[i], strlen(schemes[i])) != 0)
+			continue;
+		if (!tegro_settings_has_control_character(*newval))
+			return true;
+		/* a message of our own: PostgreSQL's quotes the value */
+		GUC_check_errmsg("invalid value for parameter \"tegro.proxy\"");
+		GUC_check_errdetail("The value must not contain line breaks or other control characters.");
+		return false;
 	}
 	GUC_check_errmsg("invalid value for parameter \"tegro.proxy\"");
 	GUC_check_errdetail("A proxy begins with http://, https://, socks5:// or socks5h://.");
@@ -209,6 +217,54 @@ show_proxy(void)
 	/* its address may carry a password */
 	return superuser() || !tegro_proxy ? tegro_proxy
 									   : tegro_settings_masked(tegro_proxy);
+}
+
+/* Settings of tegro that the configuration has, before they are defined. */
+static List *configured = NIL;
+
+static bool
+is_placeholder(const struct config_generic *setting)
+{
+	return (setting->flags & GUC_CUSTOM_PLACEHOLDER) != 0;
+}
+
+void
+tegro_settings_note_configured(void)
+{
+	int count;
+	struct config_generic **settings = tegro_all_settings(&count);
+
+	for (int i = 0; i < count; i++)
+	{
+		if (is_placeholder(settings[i]) &&
+			settings[i]->source != PGC_S_DEFAULT &&
+			pg_strncasecmp(settings[i]->name, "tegro.", 6) == 0)
+			configured = lappend(configured, pstrdup(settings[i]->name));
+	}
+}
+
+void
+tegro_settings_check_configured(void)
+{
+	ListCell *cell;
+
+	foreach(cell, configured)
+	{
+		const char *name = lfirst(cell);
+		const struct config_generic *setting = tegro_find_setting(name);
+		bool exists = setting && !is_placeholder(setting);
+
+		if (exists && setting->source != PGC_S_DEFAULT)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 exists ? errmsg("the value of parameter \"%s\" is not valid", name)
+						: errmsg("unrecognized configuration parameter \"%s\"", name),
+				 errdetail("With its default instead, the server could send requests that it must not send."),
+				 errhint("Correct or remove the line in the server's configuration, and start the server again.")));
+	}
+	list_free_deep(configured);
+	configured = NIL;
 }
 
 void

@@ -59,6 +59,15 @@ extern void tegro_refuse_in_binary_upgrade(void);
 extern void tegro_settings_define(void);
 
 /*
+ * Around the definition of all settings: throws if the server's configuration
+ * gives one of tegro a value that is not valid, or names one that does not
+ * exist.  PostgreSQL only warns, and takes the default: a server whose
+ * "tegro.delivery = offf" or whose sandbox's address is mistyped would pay.
+ */
+extern void tegro_settings_note_configured(void);
+extern void tegro_settings_check_configured(void);
+
+/*
  * The shop to act for: tegro.shop_id.  Throws TG006 if it is not set.
  */
 extern const char *tegro_settings_shop_id(void);
