@@ -67,6 +67,37 @@ subtest 'a server with a sandbox is taken' => sub {
 	is($result->{status}, 7, 'their status is its own');
 };
 
+subtest 'the server that the command will use is asked' => sub {
+	my $plain = PostgreSQL::Test::Cluster->new('other');
+	my ($host, $port) = ($plain->host, $plain->port);
+
+	$plain->init;
+	$plain->start;
+	foreach my $options ([ "--host=$host", "--port=$port" ], [ '--host', $host, '--port', $port ])
+	{
+		my $result = installcheck($node, 'echo', @$options, 'a test runs');
+
+		is($result->{status}, 1, "@$options: it fails");
+		is($result->{out}, '', 'no test runs');
+		like($result->{err}, qr/^installcheck: the server does not preload tegro$/m, 'it asked that server');
+	}
+	my $result = installcheck($node, 'echo', "--hos=$host", 'a test runs');
+	is($result->{out}, '', 'an option that is shortened: no test runs');
+	like($result->{err}, qr/^installcheck: write --hos=.* in full/m, 'it says why');
+
+	$result = installcheck($plain, 'sh', '-c', 'echo "$TEGRO_SANDBOX_URL"', 'sh', '--host=' . $node->host, '--port=' . $node->port);
+	is($result->{out}, $sandbox->url . "\n", 'by its options, a command can use one with a sandbox');
+	{
+		my ($out, $err) = ('', '');
+
+		local %ENV = (%ENV, PGHOST => '/nowhere', PGDATABASE => $node->connstr('postgres'));
+		IPC::Run::run([ "$root/script/installcheck", 'echo', 'a test runs' ], '<', \undef, '>', \$out, '2>', \$err);
+		is($out, '', 'a database name that names a server: no test runs');
+		like($err, qr/^installcheck: PGDATABASE is not a name: /m, 'it says why');
+	}
+	$plain->stop;
+};
+
 subtest 'a server that has another shop' => sub {
 	set_server($node, { 'tegro.shop_id' => 'another' });
 	is_refused($node, qr/tegro\.shop_id is not the tests' shop, @{[SHOP_ID]}/);
