@@ -692,6 +692,32 @@ END
 
 
 #
+# Delivery is turned off and on
+#
+
+{
+	# only a callback is left to do, and nobody is there who would see it
+	set('tegro.worker_idle_timeout', '0');
+	my $session = create_database('switched');
+	$session->query(q{CREATE FUNCTION switched(id bigint, state text, reference text, answer jsonb) RETURNS void
+		LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not yet''; END'});
+	$session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "switched", "amount": 1, "currency": "RUB"}', 'switched'::regproc)});
+	ok(becomes_true('switched', q{SELECT state = 'done' AND callback_message ~ 'not yet' FROM tegro_outbox WHERE reference = 'switched'}),
+		'a callback fails');
+	set('tegro.delivery', 'off');
+	ok(no_worker('switched'), 'while delivery is off, no worker is left');
+	$session->query(q{CREATE OR REPLACE FUNCTION switched(id bigint, state text, reference text, answer jsonb) RETURNS void
+		LANGUAGE plpgsql AS 'BEGIN END'});
+	set('tegro.delivery', 'on');
+	ok(becomes_true('switched', q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'switched'}, 60),
+		'once it is on again, it is called with nothing else enqueued');
+	set('tegro.worker_idle_timeout', '1min');
+	leave('switched');
+	$node->safe_psql('template1', 'DROP DATABASE switched WITH (FORCE)');
+}
+
+
+#
 # Without a place for a worker; a start; the end
 #
 

@@ -33,6 +33,7 @@
 #include "utils/memutils.h"
 
 #include "src/base/compat.h"
+#include "src/base/settings.h"
 #include "src/outbox/wake.h"
 #include "src/worker/launcher.h"
 #include "src/worker/session.h"
@@ -128,22 +129,14 @@ probe(Oid database)
 }
 
 /*
- * The launcher's main function: has a worker look into each database, one
- * after the other, so that it takes no more than one free worker slot.  Then
- * it starts those for which there was no slot when they were asked for.
+ * Has a worker look into each database, one after the other, so that this takes
+ * no more than one free worker slot.
  */
-void
-tegro_launcher_main(Datum arg)
+static void
+look_into_databases(void)
 {
-	static uint32 wait_event = 0;
 	List *databases;
 	ListCell *cell;
-
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
-	tegro_wake_register_launcher();
 
 	tegro_session_report("looking into databases");
 	databases = list_databases();
@@ -154,9 +147,30 @@ tegro_launcher_main(Datum arg)
 	}
 	list_free(databases);
 	pgstat_report_stat(true);
+}
+
+/*
+ * The launcher's main function: has a worker look into each database.  Then it
+ * starts those for which there was no slot when they were asked for, and has all
+ * databases looked into again when delivery is turned on: callbacks that waited
+ * meanwhile have no worker that would see it.
+ */
+void
+tegro_launcher_main(Datum arg)
+{
+	static uint32 wait_event = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	tegro_wake_register_launcher();
+
+	look_into_databases();
 
 	while (!ShutdownRequestPending)
 	{
+		bool was_on = tegro_delivery_is_on();
 		bool missing = tegro_wake_start_missing();
 
 		tegro_session_report(NULL);
@@ -169,6 +183,8 @@ tegro_launcher_main(Datum arg)
 		/* also what every process must do before a DROP DATABASE goes on */
 		CHECK_FOR_INTERRUPTS();
 		tegro_session_reload();
+		if (!was_on && tegro_delivery_is_on())
+			look_into_databases();
 	}
 	/* if it is not the server that ends, it looks into all once more */
 	proc_exit(1);
