@@ -131,7 +131,29 @@ tegro_check_configuration(TegroDoctor *doctor)
 								   tegro_finding_text(i, 3),
 								   tegro_finding_text(i, 4)),
 						  "Correct or remove the line, then SELECT pg_reload_conf(). The settings are listed in docs/reference.md.");
-	if (n == 0)
+	/*
+	 * From before the library was preloaded, or from a dump: they have no
+	 * effect, and each session of theirs is warned.
+	 */
+	n = tegro_finding_query(
+		"SELECT CASE WHEN setrole = 0 AND setdatabase = 0 THEN 'ROLE ALL'"
+		" WHEN setrole = 0 THEN format('DATABASE %%I', d.datname)"
+		" WHEN setdatabase = 0 THEN format('ROLE %%I', pg_get_userbyid(setrole))"
+		" ELSE format('ROLE %%I IN DATABASE %%I', pg_get_userbyid(setrole), d.datname) END,"
+		" split_part(c, '=', 1)"
+		" FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase"
+		" CROSS JOIN LATERAL unnest(setconfig) AS c"
+		" WHERE c ~* '^tegro\\.' AND $1 IS NOT NULL"
+		" AND c !~* '^tegro\\.(shop_id|api_key|secret_key|connect_timeout|timeout|read_retries|max_concurrency)='"
+		" ORDER BY 1, 2");
+	for (int i = 0; i < n; i++)
+		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
+						  psprintf("ALTER %s has set %s, which counts only in the configuration file: it has no effect.",
+								   tegro_finding_text(i, 1),
+								   tegro_finding_text(i, 2)),
+						  psprintf("ALTER %s RESET ALL; it resets its other settings as well: note them first, in pg_db_role_setting.",
+								   tegro_finding_text(i, 1)));
+	if (doctor->nrows == 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
 						  "All lines of the configuration files that begin with tegro. are in force.",
 						  NULL);

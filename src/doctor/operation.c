@@ -44,6 +44,10 @@ tegro_check_delivery(TegroDoctor *doctor)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
 						  "This is a standby: it delivers nothing until it is promoted. Calls that read work.",
 						  NULL);
+	else if (IsBinaryUpgrade)
+		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
+						  "The server is in binary-upgrade mode: nothing is sent from the outbox.",
+						  "Start it without -b once pg_upgrade is done.");
 	else if (!tegro_delivery_is_on())
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
 						  "tegro.delivery is off: nothing is sent from the outbox.",

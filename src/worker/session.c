@@ -58,6 +58,7 @@ static const struct
 	{"lock_timeout", "1s"},
 	/* an error ends what failed, and not the worker */
 	{"exit_on_error", "off"},
+	{"restrict_nonsystem_relation_kind", ""}, /* newer minor releases */
 	/* how values are read and written */
 	{"DateStyle", "ISO, MDY"},
 	{"IntervalStyle", "postgres"},
@@ -83,6 +84,7 @@ static const struct
 } file_settings[] = {
 	{"synchronous_commit", false},
 	{"TimeZone", false},
+	{"timezone_abbreviations", false},
 	{"lc_messages", false},
 	{"log_min_messages", false},
 	{"log_min_error_statement", false},
@@ -96,6 +98,13 @@ static const struct
 	{"log_parameter_max_length", false},
 	{"log_parameter_max_length_on_error", false},
 	{"log_lock_waits", false},
+	{"log_parser_stats", false},
+	{"log_planner_stats", false},
+	{"log_executor_stats", false},
+	{"log_statement_stats", false},
+	{"debug_print_parse", false},
+	{"debug_print_rewritten", false},
+	{"debug_print_plan", false},
 	{"track_activities", false},
 	/* without them autovacuum does not see what the worker updates */
 	{"track_counts", false},
