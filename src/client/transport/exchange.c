@@ -737,6 +737,12 @@ record_failure(TegroExchange *exchange, CURLcode code)
 			exchange->fault = TEGRO_FAULT_CERTIFICATE;
 			break;
 		case CURLE_SSL_CACERT_BADFILE:
+			/* by the name that the administrator gave it: see spell_path() */
+			if (*tegro_ca_file)
+				snprintf(exchange->problem, sizeof(exchange->problem),
+						 "error setting certificate file: %s", tegro_ca_file);
+			exchange->fault = TEGRO_FAULT_SETTING;
+			break;
 		case CURLE_SSL_CIPHER:
 		case CURLE_UNSUPPORTED_PROTOCOL:
 		case CURLE_URL_MALFORMAT:
