@@ -150,7 +150,7 @@ prepare(const TegroLedger *ledger, TegroStatement which)
 							 quoted_schema(ledger));
 		SPIPlanPtr plan;
 
-		Assert(statements[which].text != NULL);
+		Assert(tegro_statements[which].text != NULL);
 		tegro_ledger_plan_by_index(GUC_ACTION_SAVE);
 		plan = SPI_prepare_cursor(sql, tegro_statements[which].nargs,
 								  (Oid *) tegro_statements[which].args,
@@ -172,7 +172,7 @@ execute(const TegroLedger *ledger, TegroStatement which, Datum *values,
 	/* within a scope, in which callers' rights and names are shut out */
 	Assert(GetUserId() == ledger->owner);
 	Assert(InLocalUserIdChange());
-	Assert(values || statements[which].nargs == 0);
+	Assert(values || tegro_statements[which].nargs == 0);
 	prepare(ledger, which);
 	result = SPI_execute_plan(plans[which], values, nulls, read_only, 0);
 	if (result < 0)
