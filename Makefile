@@ -52,7 +52,20 @@ ifdef KILL_POINTS
 PG_CFLAGS += -DTEGRO_KILL_POINTS
 endif
 
-EXTRA_CLEAN = results regression.diffs regression.out
+EXTRA_CLEAN = $(BUILT_FOR) results regression.diffs regression.out
+
+ifeq ($(wildcard src/base/*.c),)
+$(error run make in the folder of this Makefile)
+endif
+
+# What was built for another PostgreSQL is built anew: a library of another major
+# release keeps a server that preloads it from starting.
+BUILT_FOR = .built-for
+ifeq ($(filter clean distclean dist,$(MAKECMDGOALS)),)
+$(shell exec 2>/dev/null; $(PG_CONFIG) --version --includedir-server >$(BUILT_FOR).new; \
+	cmp -s $(BUILT_FOR).new $(BUILT_FOR) && rm -f $(BUILT_FOR).new || \
+	mv -f $(BUILT_FOR).new $(BUILT_FOR))
+endif
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
@@ -61,6 +74,7 @@ include $(PGXS)
 pg_regress_installcheck := $(patsubst %/pg_regress,script/installcheck %/pg_regress,$(pg_regress_installcheck))
 pg_isolation_regress_installcheck := $(patsubst %/pg_isolation_regress,script/installcheck %/pg_isolation_regress,$(pg_isolation_regress_installcheck))
 
+$(OBJS) $(OBJS:.o=.bc): $(BUILT_FOR)
 $(OBJS): $(wildcard src/*/*.h src/*/*/*.h)
 
 .PHONY: sandbox
