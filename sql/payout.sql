@@ -96,7 +96,7 @@ SELECT tegro_wait(id) ->> 'type' AS type FROM tegro_outbox WHERE reference = 'W1
 
 -- Where it is not over in time, it goes on, and the caller is told so.
 \! curl -sS -o /dev/null -d '{"method": "createWithdrawal", "action": "answer", "status": 429, "headers": {"Retry-After": "60"}, "body": ""}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
-SET tegro.timeout = '500ms';
+SET tegro.timeout = '3s';
 SELECT tegro_create_withdrawal('{"payment_id": "W14", "amount": 1, "currency": "RUB", "account": "4111"}');
 \echo :LAST_ERROR_SQLSTATE
 RESET tegro.timeout;

@@ -177,6 +177,14 @@ sub begin
 			(my $sql, $call->{order_id}) = statement($call->{kind}, $phase->{size});
 			$call->{session}->send($sql);
 		}
+
+		# one that has not begun would go to the next address
+		my $pids = join(', ', map { $_->{session}->pid } @here);
+		wait_until(
+			sub {
+				return query($node, "SELECT count(*) FROM pg_stat_activity WHERE pid IN ($pids) AND state = 'active'")->{out} eq
+				  scalar(@here);
+			}) or die "calls did not begin $phase->{name}";
 	}
 	return;
 }
