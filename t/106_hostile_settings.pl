@@ -136,10 +136,12 @@ sub comes_true
 # Ends the workers, so that the next begin with the settings of now.
 sub end_workers
 {
-	my $of_workers = q{FROM pg_stat_activity WHERE backend_type LIKE 'tegro % worker'};
+	my $workers = q{FROM pg_stat_activity WHERE backend_type LIKE 'tegro % worker'};
+	my $pids = $session->query("SELECT coalesce(string_agg(pid::text, ','), '0') $workers")->{out};
 
-	$session->query("SELECT pg_terminate_backend(pid, 5000) $of_workers");
-	return comes_true("count(*) = 0 $of_workers");
+	# from 19 on others take their place at once, if there is anything to do
+	$session->query("SELECT pg_terminate_backend(pid, 5000) $workers");
+	return comes_true("count(*) = 0 $workers AND pid IN ($pids)");
 }
 
 # Orders and payouts go out, and callbacks see what they must; %more are other
