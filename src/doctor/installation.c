@@ -115,6 +115,15 @@ tegro_check_settings(TegroDoctor *doctor)
 						  "They are as they were configured.", NULL);
 }
 
+/* Settings of roles and databases, and whose they are: ALTER ... */
+#define SET_BY                                                                \
+	"CASE WHEN setrole = 0 AND setdatabase = 0 THEN 'ROLE ALL'"               \
+	" WHEN setrole = 0 THEN format('DATABASE %%I', d.datname)"                \
+	" WHEN setdatabase = 0 THEN format('ROLE %%I', pg_get_userbyid(setrole))" \
+	" ELSE format('ROLE %%I IN DATABASE %%I', pg_get_userbyid(setrole), d.datname) END"
+#define FROM_SETTINGS \
+	" FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase"
+
 /* What the configuration files have that is not taken. */
 void
 tegro_check_configuration(TegroDoctor *doctor)
@@ -136,12 +145,7 @@ tegro_check_configuration(TegroDoctor *doctor)
 	 * effect, and each session of theirs is warned.
 	 */
 	n = tegro_finding_query(
-		"SELECT CASE WHEN setrole = 0 AND setdatabase = 0 THEN 'ROLE ALL'"
-		" WHEN setrole = 0 THEN format('DATABASE %%I', d.datname)"
-		" WHEN setdatabase = 0 THEN format('ROLE %%I', pg_get_userbyid(setrole))"
-		" ELSE format('ROLE %%I IN DATABASE %%I', pg_get_userbyid(setrole), d.datname) END,"
-		" split_part(c, '=', 1)"
-		" FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase"
+		"SELECT " SET_BY ", split_part(c, '=', 1)" FROM_SETTINGS
 		" CROSS JOIN LATERAL unnest(setconfig) AS c"
 		" WHERE c ~* '^tegro\\.' AND $1 IS NOT NULL"
 		" AND c !~* '^tegro\\.(shop_id|api_key|secret_key|connect_timeout|timeout|read_retries|max_concurrency)='"
@@ -307,28 +311,22 @@ tegro_check_keys_in_catalogs(TegroDoctor *doctor)
 {
 	/* every role may read these, and so may we */
 	int n = tegro_finding_query(
-		"SELECT what, rest, split_part(c, '=', 1), catalog FROM ("
-		" SELECT CASE WHEN setrole = 0 AND setdatabase = 0 THEN 'ROLE ALL'"
-		" WHEN setrole = 0 THEN format('DATABASE %%I', d.datname)"
-		" ELSE format('ROLE %%I', pg_get_userbyid(setrole)) END AS what,"
-		" CASE WHEN setrole <> 0 AND setdatabase <> 0 THEN format(' IN DATABASE %%I', d.datname) ELSE '' END AS rest,"
-		" 'pg_db_role_setting' AS catalog, setconfig AS config"
-		" FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase"
-		" UNION ALL SELECT 'ROUTINE ' || oid::regprocedure::text, '', 'pg_proc', proconfig"
+		"SELECT what, split_part(c, '=', 1), catalog FROM ("
+		" SELECT " SET_BY
+		" AS what, 'pg_db_role_setting' AS catalog, setconfig AS config" FROM_SETTINGS
+		" UNION ALL SELECT 'ROUTINE ' || oid::regprocedure::text, 'pg_proc', proconfig"
 		" FROM pg_proc WHERE proconfig IS NOT NULL) AS s CROSS JOIN LATERAL unnest(config) AS c"
-		" WHERE c ~* '^tegro\\.(api|secret)_key=.' AND $1 IS NOT NULL ORDER BY 1, 2, 3");
+		" WHERE c ~* '^tegro\\.(api|secret)_key=.' AND $1 IS NOT NULL ORDER BY 1, 2");
 
 	for (int i = 0; i < n; i++)
 		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
-						  psprintf("%s is set by ALTER %s%s. Every role can read it in %s, and dumps have it.",
-								   tegro_finding_text(i, 3),
-								   tegro_finding_text(i, 1),
+						  psprintf("%s is set by ALTER %s. Every role can read it in %s, and dumps have it.",
 								   tegro_finding_text(i, 2),
-								   tegro_finding_text(i, 4)),
-						  psprintf("ALTER %s%s RESET %s;" MOVE_KEY,
 								   tegro_finding_text(i, 1),
-								   tegro_finding_text(i, 2),
-								   tegro_finding_text(i, 3)));
+								   tegro_finding_text(i, 3)),
+						  psprintf("ALTER %s RESET %s;" MOVE_KEY,
+								   tegro_finding_text(i, 1),
+								   tegro_finding_text(i, 2)));
 	if (n == 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
 						  "No key is set by ALTER ROLE, ALTER DATABASE or ALTER FUNCTION.",
