@@ -138,7 +138,7 @@ INSERT INTO public.sale SELECT i, 'sale ' || i FROM generate_series(5, 1000) i;
 ANALYZE public.sale;
 EXPLAIN (COSTS OFF) SELECT number, status FROM sale JOIN orders ON payment_id = reference;
 SELECT count(*) FROM sale JOIN orders ON payment_id = reference;
--- read again for each row, in order
+-- a rescan for each row, from the rows that were kept
 SET enable_material = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SELECT * FROM plan($$SELECT number, amount FROM (SELECT * FROM sale WHERE number < 4) s LEFT JOIN orders ON amount > number$$);
 SELECT number, count(amount) FROM (SELECT * FROM sale WHERE number < 4) s LEFT JOIN orders ON amount > number GROUP BY number ORDER BY 1;

@@ -25,6 +25,7 @@ my $IMPORT = 'CREATE SERVER shop FOREIGN DATA WRAPPER tegro_fdw; '
 
 my $slow = sandbox(arguments => [ '--latency', LATENCY_MS ]);
 my $small = sandbox(arguments => [ '--page-size', 10 ]);
+my $still = sandbox(arguments => [ '--page-size', 50 ]);
 my $rising = sandbox(arguments => [ '--page-size', 10, '--nonce', 'rising' ]);
 my $node = cluster('main', $small, conf => <<'END');
 wal_level = replica
@@ -264,21 +265,187 @@ is($result->{err}, '', 'a cursor may rest for longer than tegro.timeout');
 $session->query('RESET tegro.timeout');
 
 #
-# Memory
+# Rescans
 #
 
-$session = session($node);
-$session->query('SET enable_material = off');
-my $scans = sub {
-	return $session->query(
-		"SELECT count(*) FROM generate_series(1, $_[0]) i LEFT JOIN LATERAL (SELECT amount FROM orders WHERE amount > i OFFSET 0) o ON true");
+# Four hundred orders, fifty to a page: eight pages, and the empty one that ends
+# them.  One at a time, so that it is certain which pages are needed.
+use constant ALL_PAGES => join(' ', 1 .. 9);
+
+use_sandbox($still, $session);
+$still->begin;
+$session->query('SET tegro.max_concurrency = 1');
+is( $session->query(
+		q{SELECT count(tegro_create_order(jsonb_build_object('order_id', 'order ' || i, 'currency', 'RUB', 'amount', i)))
+		    FROM generate_series(1, 400) i})->{out},
+	'400', '400 orders are made, one after another');
+
+# Runs a query; tests its result, and which requests it sent: pages, or keys.
+sub asks
+{
+	my ($sql, $out, $asked, $name) = @_;
+
+	forget_journal($still);
+	my $result = $session->query($sql);
+	is($result->{out}, $out, $name) or diag($result->{err});
+	is( join(' ', map { $_->{params}{page} // $_->{params}{payment_id} // $_->{params}{order_id} }
+			$still->journal),
+		$asked, "... asks for: $asked");
+	return;
+}
+
+subtest 'a rescan reads the rows that are kept' => sub {
+	asks('SELECT sum((SELECT count(*) FROM orders WHERE amount > i)) FROM generate_series(1, 5) i',
+		'1985', ALL_PAGES, 'a correlated subquery');
+	$session->query('SET enable_material = off; SET enable_hashjoin = off; SET enable_mergejoin = off');
+	asks('SELECT count(amount) FROM generate_series(1, 5) i LEFT JOIN orders ON amount > i',
+		'1985', ALL_PAGES, 'a nested loop');
+	like($session->query('EXPLAIN (ANALYZE, COSTS OFF) SELECT FROM generate_series(1, 5) i LEFT JOIN orders ON amount > i')->{out},
+		qr/Requests: 9\n.*\n +Rows Reused: 1600$/m, '... EXPLAIN ANALYZE counts both');
+	$session->query('RESET enable_material; RESET enable_hashjoin; RESET enable_mergejoin');
+	asks('SELECT count(*) FROM (SELECT (SELECT max(id) FROM orders WHERE amount <= i) FROM generate_series(1, 400) i) s WHERE max > 0',
+		'400', ALL_PAGES, '400 rescans');
+	asks(q{SELECT sum((SELECT count(*) FROM orders WHERE payment_id = k)) FROM unnest(ARRAY['', '']) k},
+		'0', ALL_PAGES, 'a list that takes the place of a lookup');
+	is($session->query('SELECT sum(n) FROM (SELECT (SELECT sum(length(other_fields::text)) FROM orders WHERE amount > i) AS n FROM generate_series(1, 2) i) s')->{out},
+		$session->query('SELECT sum((400 - i) * length((SELECT other_fields::text FROM orders LIMIT 1))) FROM generate_series(1, 2) i')->{out},
+		'kept rows have the values of all columns');
 };
-$scans->(2);
-my $high = vm_hwm_kb($session->pid);
-is($scans->(10)->{out}, 10 * 10_000 - 55, 'ten scans in one statement');
-# of which one holds up to 32 pages, that is, some MB
-cmp_ok(vm_hwm_kb($session->pid) - $high, '<', 8192, '... take no more memory than two');
+
+subtest 'a rescan continues where the scan before it stopped' => sub {
+	my $limit = q{SELECT string_agg((SELECT trunc(amount) FROM orders WHERE amount <= n LIMIT 1)::text, ' ')
+		FROM unnest(ARRAY[400, 250, 399, 120, 300]) n};
+
+	asks($limit, '400 250 399 120 300', join(' ', 1 .. 6), 'LIMIT');
+	forget_journal($still);
+	is($session->query("SET tegro.max_concurrency = 8; $limit; SET tegro.max_concurrency = 1")->{out},
+		'400 250 399 120 300', '... with pages in flight between two rescans');
+	my %asked;
+	$asked{$_}++ foreach pages($still);
+	is(join(' ', grep { $asked{$_} > 1 } sort keys %asked), '', '... each of which is asked for once');
+	# the last row of a page, its first, and the end of the list
+	asks(q{SELECT string_agg((SELECT coalesce(min(amount)::int, 0) FROM (SELECT amount FROM orders OFFSET n LIMIT 1) o)::text, ' ')
+		FROM unnest(ARRAY[49, 50, 0, 399, 400, 1000, 399]) n},
+		'351 350 400 1 0 0 1', ALL_PAGES, 'at the ends of pages and of the list');
+};
+
+subtest 'a rescan with other keys asks again' => sub {
+	my $amounts = q{SELECT string_agg(coalesce((SELECT trunc(amount)::text FROM orders WHERE %s), '-'), ' ') FROM %s};
+
+	asks(sprintf($amounts, 'payment_id = k', q{unnest(ARRAY['order 1', 'order 1', NULL, 'order 1', 'order 2', 'order 1', 'none', 'none']) k}),
+		'1 1 - 1 2 1 - -', 'order 1 order 2 order 1 none', 'the last key is remembered, also across NULL');
+	my ($id) = $session->query(q{SELECT id FROM orders WHERE payment_id = 'order 1'})->{out};
+	asks(sprintf($amounts, 'id = k', "unnest(ARRAY[$id, -1, $id, @{[ $id + 1 ]}, $id]) k"),
+		'1 - 1 2 1', "$id @{[ $id + 1 ]} $id", 'by id; no order has a number below 1');
+	asks(sprintf($amounts, q{payment_id = ANY (string_to_array(k, ',')) LIMIT 1},
+			q{unnest(ARRAY['order 7,order 8', 'order 8,order 7,order 8', 'order 7', '']) k}),
+		'7 7 7 -', 'order 7 order 7', 'the same keys in another order are the same request');
+	my $shop = SHOP_ID;
+	my $other = $session->query("SELECT set_config('tegro.shop_id', s, false), (SELECT count(*) FROM orders WHERE amount > n)
+		FROM (VALUES (1, '$shop'), (2, 'another')) v (n, s)");
+	is($other->{sqlstate}, 'TG006', 'the rows of one shop are not returned for another');
+	$session->query('RESET tegro.shop_id');
+};
+
+subtest 'a list is that of one shop' => sub {
+	forget_journal($still);
+	$session->query('BEGIN; DECLARE c CURSOR FOR SELECT FROM orders; MOVE 60 FROM c');
+	is($session->query(q{SET LOCAL tegro.shop_id = 'another'; MOVE ALL FROM c; ROLLBACK})->{err}, '', 'tegro.shop_id changes amid a scan');
+	is(join(' ', pages($still)), ALL_PAGES, '... which reads on');
+	is(scalar(grep { $_->{params}{shop_id} ne SHOP_ID } $still->journal), 0, '... the list that it began with');
+};
+
+subtest 'kept rows outlive what they should, and no more' => sub {
+	$session->query(q{SET work_mem = '64kB'});
+	forget_journal($still);
+	my $result = $session->query(<<'END');
+BEGIN;
+DECLARE c CURSOR FOR SELECT (SELECT count(payment_id) FROM orders WHERE amount > i) FROM generate_series(1, 5) i;
+SAVEPOINT s;
+FETCH 2 FROM c;
+ROLLBACK TO s;
+FETCH 2 FROM c;
+COMMIT;
+END
+	is("$result->{out}$result->{err}", "399\n398\n397\n396", 'a subtransaction that first read them is rolled back');
+	is(join(' ', pages($still)), ALL_PAGES, '... they stay');
+
+	$result = $session->query(<<'END');
+DO $$
+DECLARE
+	o record;
+BEGIN
+	FOR i IN 1 .. 3 LOOP
+		BEGIN
+			FOR o IN SELECT (SELECT count(payment_id) FROM orders WHERE amount > k) AS n FROM generate_series(1, 50) k LOOP
+				PERFORM 1 / (o.n - 390);
+			END LOOP;
+		EXCEPTION WHEN division_by_zero THEN
+			RAISE NOTICE 'caught at %', o.n;
+		END;
+	END LOOP;
+END $$
+END
+	is(scalar(() = $result->{err} =~ /caught at 390/g), 3, 'errors amid rescans are caught');
+	unlike($result->{err}, qr/WARNING|ERROR/, '... and leave nothing open');
+	is($session->query('SELECT count(*) FROM pg_ls_tmpdir()')->{out}, '0', '... and no file');
+
+	$session->query('BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT (SELECT count(*) FROM orders WHERE amount > i) FROM generate_series(1, 5) i');
+	forget_journal($still);
+	is($session->query('FETCH 1 FROM c; COMMIT; FETCH ALL FROM c; CLOSE c')->{out}, "399\n398\n397\n396\n395", 'WITH HOLD');
+	is(join(' ', pages($still)), ALL_PAGES, '... asks once');
+	$session->query('RESET work_mem');
+};
+
+subtest 'a rescan can be cancelled' => sub {
+	forget_journal($still);
+	$session->send('SELECT count((SELECT count(*) FROM orders WHERE amount > i)) FROM generate_series(1, 10000000) i');
+	wait_until(sub { scalar($still->journal) >= 9 });
+	sleep 0.3;
+	my $cancelled = time;
+	kill('INT', $session->pid);
+	my $result = $session->wait;
+	is($result->{sqlstate}, '57014', 'while it reads kept rows');
+	cmp_ok(own_ms($cancelled, $result->{ended}), '<=', LIMIT_MS, '... at once');
+	is(scalar($still->journal), 9, '... which asked once');
+
+	$still->fault('orders', 'hold', ms => 60_000, times => -1, skip => 3);
+	forget_journal($still);
+	$session->send('SELECT count((SELECT id FROM orders WHERE amount <= n LIMIT 1)) FROM unnest(ARRAY[400, 390, 300, 1]) n');
+	wait_until(sub { scalar($still->journal) >= 4 });
+	$cancelled = time;
+	kill('INT', $session->pid);
+	$result = $session->wait;
+	is($result->{sqlstate}, '57014', 'while it waits for the next page');
+	cmp_ok(own_ms($cancelled, $result->{ended}), '<=', LIMIT_MS, '... at once');
+	$still->clear_faults;
+	asks('SELECT sum((SELECT count(*) FROM orders WHERE amount > i)) FROM generate_series(1, 5) i',
+		'1985', ALL_PAGES, 'the next statement begins anew');
+};
+$session->query('RESET tegro.max_concurrency');
 $session->close;
+
+subtest 'the memory of a scan is bounded' => sub {
+	use_sandbox($slow);
+	my $session = session($node);
+	$session->query(q{SET enable_material = off; SET work_mem = '64kB'; SET jit = off});
+	my $scans = sub {
+		return $session->query(
+			"SELECT count(*) FROM generate_series(1, $_[0]) i LEFT JOIN LATERAL (SELECT amount FROM orders WHERE amount > i OFFSET 0) o ON true");
+	};
+	$scans->(2);
+	my $high = vm_hwm_kb($session->pid);
+	is($scans->(10)->{out}, 10 * 10_000 - 55, 'ten scans in one statement');
+	# of which the first has up to 32 pages in flight, that is, some MB
+	cmp_ok(vm_hwm_kb($session->pid) - $high, '<', 8192, '... take no more memory than two');
+	is($scans->(200)->{out}, 200 * 10_000 - 200 * 201 / 2, '200 scans');
+	cmp_ok(vm_hwm_kb($session->pid) - $high, '<', 8192, '... take no more than ten');
+	like($session->query('EXPLAIN (ANALYZE, BUFFERS) SELECT (SELECT count(payment_id) FROM orders WHERE amount > i) FROM generate_series(1, 2) i')->{out},
+		qr/temp read=\d+ written=\d+/, 'what does not fit in work_mem is on disk');
+	unlike($session->query('EXPLAIN (ANALYZE, BUFFERS) SELECT count(payment_id) FROM orders')->{out},
+		qr/temp|Reused/, 'a scan that nothing can rescan keeps no rows');
+	$session->close;
+};
 
 
 #

@@ -3,19 +3,43 @@
  * fdw.c
  *		Foreign tables over the provider's lists: scans, EXPLAIN, ANALYZE.
  *
- * A foreign table shows one list (list.c) of one shop.  plan.c decides what is
- * asked for, a scan reads it row by row (reader.c), and each row is made a
- * tuple (tuple.c).
+ * A foreign table shows one list (list.c) of one shop.  plan.c chooses the
+ * requests, a scan reads the rows one by one (reader.c), and tuple.c converts
+ * each row to a tuple.
  *
- * Whose keys?  Those of the role whose rights count for the table: the
- * current user, or the owner of the view through which it is reached.
+ * Requests are signed with the keys of the role whose rights count for the
+ * table: the current user, or the owner of the view through which the query
+ * reaches the table.
+ *
+ * Rescans.  A scan keeps the rows that it has read in a tuplestore, which
+ * spills to disk beyond work_mem.  A rescan that would send the same requests
+ * returns the kept rows first.  If the scan before it stopped early, the
+ * rescan then continues with the reader, whose pages may still be in flight.
+ * So one scan node sees one and the same list for as long as its statement
+ * runs.
+ *
+ * "The same requests" is decided by the requests themselves: the shop, and the
+ * keys of the lookup.  The executor's chgParam would be too coarse, because
+ * the parameters of a filter change the result but not the requests.  A rescan
+ * with other keys discards the rows and asks again.  We keep the rows of the
+ * last keys only: a bounded cache by key exists already, it is the Memoize
+ * node that the planner puts above a parameterized nested loop.  A rescan
+ * whose keys are all NULL sends nothing and discards nothing.
  *
  * Hazards:
  *
- *	- Nothing is sent before the first row is wanted: EXPLAIN asks nobody.
- *	- A scan may rest between two rows for as long as a cursor does, and other
- *	  statements run meanwhile.  All that it has in flight belongs to the
- *	  reader's memory context, which goes with the query on whatever way.
+ *	- Nothing is sent before the executor asks for the first row: EXPLAIN sends
+ *	  no request, and neither does a rescan that nobody reads.
+ *	- A scan can rest between two rows for as long as a cursor does, while other
+ *	  statements run.  Everything in flight belongs to the reader's memory
+ *	  context, which is deleted with the query, however the query ends.  The
+ *	  tuplestore's file belongs to the resource owner of the query.
+ *	- tegro.shop_id can change between two rows.  A reader is bound to the shop
+ *	  of its first request, so that no list mixes the rows of two shops, and a
+ *	  rescan under another shop asks again.
+ *	- The executor resets its per-tuple memory, in which iterate_scan() is
+ *	  called, before it clears our slots.  A tuple that comes back from disk
+ *	  must be read in memory that lives longer.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,14 +59,24 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/sampling.h"
+#include "utils/tuplestore.h"
 
 #include "src/base/compat.h"
+#include "src/base/settings.h"
 #include "src/fdw/option.h"
 #include "src/fdw/plan.h"
 #include "src/fdw/reader.h"
 #include "src/fdw/tuple.h"
 
 PG_FUNCTION_INFO_V1(tegro_fdw_handler);
+
+/* What a scan asks the provider for. */
+typedef struct Question
+{
+	const char *shop_id;
+	TegroKey *keys; /* sorted, without repetitions; NULL: the whole list */
+	int nkeys;
+} Question;
 
 /* A scan under way; ForeignScanState.fdw_state. */
 typedef struct ListScan
@@ -55,20 +89,54 @@ typedef struct ListScan
 	TegroTupleMaker *tuples;
 	TegroReaderCounts counts;
 
-	ExprState *value; /* of the look-up; NULL if there is none */
+	ExprState *value; /* of the lookup; NULL if there is none */
 	bool by_id;
 	bool is_array;
 	Oid value_type; /* of an array's elements */
 
-	MemoryContext context; /* of the reader and its keys; reset at a rescan */
-	TegroReader *reader;   /* NULL: not begun */
-	bool nothing;		   /* no row can match: nobody is asked */
+	bool keeps;				   /* a rescan is possible: keep the rows */
+	TupleTableSlot *kept_slot; /* for reading kept rows; NULL: none are kept */
+	int64 reused;			   /* kept rows that were returned again */
+
+	/* since the last rescan */
+	bool begun;	  /* the question below is the current one */
+	bool nothing; /* no row can match: no request is needed */
+
+	/* the last requests, and the rows that came */
+	MemoryContext context; /* of all that follows; NULL: none */
+	Question question;
+	TegroReader *reader;   /* NULL: all rows were read */
+	Tuplestorestate *kept; /* NULL: rows are not kept */
 } ListScan;
 
 
 /*
  * Scanning.
  */
+
+/*
+ * Is it certain that nothing rescans this node?  Then its rows need not be
+ * kept.
+ *
+ * A plan node rescans its outer child only if it is rescanned itself.  (The
+ * exception is Memoize, which stands on the inner side of a nested loop.)  The
+ * top of the plan is rescanned only by a cursor that announces it.  So the
+ * nodes that we reach from the top by outer children alone run once.  We do
+ * not look at other nodes, some of which also run once; keeping their rows in
+ * vain costs a copy.
+ */
+static bool
+runs_once(ForeignScanState *node, int flags)
+{
+	Plan *plan = node->ss.ps.state->es_plannedstmt->planTree;
+
+	if (flags & EXEC_FLAG_REWIND)
+		return false;
+	while (plan && plan != node->ss.ps.plan)
+		plan = IsA(plan, SubqueryScan) ? ((SubqueryScan *) plan)->subplan
+									   : outerPlan(plan);
+	return plan != NULL;
+}
 
 static void
 begin_scan(ForeignScanState *node, int flags)
@@ -90,8 +158,12 @@ begin_scan(ForeignScanState *node, int flags)
 	scan->tuples = tegro_tuple_prepare(scan->relation, scan->list,
 									   list_nth(plan->fdw_private,
 												TEGRO_PLAN_COLUMNS));
-	scan->context = AllocSetContextCreate(CurrentMemoryContext, "tegro scan",
-										  ALLOCSET_SMALL_SIZES);
+	scan->keeps = !runs_once(node, flags);
+	if (scan->keeps)
+		scan->kept_slot = ExecInitExtraTupleSlot(node->ss.ps.state,
+												 RelationGetDescr(
+													 scan->relation),
+												 &TTSOpsMinimalTuple);
 	if (*field)
 	{
 		Node *value = linitial(plan->fdw_exprs);
@@ -140,13 +212,14 @@ compare_keys(const void *a, const void *b)
 }
 
 /*
- * Has the reader look up what the condition names.
+ * Finds the keys that the lookup's condition names.  Returns false if no row
+ * can match.
  *
- * Numbers below 1 are nobody's.  The provider can't be asked for an empty
- * string; there the list is read after all, and the condition does the rest.
+ * No row has a number below 1.  The provider cannot be asked for an empty
+ * string: the whole list is read instead, and the condition is checked here.
  */
-static void
-begin_look_up(ListScan *scan, Datum value, bool is_null)
+static bool
+find_keys(const ListScan *scan, Datum value, bool is_null, Question *question)
 {
 	Datum *values = &value;
 	bool *nulls = &is_null;
@@ -183,7 +256,7 @@ begin_look_up(ListScan *scan, Datum value, bool is_null)
 		}
 		key->payment_id = DatumGetTextPCopy(values[i]);
 		if (VARSIZE_ANY_EXHDR(key->payment_id) == 0)
-			return;
+			return true;
 		nkeys++;
 	}
 
@@ -193,20 +266,81 @@ begin_look_up(ListScan *scan, Datum value, bool is_null)
 		if (i == 0 || compare_keys(&keys[ndistinct - 1], &keys[i]) != 0)
 			keys[ndistinct++] = keys[i];
 	}
-	if (ndistinct == 0)
-		scan->nothing = true;
-	else
-		tegro_reader_look_up(scan->reader, keys, ndistinct);
+	question->keys = keys;
+	question->nkeys = ndistinct;
+	return ndistinct > 0;
 }
 
-static void
-begin_reading(ForeignScanState *node, ListScan *scan)
+static bool
+is_same(const Question *a, const Question *b)
 {
-	MemoryContext old = MemoryContextSwitchTo(scan->context);
+	if (strcmp(a->shop_id, b->shop_id) != 0 ||
+		(a->keys == NULL) != (b->keys == NULL) || a->nkeys != b->nkeys)
+		return false;
+	for (int i = 0; i < a->nkeys; i++)
+	{
+		if (compare_keys(&a->keys[i], &b->keys[i]) != 0)
+			return false;
+	}
+	return true;
+}
 
-	Assert(scan->reader == NULL && !scan->nothing);
-	scan->reader = tegro_reader_begin(scan->list, scan->shop_id, scan->role,
-									  scan->expected, &scan->counts);
+/* The shop whose list is read, if the table's server names this one or NULL. */
+static const char *
+choose_shop(const char *shop_id)
+{
+	return shop_id ? shop_id : tegro_settings_shop_id();
+}
+
+/* Discards the kept rows, and stops the requests in flight. */
+static void
+discard(ListScan *scan)
+{
+	if (scan->kept_slot)
+		ExecClearTuple(scan->kept_slot);
+	if (scan->kept)
+		tuplestore_end(scan->kept);
+	if (scan->context)
+		MemoryContextDelete(scan->context);
+	scan->kept = NULL;
+	scan->reader = NULL;
+	scan->context = NULL;
+}
+
+/* Begins to read the answer to a question that lives in "context". */
+static void
+ask(ListScan *scan, MemoryContext context, const Question *question)
+{
+	MemoryContext old;
+
+	discard(scan);
+	scan->context = context;
+	scan->question = *question;
+
+	old = MemoryContextSwitchTo(context);
+	scan->reader = tegro_reader_begin(scan->list, question->shop_id,
+									  scan->role, scan->expected,
+									  &scan->counts);
+	if (question->keys)
+		tegro_reader_look_up(scan->reader, question->keys, question->nkeys);
+	if (scan->keeps)
+		scan->kept = tuplestore_begin_heap(false, false, work_mem);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Before the first row of a scan, or of a rescan: goes back to the first kept
+ * row if the question is the same as before, or else asks it.
+ */
+static void
+begin_rows(ForeignScanState *node, ListScan *scan)
+{
+	MemoryContext context =
+		AllocSetContextCreate(node->ss.ps.state->es_query_cxt, "tegro scan",
+							  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Question question = {0};
+
 	if (scan->value)
 	{
 		bool is_null;
@@ -214,29 +348,83 @@ begin_reading(ForeignScanState *node, ListScan *scan)
 												node->ss.ps.ps_ExprContext,
 												&is_null);
 
-		begin_look_up(scan, value, is_null);
+		scan->nothing = !find_keys(scan, value, is_null, &question);
 	}
+	if (!scan->nothing)
+		question.shop_id = pstrdup(choose_shop(scan->shop_id));
 	MemoryContextSwitchTo(old);
+
+	scan->begun = true;
+	if (scan->nothing)
+		MemoryContextDelete(context);
+	else if (scan->kept && is_same(&question, &scan->question))
+	{
+		tuplestore_rescan(scan->kept);
+		MemoryContextDelete(context);
+	}
+	else
+		ask(scan, context, &question);
 }
 
+/* Puts the next kept row into the slot; false if there is none. */
+static bool
+next_kept_row(ListScan *scan, TupleTableSlot *slot)
+{
+	TupleTableSlot *kept = scan->kept_slot;
+	MemoryContext old;
+	bool found;
+
+	if (scan->kept == NULL)
+		return false;
+	/* the slot frees what is read from disk: see Hazards above */
+	old = MemoryContextSwitchTo(scan->context);
+	found = tuplestore_gettupleslot(scan->kept, true, false, kept);
+	MemoryContextSwitchTo(old);
+	if (!found)
+		return false;
+
+	Assert(kept->tts_tupleDescriptor->natts ==
+		   slot->tts_tupleDescriptor->natts);
+	slot_getallattrs(kept);
+	memcpy(slot->tts_values, kept->tts_values,
+		   kept->tts_tupleDescriptor->natts * sizeof(Datum));
+	memcpy(slot->tts_isnull, kept->tts_isnull,
+		   kept->tts_tupleDescriptor->natts * sizeof(bool));
+	ExecStoreVirtualTuple(slot);
+	scan->reused++;
+	return true;
+}
+
+/* Puts the reader's next row into the slot, and keeps it, if there is one. */
+static void
+read_row(ListScan *scan, TupleTableSlot *slot)
+{
+	JsonbContainer *row = tegro_reader_next(scan->reader);
+
+	if (row == NULL)
+	{
+		tegro_reader_end(scan->reader);
+		scan->reader = NULL;
+		return;
+	}
+	tegro_tuple_fill(scan->tuples, row, slot->tts_values, slot->tts_isnull);
+	ExecStoreVirtualTuple(slot);
+	if (scan->kept)
+		tuplestore_putvalues(scan->kept, slot->tts_tupleDescriptor,
+							 slot->tts_values, slot->tts_isnull);
+}
 
 static TupleTableSlot *
 iterate_scan(ForeignScanState *node)
 {
 	ListScan *scan = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
-	JsonbContainer *row;
 
 	ExecClearTuple(slot);
-	if (scan->reader == NULL)
-		begin_reading(node, scan);
-	row = scan->nothing ? NULL : tegro_reader_next(scan->reader);
-	if (row)
-	{
-		tegro_tuple_fill(scan->tuples, row, slot->tts_values,
-						 slot->tts_isnull);
-		ExecStoreVirtualTuple(slot);
-	}
+	if (!scan->begun)
+		begin_rows(node, scan);
+	if (!scan->nothing && !next_kept_row(scan, slot) && scan->reader)
+		read_row(scan, slot);
 	return slot;
 }
 
@@ -245,9 +433,7 @@ rescan(ForeignScanState *node)
 {
 	ListScan *scan = node->fdw_state;
 
-	if (scan->context)
-		MemoryContextReset(scan->context);
-	scan->reader = NULL;
+	scan->begun = false;
 	scan->nothing = false;
 }
 
@@ -256,8 +442,8 @@ end_scan(ForeignScanState *node)
 {
 	ListScan *scan = node->fdw_state;
 
-	if (scan && scan->context)
-		MemoryContextDelete(scan->context);
+	if (scan)
+		discard(scan);
 }
 
 static void
@@ -288,6 +474,8 @@ explain_scan(ForeignScanState *node, ExplainState *es)
 		ExplainPropertyInteger("Requests", NULL, scan->counts.requests, es);
 		ExplainPropertyInteger("Requests at Once", NULL, scan->counts.at_once,
 							   es);
+		if (scan->reused > 0 || es->format != EXPLAIN_FORMAT_TEXT)
+			ExplainPropertyInteger("Rows Reused", NULL, scan->reused, es);
 	}
 }
 
@@ -340,8 +528,8 @@ acquire_sample(Relation relation, int level, HeapTuple *rows, int wanted,
 	for (int i = 1; i <= natts; i++)
 		columns = lappend_int(columns, i);
 	tuples = tegro_tuple_prepare(relation, list, columns);
-	reader = tegro_reader_begin(list, tegro_option_shop_id(table), GetUserId(),
-								0, &counts);
+	reader = tegro_reader_begin(list, choose_shop(tegro_option_shop_id(table)),
+								GetUserId(), 0, &counts);
 	reservoir_init_selection_state(&reservoir, wanted);
 
 	while ((row = tegro_reader_next(reader)) != NULL)

@@ -17,6 +17,12 @@
  * overlap and look-ups of a nested loop don't, so the planner looks up what a
  * few rows name, and reads the list for many.
  *
+ * A rescan of the list sends no request (fdw.c), but we cannot say so:
+ * cost_rescan() takes any foreign scan to cost the same each time.  So nested
+ * loops over a list look more expensive than they are, and the planner puts a
+ * Material node above the list.  That costs a second copy of the rows.  Paths
+ * with lower costs would be worse: the first scan does pay for its requests.
+ *
  * Hazard: nobody is asked anything here, so that EXPLAIN sends nothing.
  *
  *-------------------------------------------------------------------------

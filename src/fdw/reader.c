@@ -141,7 +141,7 @@ tegro_reader_begin(const TegroList *list, const char *shop_id, Oid role,
 
 	reader->context = context;
 	reader->list = list;
-	reader->shop_id = shop_id ? MemoryContextStrdup(context, shop_id) : NULL;
+	reader->shop_id = MemoryContextStrdup(context, shop_id);
 	reader->role = role;
 	Assert(expected >= 0 && tegro_max_concurrency > 0);
 	reader->expected = expected;
@@ -194,9 +194,7 @@ page_params(TegroReader *reader, int64 number)
 {
 	TegroJsonbState params = tegro_begin_params();
 
-	if (reader->shop_id)
-		tegro_add_text_param(&params, "shop_id",
-							 cstring_to_text(reader->shop_id));
+	tegro_add_text_param(&params, "shop_id", cstring_to_text(reader->shop_id));
 	if (reader->keys)
 	{
 		const TegroKey *key = &reader->keys[number];

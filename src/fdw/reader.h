@@ -31,7 +31,7 @@ typedef struct TegroReaderCounts
 /*
  * Begins to read a list; sends nothing yet.
  *
- * shop_id: NULL for tegro.shop_id.
+ * shop_id: the shop whose list it is; copied.
  * role: whose keys are used.
  * expected: how many rows the list is known to have had once; 0 if unknown.
  * counts: to be counted up; must outlive the reader.
