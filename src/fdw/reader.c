@@ -1,50 +1,68 @@
 /*-------------------------------------------------------------------------
  *
  * reader.c
- *		Reads a list of the provider's row by row.
+ *		Reads one of the provider's lists row by row.
  *
- * The provider gives its long lists page by page, newest row first; how many
- * rows a page has is its own affair, and a page past the end is empty.  One
- * page after another would take as many round trips as there are pages, so
- * pages are asked for ahead, several at once, and taken in their order.
+ * The provider returns its long lists page by page, newest row first.  It
+ * chooses the number of rows on a page, and a page past the end is empty.
+ * Reading one page after another would take as many round trips as there are
+ * pages.  So we ask for several pages ahead, and take them in their order.
  *
- * How far ahead?  As many pages as were taken, at most tegro.max_concurrency:
- * who stops after a few rows has asked for one page, and who stops later, for
- * no more than twice what he took.  Where ANALYZE has counted the rows, there
- * is no need to ask far beyond the end.
+ * How far ahead?  As many pages as were taken, at most tegro.max_concurrency.
+ * A reader that stops after a few rows has asked for one page, and one that
+ * stops later has asked for at most twice as many pages as it took.  After
+ * ANALYZE has counted the rows, we ask for only one page beyond the end.
  *
- * What failed while others were in flight is asked for once more when its turn
- * comes, with nothing after it until it has come, and from then on half as many
- * are at once.  It may have failed because nobody looked at it for long (a
- * cursor that rests), because so many at once are too many for the provider,
- * or because they overtook each other and it wants nonces to rise.
+ * A request that failed while others were in flight is sent once more when its
+ * turn comes, with nothing after it until its answer has come.  From then on
+ * half as many requests are in flight.  It may have failed because the session
+ * did not look at it for long (a cursor that rests), because the provider does
+ * not accept so many at once, or because the requests overtook each other and
+ * the provider wants nonces to rise.
  *
- * The list moves.  An order that is made while we read pushes all others
+ * The list moves.  A new order that is made while we read pushes all others
  * down by one.
  *
  *	- A row that was the last of page 7 can then be the first of page 8, and
- *	  comes twice.  So a row's number is remembered, and it is given once.
- *	- If page 8 was read by the provider before page 7, a row that was the
- *	  last of page 7 then, and was pushed to page 8 since, is on neither.  That
- *	  can't happen where page 8 was asked for after page 7 had come, but does
- *	  where they are asked for together.
+ *	  comes twice.  So we remember the numbers of rows, and return each once.
+ *	- If the provider read page 8 before page 7, a row that was the last of
+ *	  page 7 then, and has moved to page 8 since, is on neither.  This cannot
+ *	  happen if we asked for page 8 after page 7 had come.  If we asked for
+ *	  both together, page 8 is in doubt.
  *
- * So when the end is reached, and pages were in doubt in this way, the first
- * page is asked for again.  If the list begins with the row that it began
- * with, it did not move, and nothing is missing.  If not, the pages in doubt
- * are asked for again, all at once, and rows that did not come before are
- * given.  Why that suffices: page k of the first time was there before page
- * k + 1 of the second was asked for, so no row is between these two; and what
- * was on page k + 1 the first time follows directly on it or is part of it,
- * unless the list moved by more than a page since.  Whether it did, the first
- * page tells once more: the row that the list began with would no longer be
- * on it.  Then the rest is read one page after another.
+ * There are two phases.  READING takes all pages up to the empty one.  If none
+ * of them was in doubt, the list is complete.  Otherwise READING_AGAIN asks for
+ * page 1.  If it begins with the row that it began with before, the list did
+ * not move and is complete.  If not, we ask for all pages from the first one in
+ * doubt on again, together, and return the rows that did not come before.
  *
- * All of that holds while rows are only added, at the front.  If rows vanish
- * from a list, others move up, and can be missed by any reader of pages.
+ * These pages can miss rows between them just as the first ones could.  Why
+ * are two phases enough nevertheless?  Because both readings together leave no
+ * gap.  Assume that the rows above page k+1 are complete down to the end of
+ * page k as we first read it (as they are for the first page in doubt).
  *
- * Memory: a page in turn, those asked for ahead, each below
- * tegro.max_answer_size, and the numbers of the rows, some 40 bytes each.
+ *	1. The second page k+1 follows the first page k without a gap.  It was read
+ *	   later, and until then rows have only moved down: a row that followed
+ *	   page k is on page k+1 now, or is further down.
+ *	2. If the second page k+1 still holds the row with which the first page k+1
+ *	   began, the two overlap, and the rows are complete down to the end of the
+ *	   first page k+1.  So the same holds for page k+2, and so on.
+ *	3. If it does not, the list has moved by a page or more, and there can be a
+ *	   gap after the second page k+1.  We drop all pages that were asked for
+ *	   together with it, and ask for the rest one page after another.  No gap is
+ *	   possible between two of these.
+ *
+ * READING_AGAIN ends with an empty page.  If the page that was empty the first
+ * time now has rows, the ones after it are asked for one after another, too.
+ * There is nothing left for a third phase to check: each page of the second
+ * phase is checked against the first when it is taken.
+ *
+ * All of this holds while rows are only added, at the front, and all pages but
+ * the last have the same number of rows.  If rows vanish from a list, others
+ * move up, and any reader of pages can miss them.
+ *
+ * Memory: the page in turn and the pages ahead, each smaller than
+ * tegro.max_answer_size; some 40 bytes for each row and 8 for each page.
  *
  *-------------------------------------------------------------------------
  */
@@ -68,14 +86,13 @@
  */
 #define MAX_STALE_PAGES 10
 
-/* What is read of a list that has pages; the order is that of events. */
+/* The first row of a page has no number that we can read. */
+#define NO_NUMBER PG_INT64_MIN
+
 typedef enum Phase
 {
-	READING,		/* all of it */
-	CHECKING,		/* the first page again: did the list move? */
-	READING_AGAIN,	/* the pages in doubt, all at once */
-	CHECKING_AGAIN, /* the first page again: did it move by a page? */
-	ONE_BY_ONE,		/* the pages in doubt, one after another */
+	READING,	   /* all pages */
+	READING_AGAIN, /* page 1, and if the list has moved the pages in doubt */
 	FINISHED
 } Phase;
 
@@ -110,13 +127,12 @@ struct TegroReader
 	Phase phase;
 	int64 next;		   /* number of the page to ask for next */
 	int64 taken;	   /* pages taken, in this phase */
-	int64 last;		   /* the first time, the empty page at the end */
-	int64 first_doubt; /* first page that may miss a row of the one before;
-						* 0: none */
+	int64 last;		   /* the empty page at the end of READING */
+	int64 first_doubt; /* first page in doubt; 0: none */
 	uint32 page_rows;  /* rows of the first page */
 	bool short_page;   /* one with fewer came: the end is near */
-	bool has_top;
-	int64 top; /* number of the row that the list began with */
+	int64 *tops;	   /* number of each page's first row, in READING */
+	int64 tops_room;
 	int stale; /* pages in a row that brought nothing new */
 
 	/* the page that rows are given of */
@@ -150,6 +166,10 @@ tegro_reader_begin(const TegroList *list, const char *shop_id, Oid role,
 	reader->pages = MemoryContextAllocZero(context,
 										   reader->room * sizeof(ListPage));
 	reader->next = 1;
+	reader->tops_room = 64;
+	reader->tops = MemoryContextAlloc(context,
+									  reader->tops_room * sizeof(int64));
+	reader->tops[1] = NO_NUMBER;
 	reader->seen = hash_create("tegro rows", 128,
 							   &(HASHCTL){.keysize = sizeof(int64),
 										  .entrysize = sizeof(int64),
@@ -266,25 +286,22 @@ wanted(const TegroReader *reader)
 	if (!reader->list->paged)
 		return 1;
 
-	switch (reader->phase)
+	if (reader->phase == READING)
 	{
-		case READING:
-			/* rows without numbers can't be told apart: nothing ahead */
-			if (reader->short_page || !reader->has_top)
-				return 1;
-			return wanted_ahead(reader);
-		case READING_AGAIN:
-			return (int) Min(reader->at_once,
-							 reader->count + reader->last + 1 - reader->next);
-		case CHECKING:
-		case CHECKING_AGAIN:
-		case ONE_BY_ONE:
-		case FINISHED:
-			break;
+		/* rows without numbers cannot be told apart: ask for nothing ahead */
+		if (reader->short_page || reader->tops[1] == NO_NUMBER)
+			return 1;
+		return wanted_ahead(reader);
 	}
+	/* the pages in doubt together, but not before page 1 has come */
+	if (reader->phase == READING_AGAIN && reader->taken > 0)
+		return (int) Max(Min(reader->at_once,
+							 reader->count + reader->last + 1 - reader->next),
+						 1);
 	return 1;
 }
 
+/* In READING: this page can miss a row of the page before it. */
 static void
 mark_doubt(TegroReader *reader, int64 number)
 {
@@ -515,16 +532,41 @@ row_number(JsonbContainer *row, int64 *number)
 	return errno == 0 && *digits != '\0' && *end == '\0';
 }
 
-/* Is the row that the list began with on the page; is it the first? */
-static bool
-has_top(TegroReader *reader, bool first)
+/* The number of the current page's first row, or NO_NUMBER. */
+static int64
+top_number(TegroReader *reader)
 {
-	for (uint32 i = 0; i < (first ? Min(reader->nrows, 1) : reader->nrows);
-		 i++)
+	int64 number;
+
+	if (reader->nrows == 0 || !row_number(row_at(reader, 0), &number))
+		return NO_NUMBER;
+	return number;
+}
+
+/* Remembers with which row a page begins. */
+static void
+note_top(TegroReader *reader, int64 number)
+{
+	if (number >= reader->tops_room)
+	{
+		reader->tops_room *= 2;
+		reader->tops = repalloc(reader->tops,
+								reader->tops_room * sizeof(int64));
+	}
+	Assert(number >= 1 && number < reader->tops_room);
+	reader->tops[number] = top_number(reader);
+}
+
+/* Does the current page still hold the row with which it began in READING? */
+static bool
+holds_top(TegroReader *reader, int64 page)
+{
+	for (uint32 i = 0; i < reader->nrows; i++)
 	{
 		int64 number;
 
-		if (row_number(row_at(reader, i), &number) && number == reader->top)
+		if (row_number(row_at(reader, i), &number) &&
+			number == reader->tops[page])
 			return true;
 	}
 	return false;
@@ -535,17 +577,23 @@ has_top(TegroReader *reader, bool first)
  * Taking page after page.
  */
 
-/* Goes on to another phase, with a page to ask for. */
+/*
+ * Drops the pages that were asked for ahead.  We let their answers arrive while
+ * we wait for other pages, because a connection whose answer has come is used
+ * again.
+ */
 static void
-begin_phase(TegroReader *reader, Phase phase, int64 next)
+drop_ahead(TegroReader *reader, int64 next)
 {
-	/*
-	 * What was asked for past the end is left to arrive while we wait for what
-	 * comes now: a connection whose answer has come is used again.
-	 */
 	reader->count = 0;
-	reader->phase = phase;
 	reader->next = next;
+}
+
+static void
+begin_phase(TegroReader *reader, Phase phase)
+{
+	drop_ahead(reader, 1);
+	reader->phase = phase;
 	reader->taken = 0;
 }
 
@@ -557,53 +605,47 @@ go_on(TegroReader *reader, int64 number)
 	if (reader->keys)
 	{
 		if (reader->count == 0 && reader->next == reader->nkeys)
-			begin_phase(reader, FINISHED, 0);
+			begin_phase(reader, FINISHED);
 		return;
 	}
 	if (!reader->list->paged)
 	{
-		begin_phase(reader, FINISHED, 0);
+		begin_phase(reader, FINISHED);
 		return;
 	}
 
 	switch (reader->phase)
 	{
 		case READING:
+			note_top(reader, number);
 			if (number == 1)
-			{
 				reader->page_rows = reader->nrows;
-				reader->has_top = reader->nrows > 0 &&
-					row_number(row_at(reader, 0), &reader->top);
-			}
 			if (reader->nrows < reader->page_rows)
 				reader->short_page = true;
 			if (reader->nrows > 0)
 				break;
 			reader->last = number;
 			if (reader->first_doubt > 0 && reader->first_doubt <= number)
-				begin_phase(reader, CHECKING, 1);
+				begin_phase(reader, READING_AGAIN);
 			else
-				begin_phase(reader, FINISHED, 0);
-			break;
-		case CHECKING:
-			if (has_top(reader, true))
-				begin_phase(reader, FINISHED, 0);
-			else
-				begin_phase(reader, READING_AGAIN, reader->first_doubt);
+				begin_phase(reader, FINISHED);
 			break;
 		case READING_AGAIN:
-			if (number == reader->last)
-				begin_phase(reader, CHECKING_AGAIN, 1);
-			break;
-		case CHECKING_AGAIN:
-			if (has_top(reader, false))
-				begin_phase(reader, FINISHED, 0);
-			else
-				begin_phase(reader, ONE_BY_ONE, reader->first_doubt);
-			break;
-		case ONE_BY_ONE:
-			if (reader->nrows == 0)
-				begin_phase(reader, FINISHED, 0);
+			Assert(reader->first_doubt > 1);
+			if (number == 1)
+			{
+				if (top_number(reader) == reader->tops[1])
+					begin_phase(reader, FINISHED);
+				else
+					reader->next = reader->first_doubt;
+			}
+			else if (reader->nrows == 0)
+				begin_phase(reader, FINISHED);
+			else if (number < reader->last && !holds_top(reader, number))
+			{
+				drop_ahead(reader, number + 1);
+				reader->at_once = 1;
+			}
 			break;
 		case FINISHED:
 			break;
