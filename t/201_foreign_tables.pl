@@ -182,6 +182,30 @@ $session->query('EXPLAIN (VERBOSE) SELECT * FROM orders JOIN withdrawals USING (
 $session->query('PREPARE p AS SELECT * FROM orders WHERE id = $1; EXECUTE p(NULL)');
 is(scalar($slow->journal), 0, 'EXPLAIN and what no row can match ask nobody');
 
+# Two at a time.  Page 4 fails while page 3 is held; page 5 is asked for when page
+# 3 has come, and page 4 once more while page 5 is in flight.  If page 5 fails,
+# the reason can be that page 4 has overtaken it.  Which of pages 3 and 4 the
+# sandbox holds is chance: until it is page 3.
+subtest 'a page that another one can have overtaken is asked for once more' => sub {
+	my %hit;
+
+	$session->query('SET tegro.max_concurrency = 2');
+	foreach my $turn (1 .. 40)
+	{
+		forget_journal($slow);
+		$slow->fault('orders', 'hold', ms => 200, skip => 2);
+		$slow->fault('orders', 'answer', body => '{"type":"error","desc":"Not today"}', times => 2);
+		$result = $session->query('SELECT count(*) FROM (SELECT FROM orders LIMIT 500) o');
+		$slow->clear_faults;
+		%hit = ();
+		$hit{ $_->{fault} } .= $_->{params}{page} foreach grep { $_->{fault} && !$_->{deferred} } $slow->journal;
+		last if "@hit{qw(hold answer)}" eq '3 45';
+	}
+	$session->query('RESET tegro.max_concurrency');
+	is("@hit{qw(hold answer)}", '3 45', 'page 3 was held, pages 4 and 5 failed');
+	is($result->{out}, '500', '... and came when asked for again');
+};
+
 # what a scan leaves in flight does not stay
 my $before = descriptors($session->pid);
 $session->query('SELECT FROM orders OFFSET 2000 LIMIT 1') foreach 1 .. 3;

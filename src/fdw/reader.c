@@ -310,12 +310,24 @@ mark_doubt(TegroReader *reader, int64 number)
 		reader->first_doubt = number;
 }
 
+/* Notes which pages are in flight together, after one was asked for. */
+static void
+note_company(TegroReader *reader)
+{
+	int in_flight = 0;
+
+	for (int i = 0; i < reader->count; i++)
+		in_flight += !page_at(reader, i)->call->done;
+	for (int i = 0; i < reader->count && in_flight > 1; i++)
+		page_at(reader, i)->in_company |= !page_at(reader, i)->call->done;
+	reader->counts->at_once = Max(reader->counts->at_once, in_flight);
+}
+
 /* Asks for as many pages as are wanted. */
 static void
 ask_ahead(TegroReader *reader)
 {
 	bool asked = false;
-	int in_flight = 0;
 
 	/* what is asked for once more is not to be overtaken again */
 	if (reader->count > 0 && page_at(reader, 0)->again &&
@@ -340,11 +352,7 @@ ask_ahead(TegroReader *reader)
 		return;
 
 	Assert(reader->count <= reader->at_once || reader->count == 1);
-	for (int i = 0; i < reader->count; i++)
-		in_flight += !page_at(reader, i)->call->done;
-	for (int i = 0; i < reader->count && in_flight > 1; i++)
-		page_at(reader, i)->in_company |= !page_at(reader, i)->call->done;
-	reader->counts->at_once = Max(reader->counts->at_once, in_flight);
+	note_company(reader);
 
 	/* they leave now, not when we wait for them: rows are there to be given */
 	if (page_at(reader, 0)->call->done)
@@ -684,6 +692,8 @@ take_page(TegroReader *reader)
 			reader->at_once = Max(reader->at_once / 2, 1);
 			mark_doubt(reader, page.number + 1);
 			ask(reader, page_at(reader, 0), page.number, true);
+			/* it can overtake a page that was asked for when it had failed */
+			note_company(reader);
 			MemoryContextDelete(page.context);
 			continue;
 		}
