@@ -133,7 +133,7 @@ AS 'MODULE_PATHNAME', 'tegro_preview'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_preview(pg_catalog.text, pg_catalog.jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_preview(pg_catalog.text, pg_catalog.jsonb) IS
-'the request that tegro_call would send, to the byte; sends nothing; signed only for roles that may execute tegro_call';
+'the request that tegro_call would send, to the byte, except the signature; sends nothing';
 
 --
 -- The outbox: requests that are sent after commit, and the record of each.

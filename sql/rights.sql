@@ -13,12 +13,15 @@ GRANT EXECUTE ON FUNCTION tegro_balance(), tegro_preview(text, jsonb) TO regress
 SET ROLE regress_tegro_reader;
 SELECT tegro_balance() ->> 'type' AS type;
 SELECT tegro_create_order('{}');
--- who may not call sees no signature
+-- nobody sees a signature
 SELECT headers ->> 'Authorization' AS authorization FROM tegro_preview('createOrder', '{"order_id": "1"}');
 RESET ROLE;
 GRANT EXECUTE ON FUNCTION tegro_call(text, jsonb) TO regress_tegro_reader;
 SET ROLE regress_tegro_reader;
-SELECT headers ->> 'Authorization' ~ '^Bearer [0-9a-f]{64}$' AS signed FROM tegro_preview('balance');
+SELECT headers ->> 'Authorization' AS authorization FROM tegro_preview('balance');
+RESET ROLE;
+SELECT headers ->> 'Authorization' AS authorization FROM tegro_preview('balance');
+SET ROLE regress_tegro_reader;
 
 -- where requests go is the server's business, not a session's, a role's or a
 -- database's

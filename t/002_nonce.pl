@@ -146,6 +146,71 @@ my $result = query(
 	q{SELECT count(*), count(*) FILTER (WHERE sqlstate IS NULL)
 	  FROM tegro_batch('balance', array_fill('{}'::jsonb, ARRAY[500]))});
 is($result->{out}, '500|500', 'the calls of a batch have nonces of their own');
+
+
+#
+# A nonce of the caller's
+#
+
+# A provider that wants nonces to rise would refuse all that come after.
+subtest 'a nonce among the parameters is refused everywhere' => sub {
+	my $rising = sandbox(arguments => [ '--nonce', 'rising' ]);
+	my $admin = session($node);
+
+	set_server($node, { 'tegro.api_url' => $rising->api_url }, $admin);
+	is($admin->query($_)->{err}, '', 'the role that tries') foreach (
+		'CREATE ROLE taker LOGIN; GRANT taker TO CURRENT_USER',
+		q{SELECT format('GRANT EXECUTE ON FUNCTION %s TO taker', oid::regprocedure) FROM pg_proc
+			WHERE proname ~ '^tegro_(call|batch|preview|create_.*|enqueue)$' AND prokind = 'f' \gexec},
+		'CREATE TABLE sale (id text, nonce bigint, params jsonb); ALTER TABLE sale OWNER TO taker; GRANT CREATE ON SCHEMA public TO taker');
+	my $session = session($node, user => 'taker');
+
+	my $taken = q{SELECT tegro_create_order('{"order_id": "before", "currency": "RUB", "amount": 1}') ->> 'type'};
+	is($session->query($taken)->{out}, 'success', 'an order is made');
+	my $before = $rising->journal;
+	foreach my $nonce ('9223372036854775807', '1', '-1', '1e300', '"9223372036854775807"', 'null', '[]', '{"a": 1}')
+	{
+		my $order = qq{'{"order_id": "n", "currency": "RUB", "amount": 1, "nonce": $nonce}'};
+		my $payout = qq{'{"payment_id": "n", "currency": "RUB", "account": "1", "amount": 1, "nonce": $nonce}'};
+		my @ways = (
+			"SELECT tegro_create_order($order)", "SELECT tegro_create_withdrawal($payout)",
+			(map { ("SELECT tegro_call('$_', $order)", "SELECT tegro_preview('$_', $order)") } qw(createOrder balance order orders newMethod)),
+			"SELECT tegro_call('createWithdrawal', $payout)", "SELECT tegro_preview('createWithdrawal', $payout)",
+			"SELECT tegro_batch('createOrder', ARRAY['{\"order_id\": \"b\", \"currency\": \"RUB\", \"amount\": 1}', $order]::jsonb[])",
+			"SELECT tegro_enqueue('createOrder', $order)", "SELECT tegro_enqueue('createWithdrawal', $payout)");
+		my @taken;
+
+		foreach my $way (@ways)
+		{
+			my $result = $session->query($way);
+
+			push @taken, "$way: $result->{sqlstate}"
+			  if "$result->{sqlstate} $result->{message}" ne '22023 "nonce" cannot be given as a parameter'
+			  || $result->{hint} !~ /^Leave it out/;
+		}
+		is(join("\n", @taken), '', "fault 99: $nonce is refused");
+	}
+	# by a trigger's template, as a value and from a column
+	foreach my $template ('{"order_id": "$id", "currency": "RUB", "amount": 1, "nonce": 9223372036854775807}',
+		'{"order_id": "$id", "currency": "RUB", "amount": 1, "nonce": "$nonce"}')
+	{
+		is($session->query("CREATE TRIGGER pay AFTER INSERT ON sale FOR EACH ROW EXECUTE FUNCTION tegro_create_order_trigger('$template')")->{err},
+			'', 'a trigger whose template has one');
+		is($session->query(q{INSERT INTO sale VALUES ('t', 9223372036854775807)})->{sqlstate}, '22023', 'fault 99: is refused');
+		$session->query('DROP TRIGGER pay ON sale');
+	}
+	is($rising->journal, $before, 'fault 99: nothing of it was sent');
+	is($admin->query('SELECT count(*) FROM tegro_outbox')->{out}, '0', 'nor recorded');
+	is($session->query($taken =~ s/before/after/r)->{out}, 'success', 'fault 99: the next order is made');
+
+	# PHP tells these from the nonce
+	is($session->query(q{SELECT tegro_create_order('{"order_id": "case", "currency": "RUB", "amount": 1, "Nonce": 1, "NONCE": 2, "fields": {"nonce": 3}}') ->> 'type'})->{out},
+		'success', 'another case, or deeper inside, is a parameter');
+	my ($last) = reverse $rising->journal;
+	like($last->{body}, qr/^\{"nonce":\d{16},/, 'which does not take the place of the nonce');
+	is($session->query($taken =~ s/before/last/r)->{out}, 'success', 'and the next order is made');
+	$_->close foreach $session, $admin;
+};
 $node->stop;
 
 

@@ -94,7 +94,25 @@ sub signed_with
 }
 
 my $certificates = certificates(qw(good self_signed));
-my $sandbox = sandbox(
+my $sandbox;
+
+# What the provider answers to a request that anyone could send it.
+sub post
+{
+	my ($method, $authorization, $body) = @_;
+	my ($out, $err) = ('', '');
+
+	IPC::Run::run(
+		[
+			'curl', '-sS', '--noproxy', '*', '--cacert', $certificates->{ca}, '-A', 'anyone/1.0',
+			'-H', 'Content-Type: application/json', '-H', "Authorization: $authorization",
+			'--data-raw', $body, $sandbox->api_url . "/$method/"
+		],
+		'<', \undef, '>', \$out, '2>', \$err) or die "curl: $err";
+	return JSON::PP->new->decode($out);
+}
+
+$sandbox = sandbox(
 	certificates => $certificates,
 	arguments => [ '--shop', join(':', SHOP, KEY, SECRET) ]);
 
@@ -235,21 +253,37 @@ SQL
 		is("$open->{out}$open->{err}", '', "$relation can't be read or written without a grant");
 	}
 
-	# The preview alone shows no signature, and needs no key.
+	# A preview shows no signature, and needs no key.
 	ask($admin, q{GRANT EXECUTE ON FUNCTION tegro_preview(text, jsonb) TO mallory});
 	my $result = ask($mallory,
 		q{SELECT headers->>'Authorization', body FROM tegro_preview('balance', '{"shop_id": "without a key"}')}
 	);
-	is($result->{sqlstate}, '', 'a preview can be had without the right to call');
-	unlike($result->{out}, qr/[0-9a-f]{64}/, 'it has no signature then');
-	ask($admin, q{GRANT EXECUTE ON FUNCTION tegro_balance() TO mallory});
-	unlike(ask($mallory, q{SELECT headers FROM tegro_preview('balance')})->{out},
-		qr/[0-9a-f]{64}/, 'nor has it for who may execute another function');
-	ask($admin, q{GRANT EXECUTE ON FUNCTION tegro_call(text, jsonb) TO mallory});
-	like(
-		ask($mallory, q{SELECT headers FROM tegro_preview('balance')})->{out},
-		qr/Bearer [0-9a-f]{64}/,
-		'with the right to execute tegro_call it is signed');
+	is($result->{sqlstate}, '', 'a preview can be had without the right to call, of a shop without a key');
+	unlike($result->{out}, qr/[0-9a-f]{64}/, 'it has no signature');
+
+	# A signature covers the body alone: that of another method would pay out.
+	ask($admin, q{GRANT EXECUTE ON FUNCTION tegro_call(text, jsonb), tegro_balance() TO mallory});
+	$sandbox->begin;
+	my $payout = q{'{"payment_id": "stolen", "currency": "RUB", "amount": 777, "account": "thief"}'};
+	foreach my $who ($mallory, $admin)
+	{
+		my $name = $who == $mallory ? 'a role that may call' : 'a superuser';
+
+		foreach my $method (qw(balance order unknownMethod createOrder createWithdrawal))
+		{
+			my $params = $method eq 'createOrder' ? $payout =~ s/payment_id/order_id/r : $payout;
+			my $preview = ask($who, "SELECT headers->>'Authorization' AS a, body AS b FROM tegro_preview('$method', $params)");
+			my ($authorization, $body) = split(/\|/, $preview->{out}, 2);
+
+			unlike($preview->{out}, qr/[0-9a-f]{64}/, "fault 93: $name sees no signature of $method");
+			is(post('createWithdrawal', $authorization, $body)->{type}, 'error', '... nor a header that the provider takes');
+			is(scalar(grep { $_->{executed} } $sandbox->journal), 0, '... for a payout');
+		}
+	}
+	# so that these would pay out
+	my ($body) = split(/\n/, ask($admin, "SELECT body FROM tegro_preview('balance', $payout)")->{out});
+	is(post('createWithdrawal', 'Bearer ' . hmac_sha256_hex($body, KEY), $body)->{type}, 'success', 'the same body with a signature pays out');
+	$sandbox->control('POST', 'reset');
 	ask($admin, <<'SQL');
 REVOKE EXECUTE ON FUNCTION tegro_call(text, jsonb), tegro_balance(), tegro_preview(text, jsonb) FROM mallory
 SQL
@@ -640,7 +674,9 @@ SQL
 	}
 
 	# the key for shops that no line of the file names
+	ask($admin, 'GRANT SET ON PARAMETER tegro.api_key TO bob');
 	ask($bob, q{SET tegro.api_key = 'of the session'});
+	ask($admin, 'REVOKE SET ON PARAMETER tegro.api_key FROM bob');
 	my $before = scalar($raw->requests);
 	my $failed = grep { ask($bob, "SELECT $_->[0]")->{sqlstate} ne '' } @calls;
 	my @requests = $raw->requests;
@@ -789,14 +825,6 @@ SQL
 				"$call refuses \"$shown\" to one that may");
 		}
 	}
-	foreach my $session ($clerk, $alice)
-	{
-		my $result =
-		  ask($session, "SELECT headers FROM tegro_preview('createWithdrawal', @{[$params->(1)]})");
-		is($result->{sqlstate}, '', 'a payout can be previewed');
-		unlike($result->{out}, qr/[0-9a-f]{64}/,
-			'but is not signed there, so it can\'t be sent past the ledger');
-	}
 	is(scalar($sandbox->journal), 0, 'nothing of it was sent');
 	is(withdrawals(), 0, 'no withdrawal was made');
 	is($ledger->(), 0, 'nothing is on record');
@@ -878,56 +906,47 @@ SQL
 #
 
 {
-	my $preview =
-	  q{SELECT p.headers->>'Authorization' || ' ' || p.body FROM tegro_preview('balance', '{"shop_id": "RIGHTS"}') p};
+	# the sandbox does not know the shop, and a batch makes a row of that
+	my $call = q{SELECT sqlstate FROM tegro_batch('orders', ARRAY['{"shop_id": "RIGHTS"}'::jsonb])};
+	# whose they are that a statement's requests were signed with
 	my $whose = sub {
-		my ($result) = @_;
-		my ($authorization, $body) = $result->{out} =~ /(Bearer \w+) (\{.*\})/
-		  or return $result->{sqlstate};
-		return signed_with($body, $authorization, %keys);
+		my ($who, $sql) = @_;
+		my $before = $sandbox->journal;
+		my $result = ask($who, $sql);
+		my @sent = $sandbox->journal;
+
+		return $result->{sqlstate} if @sent == $before;
+		return join(', ', map { signed_with($_->{body}, $_->{authorization}, %keys) } @sent[ $before .. $#sent ]);
 	};
 	ask($admin, <<"SQL");
 SET ROLE definer;
-CREATE FUNCTION as_definer() RETURNS text LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS \$\$ $preview \$\$;
-CREATE FUNCTION call_as_definer() RETURNS jsonb LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp
-	AS \$\$ SELECT tegro_call('balance', '{"shop_id": "RIGHTS"}') \$\$;
-CREATE FUNCTION as_caller() RETURNS text LANGUAGE sql AS \$\$ $preview \$\$;
+CREATE FUNCTION as_definer() RETURNS text LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS \$\$ $call \$\$;
+CREATE FUNCTION as_caller() RETURNS text LANGUAGE sql AS \$\$ $call \$\$;
 RESET ROLE
 SQL
 
-	is($whose->(ask('alice', $preview)), 'alice', "a role's own line of the file is taken");
-	is($whose->(ask('definer', $preview)), 'the definer', "another role's for that role");
-	is($whose->(ask('bob', $preview)), 'TG006', 'and none for one that is in none');
-	is($whose->(ask('alice', 'SELECT as_definer()')),
+	is($whose->('alice', $call), 'alice', "a role's own line of the file is taken");
+	is($whose->('definer', $call), 'the definer', "another role's for that role");
+	is($whose->('bob', $call), 'TG006', 'and none for one that is in none');
+	is($whose->('alice', 'SELECT as_definer()'),
 		'the definer', 'a SECURITY DEFINER function acts with the keys of its owner');
-	is($whose->(ask('alice', 'SELECT as_caller()')),
+	is($whose->('alice', 'SELECT as_caller()'),
 		'alice', 'another function with those of the caller');
-	is($whose->(ask('bob', 'SELECT as_definer()')), 'the definer', 'also for who has no keys');
-
-	my $mixed =
-	  ask('alice', 'SELECT as_caller() UNION ALL SELECT as_definer() UNION ALL SELECT as_caller()')
-	  ->{out};
-	is( join(', ', map { $whose->({ out => $_, sqlstate => '' }) } split(/\n/, $mixed)),
+	is($whose->('bob', 'SELECT as_definer()'), 'the definer', 'also for who has no keys');
+	is( $whose->('alice', 'SELECT as_caller() UNION ALL SELECT as_definer() UNION ALL SELECT as_caller()'),
 		'alice, the definer, alice',
 		'also within one statement');
 
-	$sandbox->begin;
-	ask('bob', 'SELECT call_as_definer()');
-	ask('alice', q{SELECT tegro_call('balance', '{"shop_id": "RIGHTS"}')});
-	is( join(', ', map { signed_with($_->{body}, $_->{authorization}, %keys) } $sandbox->journal),
-		'the definer, alice',
-		'and for what is really sent');
-
 	my $session = session($node);
-	is($whose->(ask($session, $preview)),
+	is($whose->($session, $call),
 		'TG006', "a superuser is not taken for a member of every role");
-	is($whose->(ask($session, "SET ROLE alice; $preview")),
+	is($whose->($session, "SET ROLE alice; $call"),
 		'alice', 'SET ROLE: the keys of the current role');
-	is($whose->(ask($session, "SET ROLE definer; $preview")), 'the definer', 'and of the next');
-	is($whose->(ask($session, "SET ROLE bob; $preview")), 'TG006',
+	is($whose->($session, "SET ROLE definer; $call"), 'the definer', 'and of the next');
+	is($whose->($session, "SET ROLE bob; $call"), 'TG006',
 		'and none for one that has none');
-	is($whose->(ask($session, "RESET ROLE; $preview")), 'TG006', 'and RESET ROLE ends that');
-	is($whose->(ask($session, "SET SESSION AUTHORIZATION alice; $preview")),
+	is($whose->($session, "RESET ROLE; $call"), 'TG006', 'and RESET ROLE ends that');
+	is($whose->($session, "SET SESSION AUTHORIZATION alice; $call"),
 		'alice', 'SET SESSION AUTHORIZATION: the same');
 	$session->close;
 }
@@ -947,14 +966,14 @@ BEGIN;
 DROP EXTENSION tegro;
 CREATE EXTENSION tegro SCHEMA elsewhere;
 SELECT elsewhere.tegro_balance();
-SELECT headers FROM elsewhere.tegro_preview('balance');
+SELECT body FROM elsewhere.tegro_preview('balance');
 ROLLBACK;
 SELECT tegro_balance();
-SELECT headers FROM tegro_preview('balance')
+SELECT body FROM tegro_preview('balance')
 SQL
 	is($result->{err}, '', 'dropped and created again in one session, it works');
 	is(scalar(() = $result->{out} =~ /"success"/g), 2, 'its calls do');
-	is(scalar(() = $result->{out} =~ /Bearer [0-9a-f]{64}/g), 2, 'its previews do');
+	is(scalar(() = $result->{out} =~ /^\{"nonce":/mg), 2, 'its previews do');
 	$session->close;
 
 	is(ask('mallory', 'CREATE EXTENSION tegro SCHEMA public')->{sqlstate},
@@ -1070,14 +1089,15 @@ SQL
 {
 	# Set by a bind parameter, as a program should: pgbench can, psql 15 can't.
 	ask($admin, <<'SQL');
-CREATE TABLE seen (n serial, what text, shown text, body text);
+CREATE TABLE seen (n serial, what text, shown text);
 GRANT INSERT ON seen TO monitor;
-GRANT USAGE ON SEQUENCE seen_n_seq TO monitor
+GRANT USAGE ON SEQUENCE seen_n_seq TO monitor;
+GRANT SET ON PARAMETER tegro.api_key, tegro.secret_key TO monitor, alice
 SQL
+	# what was sent stands in the sandbox's journal, in the same order
 	my $see = sub {
 		my ($what) = @_;
-		return
-		  "INSERT INTO seen (what, shown, body) SELECT '$what', headers->>'Authorization', body FROM tegro_preview('balance');\n";
+		return "INSERT INTO seen (what, shown) SELECT '$what', 'sent' FROM tegro_batch('balance', ARRAY['{}'::jsonb]);\n";
 	};
 	my $show =
 	  q{INSERT INTO seen (what, shown) SELECT 'shown', current_setting('tegro.api_key') || ' ' || current_setting('tegro.secret_key');}
@@ -1104,6 +1124,7 @@ SQL
 		  . $see->('emptied'));
 	my ($out, $err) = ('', '');
 
+	$sandbox->begin;
 	IPC::Run::run(
 		[
 			'pgbench', '-n', '-M', 'extended', '-t', 1, '-D', 'key=key-of-the-session', '-f',
@@ -1115,16 +1136,12 @@ SQL
 		\$out,
 		'2>',
 		\$err) or diag($err);
-	my @seen = map { [ split(/\t/, $_, 3) ] }
+	my @seen = map { [ split(/\t/, $_, 2) ] }
 	  split(/\n/,
-		ask($admin, q{SELECT concat_ws(E'\t', what, shown, body) FROM seen ORDER BY n})->{out});
+		ask($admin, q{SELECT concat_ws(E'\t', what, shown) FROM seen ORDER BY n})->{out});
 	my %all_keys = (%keys, "the session's" => 'key-of-the-session');
-	my @found = map {
-		$_->[0] eq 'shown'
-		  ? "shown $_->[1]"
-		  : "$_->[0]: "
-		  . signed_with($_->[2], $_->[1], %all_keys)
-	} @seen;
+	my @sent = map { signed_with($_->{body}, $_->{authorization}, %all_keys) } $sandbox->journal;
+	my @found = map { $_->[0] eq 'shown' ? "shown $_->[1]" : "$_->[0]: " . (shift(@sent) // 'not sent') } @seen;
 
 	is_deeply(
 		\@found,
@@ -1260,7 +1277,7 @@ SQL
 
 	# Requests of the outbox: with the key of the file; with the key of the
 	# session, which is handed to another process; and with an answer that sends
-	# the signature back, which is kept as it came.
+	# the signature back.
 	my $key_file = write_file('session-key', KEY);
 	ask($admin,
 		'GRANT EXECUTE ON FUNCTION pg_read_file(text) TO alice; GRANT pg_read_server_files TO alice'
@@ -1279,7 +1296,8 @@ SQL
 		'done done',
 		'requests of the outbox are signed by the keys of the file and of the session');
 	ask($admin,
-		'REVOKE pg_read_server_files FROM alice; REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM alice'
+		'REVOKE pg_read_server_files FROM alice; REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM alice; '
+		  . 'REVOKE SET ON PARAMETER tegro.api_key, tegro.secret_key FROM monitor, alice'
 	);
 
 	my $mirror = raw_server(
@@ -1395,10 +1413,7 @@ my $standby_log;
 		like($result->{out}, qr/"success"/, "$call works there");
 	}
 	is(scalar($sandbox->journal(verdict => 'success')), 5, 'the provider took them all');
-	like(
-		$session->query(q{SELECT headers FROM tegro_preview('balance')})->{out},
-		qr/Bearer [0-9a-f]{64}/,
-		'a preview works there');
+	like($session->query(q{SELECT body FROM tegro_preview('balance')})->{out}, qr/^\{"nonce":/, 'a preview works there');
 	$session->close;
 	$standby->stop;
 	$standby_log = slurp_file($standby->logfile);
@@ -1411,11 +1426,13 @@ my $standby_log;
 
 {
 	my $signed_by = sub {
-		my ($who, $before) = @_;
-		my $result = ask($who,
-			($before // '') . q{SELECT p.headers->>'Authorization' || ' ' || p.body FROM tegro_preview('balance') p});
-		my ($authorization, $body) = $result->{out} =~ /(Bearer \w+) (\{.*\})/ or return $result->{err};
-		return signed_with($body, $authorization, %keys);
+		my ($who, $first) = @_;
+		my $before = $sandbox->journal;
+		my $result = ask($who, ($first // '') . 'SELECT tegro_balance()');
+		my @sent = $sandbox->journal;
+
+		return $result->{err} if @sent == $before;
+		return signed_with($sent[-1]{body}, $sent[-1]{authorization}, %keys);
 	};
 	# outside of the data directory, which is searched at the end
 	my $with = sub {
@@ -1547,6 +1564,7 @@ my $standby_log;
 		'a dump' => $dump,
 		'what any role was told' => $told);
 	is(lines_with(qr/CANARY/, $texts{$_}), '', "no key is in $_") foreach sort keys %texts;
+	is(lines_with(qr/Bearer [0-9a-f]{64}/, $texts{$_}), '', "fault 93: no signature is in $_") foreach sort keys %texts;
 
 	my ($found, $complaints) = ('', '');
 	IPC::Run::run([ 'grep', '-r', '-l', '-a', '-e', 'tegro_balance', $node->data_dir ],

@@ -78,7 +78,6 @@ struct TegroCallState
 	char *shop_json; /* shop_id as the body holds it */
 	char *rest;		 /* the other parameters, "{...}" in PHP's form */
 	size_t rest_len;
-	int64 nonce; /* the parameters', if they carry one */
 
 	/* running */
 	MemoryContext context; /* all of what follows; NULL: not begun */
@@ -169,30 +168,6 @@ without_param(Jsonb *params, const char *name)
 	return DatumGetJsonbP(DirectFunctionCall2(jsonb_delete,
 											  JsonbPGetDatum(params),
 											  CStringGetTextDatum(name)));
-}
-
-/* "nonce" among the parameters; throws if it is not an integer of 64 bits. */
-static int64
-parse_nonce(const JsonbValue *value)
-{
-	if (value->type == jbvNumeric)
-	{
-		char *digits = DatumGetCString(
-			DirectFunctionCall1(numeric_out,
-								NumericGetDatum(value->val.numeric)));
-		char *end;
-		int64 nonce;
-
-		errno = 0;
-		nonce = strtoi64(digits, &end, 10);
-		if (errno == 0 && *end == '\0')
-			return nonce;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("\"nonce\" must be an integer"),
-			 errhint("Leave it out, and one that was never used is added.")));
-	pg_unreachable();
 }
 
 /* The shop's own number among the parameters, as text; throws if it is none. */
@@ -299,6 +274,15 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameters must be a JSON object"),
 				 errhint("Write them as '{\"name\": value, ...}'.")));
+	/*
+	 * A provider that wants nonces to rise would take no request of the shop
+	 * after one with the greatest.
+	 */
+	if (get_param(params, "nonce", &value) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"nonce\" cannot be given as a parameter"),
+				 errhint("Leave it out: each request gets a nonce that has not been used before.")));
 
 	if (shop_id)
 		call->shop_id = pstrdup(shop_id);
@@ -314,13 +298,6 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 	}
 	else
 		call->shop_id = pstrdup(tegro_settings_shop_id());
-
-	if (get_param(params, "nonce", &value) != NULL)
-	{
-		state->nonce = parse_nonce(&value);
-		call->has_nonce = true;
-		params = without_param(params, "nonce");
-	}
 
 	if (call->method->reference)
 		call->reference = get_reference(params, call->method);
@@ -361,7 +338,7 @@ tegro_api_build(TegroCall *call)
 
 	Assert(state->rest != NULL);
 	request.url = psprintf("%s/%s/", tegro_api_url, call->method->name);
-	request.nonce = call->has_nonce ? state->nonce : tegro_nonce_next();
+	request.nonce = tegro_nonce_next();
 
 	initStringInfo(&body);
 	appendStringInfo(&body, "{\"nonce\":" INT64_FORMAT ",\"shop_id\":%s",

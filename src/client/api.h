@@ -22,8 +22,7 @@ typedef struct TegroCall
 	const TegroMethod *method;
 	const char *shop_id;   /* whom it acts for, in server encoding */
 	const char *reference; /* the shop's own number, or NULL */
-	Jsonb *params;		   /* without "shop_id" and "nonce" */
-	bool has_nonce;		   /* "nonce" was given; it is used each time */
+	Jsonb *params;		   /* without "shop_id" */
 	int position;		   /* the caller's, among several */
 
 	/* while it runs */
@@ -53,8 +52,8 @@ typedef struct TegroRequest
  * parameters, TG006 for settings and keys.
  *
  * method: the method's name.
- * params: the method's parameters, an object; "shop_id" and "nonce" in it
- * replace those that are added otherwise.
+ * params: the method's parameters, an object; "shop_id" in it replaces
+ * tegro.shop_id, "nonce" is refused.
  * role: whose keys are used; InvalidOid for a request that is not signed.
  *
  * The call lives in the current memory context, which must outlive it, as

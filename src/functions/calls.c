@@ -20,7 +20,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -29,8 +28,6 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
-#include "utils/lsyscache.h"
-#include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
 #include "src/client/api.h"
@@ -427,36 +424,19 @@ tegro_batch(PG_FUNCTION_ARGS)
  */
 
 /*
- * May the caller call what he asks to see?  Then he may see the signature: it
- * is no more than what he could make the server send.  A payout is another
- * matter: who had its signature could send it by other means, past the ledger.
- */
-static bool
-may_call(Oid preview, const char *method)
-{
-	Oid argument_types[2] = {TEXTOID, JSONBOID};
-	Oid function =
-		GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-						CStringGetDatum("tegro_call"),
-						PointerGetDatum(buildoidvector(argument_types, 2)),
-						ObjectIdGetDatum(get_func_namespace(preview)));
-
-	return tegro_method_effect(method) != TEGRO_PAYS_OUT &&
-		OidIsValid(function) && tegro_may_execute(function, GetUserId());
-}
-
-/*
  * tegro_preview(method text, params jsonb)
  *		returns (url text, headers jsonb, body text)
+ *
+ * The request is not even signed.  The signature covers the body alone, and
+ * not the method: with it, anyone could post the body of a previewed "balance"
+ * to createWithdrawal, past the outbox.
  */
 Datum
 tegro_preview(PG_FUNCTION_ARGS)
 {
 	char *method = tegro_get_text(fcinfo, 0, "method");
 	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
-	bool sign = may_call(fcinfo->flinfo->fn_oid, method);
-	TegroCall *call = tegro_api_prepare(method, params,
-										sign ? GetUserId() : InvalidOid);
+	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
 	TegroRequest request = tegro_api_build(call);
 	TegroJsonbState headers = tegro_begin_params();
 	TupleDesc tupdesc;
@@ -473,13 +453,7 @@ tegro_preview(PG_FUNCTION_ARGS)
 	tegro_add_text_param(&headers, "User-Agent",
 						 cstring_to_text(tegro_user_agent));
 	tegro_add_text_param(&headers, "Authorization",
-						 cstring_to_text(
-							 psprintf("Bearer %s",
-									  request.signature ? request.signature
-										  : tegro_method_effect(method) ==
-											  TEGRO_PAYS_OUT
-										  ? "(never shown for a payout)"
-										  : "(shown to roles that may execute tegro_call)")));
+						 cstring_to_text("Bearer ********"));
 
 	values[0] = CStringGetTextDatum(request.url);
 	values[1] = JsonbPGetDatum(tegro_finish_params(&headers));

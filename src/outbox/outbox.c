@@ -99,11 +99,6 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s can't be put into the outbox", call->method->name),
 				 errhint("The outbox takes createOrder and createWithdrawal; call other methods with tegro_call.")));
-	if (call->has_nonce)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a request of the outbox can't have a \"nonce\" of its own"),
-				 errhint("Leave it out, and one that was never used is added when the request is sent.")));
 
 	PreventCommandIfReadOnly("tegro_enqueue()");
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);

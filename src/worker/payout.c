@@ -382,11 +382,6 @@ tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 
 	/* what is wrong with the parameters or the keys is said here, at once */
 	call = tegro_api_prepare("createWithdrawal", params, role);
-	if (call->has_nonce)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a payout can't have a \"nonce\" of its own"),
-				 errhint("Leave it out, and one that was never used is added.")));
 
 	segment = hand_over(params, role);
 	shared = dsm_segment_address(segment);

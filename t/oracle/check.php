@@ -2,7 +2,7 @@
 /*
  * check.php: does PHP agree with what the extension made of parameters?
  *
- *	php check.php params PARAMS RESULTS KEY
+ *	php check.php params PARAMS RESULTS
  *	php check.php numbers RESULTS
  *	php check.php journal JOURNAL PREVIEWS KEY
  *
@@ -10,13 +10,14 @@
  * which it does not (the first twenty; "counts" has them all).
  *
  * params: PARAMS is from generate.php; RESULTS has a JSON object a line, with
- * "id", and "body" and "authorization", or "state", "message" and "hint".
+ * "id", and "body", or "state", "message" and "hint".
  *
  * numbers: RESULTS has lines "NUMBER\x02OUTCOME\x02TEXT", OUTCOME "ok" or
  * "loses".
  *
- * journal: JOURNAL is the sandbox's, PREVIEWS has a JSON object a line, with
- * "method", "body" and "authorization".
+ * journal: JOURNAL is the sandbox's, with what arrived; PREVIEWS has a JSON
+ * object a line, with "method" and "body".  A preview and the request have each
+ * a nonce of its own, which is left out of the comparison.
  */
 
 require_once __DIR__ . '/json.php';
@@ -54,19 +55,15 @@ function objects(string $file): array
 		file($file, FILE_IGNORE_NEW_LINES | FILE_SKIP_EMPTY_LINES));
 }
 
-function check_signature(string $body, ?string $authorization, string $key, string $what): void
-{
-	if ($authorization !== 'Bearer ' . hash_hmac('sha256', $body, $key))
-		fault("$what: $authorization is not the signature of $body");
-}
+/* What a body begins with: the nonce, as the extension writes it. */
+const NONCE = '/^\{"nonce":([1-9][0-9]{15})(?=,)/D';
 
-function check_accepted(array $result, bool $marked, string $params, string $key): void
+function check_accepted(array $result, bool $marked, string $params): void
 {
 	$id = $result['id'];
 	$body = $result['body'];
 
 	count_one('accepted');
-	check_signature($body, $result['authorization'], $key, "params $id");
 
 	/* with objects kept apart from arrays it holds for all bodies */
 	$again = json_encode(json_decode($body));
@@ -83,8 +80,15 @@ function check_accepted(array $result, bool $marked, string $params, string $key
 
 	if (!str_contains(substr($body, 0, 40), '"shop_id"'))
 		fault("params $id: no shop_id in $body");
+	if (!preg_match(NONCE, $body, $part)) {
+		fault("params $id: no nonce at the start of $body");
+		return;
+	}
 	/* what the extension added is not in the parameters */
 	$sent = json_decode($params);
+	$params = preg_replace('/^\{(?!\s*\})/', "{\"nonce\":$part[1],", $params, 1, $given);
+	if ($given == 0)
+		$params = "{\"nonce\":$part[1]}";
 	if (!isset($sent->shop_id))
 		$params = preg_replace('/^\{/', '{"shop_id":"the-shop",', $params);
 	if (meaning($params) !== meaning($body))
@@ -124,7 +128,7 @@ switch ($argv[1]) {
 			if (!isset($results[$id]))
 				fault("params $id: no result");
 			elseif (isset($results[$id]['body']))
-				check_accepted($results[$id], $kind === 'marked', $params, $argv[4]);
+				check_accepted($results[$id], $kind === 'marked', $params);
 			else
 				check_refused($results[$id], $params);
 		}
@@ -150,9 +154,10 @@ switch ($argv[1]) {
 		$sent = objects($argv[2]);
 		foreach ($sent as $request) {
 			count_one('requests');
-			check_signature($request['body'], $request['authorization'], $argv[4], 'sent');
+			if ($request['authorization'] !== 'Bearer ' . hash_hmac('sha256', $request['body'], $argv[4]))
+				fault("{$request['authorization']} is not the signature of {$request['body']}");
 		}
-		$show = fn ($request) => "{$request['method']} {$request['authorization']} {$request['body']}";
+		$show = fn ($request) => $request['method'] . ' ' . preg_replace(NONCE, '{"nonce":...', $request['body']);
 		$sent = array_map($show, $sent);
 		$shown = array_map($show, objects($argv[3]));
 		sort($sent);

@@ -2,7 +2,7 @@
 /*
  * generate.php: parameters of calls, a line each, from a seed.
  *
- *	php generate.php SEED COUNT NONCE
+ *	php generate.php SEED COUNT
  *
  * A line has four fields, separated by \x02: a number, the method, "marked" or
  * "plain", and the parameters, JSON text.  JSON writes control characters as
@@ -149,7 +149,7 @@ mt_srand((int) $argv[1]);
 for ($n = 1; $n <= (int) $argv[2]; $n++) {
 	$marked = false;
 	$method = mt_rand(0, 1) ? 'createOrder' : 'unknownMethod';
-	$members = ['"nonce":' . $argv[3]];
+	$members = [];
 	$used = ['nonce' => true, 'shop_id' => true, 'order_id' => true];
 	if (mt_rand(0, 3) == 0)
 		$members[] = '"shop_id":' . string_text(1);
