@@ -870,6 +870,220 @@ SQL
 	unlike(slurp_file($node->logfile), qr/$key/, 'nor in the log');
 }
 
+#
+# Who may set a key, and where
+#
+
+# The files of the following have keys for these two roles.
+my @setters = qw(one two);
+my $canary = CANARY . '-set';
+
+# Ways to set a parameter for a session, and to store it.
+my %ways = (
+	'SET' => "SET %s = '$canary'",
+	'SET LOCAL' => "BEGIN; SET LOCAL %s = '$canary'; ROLLBACK",
+	'set_config' => "SELECT length(set_config('%s', '$canary', false))",
+	'a block' => "DO \$\$ BEGIN SET %s = '$canary'; END \$\$");
+my %stores = (
+	'ALTER ROLE' => "ALTER ROLE one SET %s = '$canary'",
+	'ALTER ROLE of oneself' => "ALTER ROLE CURRENT_USER SET %s = '$canary'",
+	'ALTER ROLE, an empty key' => 'ALTER ROLE CURRENT_USER SET %s = \'\'',
+	'ALTER ROLE IN DATABASE' => "ALTER ROLE CURRENT_USER IN DATABASE shop SET %s TO '$canary'",
+	'ALTER ROLE ALL' => "ALTER ROLE ALL SET %s = '$canary'",
+	'ALTER DATABASE' => "ALTER DATABASE shop SET %s = '$canary'",
+	'CREATE FUNCTION' =>
+	  "CREATE FUNCTION own.f() RETURNS int LANGUAGE sql SET %s = '$canary' AS 'SELECT 1'",
+	'CREATE FUNCTION, its body not checked' =>
+	  "SET check_function_bodies = off; CREATE FUNCTION own.f() RETURNS int LANGUAGE sql SET %s = '$canary' AS 'SELECT 1'",
+	'CREATE PROCEDURE' => "CREATE PROCEDURE own.p() LANGUAGE sql SET %s = '$canary' AS 'SELECT 1'",
+	'ALTER FUNCTION' => "ALTER FUNCTION own.made() SET %s = '$canary'",
+	'ALTER ROUTINE' => "ALTER ROUTINE own.made() SET %s TO '$canary'");
+my %stores_current = (
+	'ALTER ROLE FROM CURRENT' => 'ALTER ROLE CURRENT_USER SET %s FROM CURRENT',
+	'ALTER DATABASE FROM CURRENT' => 'ALTER DATABASE shop SET %s FROM CURRENT',
+	'CREATE FUNCTION FROM CURRENT' =>
+	  "CREATE FUNCTION own.f() RETURNS int LANGUAGE sql SET %s FROM CURRENT AS 'SELECT 1'",
+	'ALTER FUNCTION FROM CURRENT' => 'ALTER FUNCTION own.made() SET %s FROM CURRENT');
+
+# Where a catalog has the canary, or any setting with a key's name.
+sub stored_keys
+{
+	return ask($admin, <<'SQL')->{out};
+SELECT string_agg(c, ' ') FROM (SELECT setconfig FROM pg_db_role_setting UNION ALL SELECT proconfig FROM pg_proc) AS s (config),
+	unnest(config) AS c WHERE c ~* '^tegro\.(api|secret)_key='
+SQL
+}
+
+subtest 'keys are set by superusers and by grant, and stored by nobody' => sub {
+	put(join('', map { SHOP_ID . ":$_:key-of-$_:secret-of-$_\n" } @setters));
+	reload();
+	ask($admin, 'CREATE DATABASE shop OWNER two');
+	ask($admin, 'ALTER ROLE one CREATEROLE');
+	# a schema for each, so that the statements are the same
+	my $shop = session($node, database => 'shop');
+	ask($shop, 'CREATE EXTENSION tegro');
+	my $own = sub {
+		my ($role) = @_;
+		ask($shop, "DROP SCHEMA IF EXISTS own CASCADE; CREATE SCHEMA own AUTHORIZATION $role; "
+			  . "CREATE FUNCTION own.made() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION own.made() OWNER TO $role");
+	};
+
+	foreach my $setter (@setters)
+	{
+		# a role that an injected statement runs as; the owner of the database
+		my $number = $setter eq 'one' ? 96 : 97;
+		my $who = $setter eq 'one' ? 'a role' : "a database's owner";
+
+		$own->($setter);
+		my $session = session($node, database => 'shop', user => $setter);
+		foreach my $setting (qw(tegro.api_key tegro.secret_key))
+		{
+			my @passed;
+			foreach my $way (sort keys %ways, keys %stores)
+			{
+				my $result = ask($session, sprintf($ways{$way} // $stores{$way}, $setting) . '; ROLLBACK');
+
+				push @passed, $way if $result->{sqlstate} ne '42501';
+			}
+			is("@passed", '', "fault $number: $who cannot set $setting for a session, nor store it");
+			local $ENV{PGOPTIONS} = "-c $setting=$canary";
+			ok(!eval { session($node, user => $setter)->close; 1 }, "fault $number: ... nor bring it with the connection");
+			like($@, qr/FATAL:  permission denied to set parameter "\Q$setting\E"/, 'which is refused');
+		}
+		$session->close;
+		is(stored_keys(), '', "fault $number: nothing is stored");
+		is(key_of($setter), "key-of-$setter", "fault $number: the next session signs with the file's key");
+	}
+
+	ask($admin, 'GRANT SET ON PARAMETER tegro.api_key, tegro.secret_key TO one, two');
+	foreach my $setter (@setters, 'postgres')
+	{
+		$own->($setter);
+		my $session = session($node, database => 'shop', user => $setter);
+		foreach my $setting (qw(tegro.api_key tegro.secret_key))
+		{
+			my (@refused, @stored, @unclear);
+
+			foreach my $way (sort keys %ways)
+			{
+				my $result = ask($session, sprintf($ways{$way}, $setting));
+				# set_config() returns the value, which only superusers are shown
+				push @refused, $way
+				  unless $result->{sqlstate} eq ($way eq 'set_config' && $setter ne 'postgres' ? '42501' : '');
+			}
+			is("@refused", '', "$setter sets $setting for a session");
+			foreach my $way (sort keys %stores, keys %stores_current)
+			{
+				my $result = ask($session, sprintf($stores{$way} // $stores_current{$way}, $setting));
+				# another's role, all roles, another's database: PostgreSQL's rules
+				# come first, and only superusers have a key that is shown to them
+				my $may = $setter eq 'postgres'
+				  || $way !~ /ROLE ALL|FROM CURRENT/ && !($way eq 'ALTER ROLE' && $setter eq 'two')
+				  && !($way eq 'ALTER DATABASE' && $setter eq 'one');
+
+				push @stored, $way if $result->{sqlstate} ne ($may ? '0A000' : '42501');
+				push @unclear, $way
+				  if $may && ($result->{message} ne qq{parameter "$setting" cannot be stored for a role, a database or a function}
+					|| $result->{hint} !~ /tegro\.credentials_file/ || $result->{err} =~ /\Q$canary\E/);
+			}
+			is("@stored", '', "faults 96, 97: $setter stores $setting nowhere");
+			is("@unclear", '', '... and the error says where keys belong, and not which it was');
+			ask($session, "RESET $setting");
+			foreach my $way ("ALTER ROLE CURRENT_USER RESET $setting", 'ALTER ROLE CURRENT_USER RESET ALL',
+				"ALTER FUNCTION own.made() RESET $setting", $setter eq 'one' ? () : "ALTER DATABASE shop RESET $setting")
+			{
+				is(ask($session, $way)->{err}, '', "$way works for $setter");
+			}
+			local $ENV{PGOPTIONS} = "-c $setting=key-of-the-connection";
+			$known_keys{'key-of-the-connection'} = 1;
+			is(query($node, 'SELECT 1', user => $setter)->{out}, '1', 'a connection brings it');
+			is(key_of($setter), 'key-of-the-connection', 'which signs then')
+			  if $setting eq 'tegro.api_key' && $setter ne 'postgres';
+		}
+		$session->close;
+	}
+	is(stored_keys(), '', 'faults 96, 97: nothing is stored');
+
+	# the configuration file is another place
+	is(ask($admin, "ALTER SYSTEM SET tegro.api_key = 'key-of-the-configuration'")->{err}, '', 'ALTER SYSTEM takes a key');
+	$known_keys{'key-of-the-configuration'} = 1;
+	reload();
+	is(key_of('one'), 'key-of-the-configuration', 'which signs');
+	ask($admin, 'ALTER SYSTEM RESET tegro.api_key');
+	reload();
+
+	ask($admin, 'REVOKE SET ON PARAMETER tegro.api_key, tegro.secret_key FROM one, two');
+	ask($admin, 'ALTER ROLE one NOCREATEROLE');
+	$shop->close;
+	ask($admin, 'DROP DATABASE shop WITH (FORCE)');
+};
+
+subtest 'keys that were stored while the library was not loaded' => sub {
+	my $stored = 'key-that-is-stored';
+
+	put(SHOP_ID . ":one:key-of-one:s\n" . SHOP_ID . ':*:' . API_KEY . ":s\n");
+	$known_keys{$_} = 1 foreach $stored, API_KEY;
+	$admin->close;
+	$node->append_conf('postgresql.conf', q{shared_preload_libraries = ''});
+	$node->restart;
+	ask('postgres', $_) foreach (
+		"ALTER ROLE one SET tegro.api_key = '$stored'",
+		'CREATE DATABASE old',
+		"ALTER ROLE one IN DATABASE old SET tegro.secret_key = '$stored'",
+		"ALTER DATABASE old SET tegro.api_key = '$stored'",
+		"ALTER DATABASE postgres SET tegro.api_key = '$stored'",
+		"ALTER ROLE ALL SET tegro.secret_key = '$stored'",
+		"CREATE FUNCTION with_key() RETURNS text LANGUAGE sql SET tegro.api_key = '$stored' AS 'SELECT current_user'");
+	my ($dump, $err) = ('', '');
+	IPC::Run::run([ 'pg_dumpall', '-h', $node->host, '-p', $node->port ], '<', \undef, '>', \$dump, '2>', \$err)
+	  or diag($err);
+	# but for two that pg_dumpall leaves out: of ROLE ALL, and of this database
+	is(scalar(() = $dump =~ /\Q$stored\E/g), 4, 'they are in a dump');
+	$node->append_conf('postgresql.conf', q{shared_preload_libraries = 'tegro'});
+	$node->restart;
+	$admin = session($node);
+
+	my $log_in = sub {
+		my ($out, $err);
+
+		$node->psql('postgres', 'SELECT current_user', stdout => \$out, stderr => \$err, extra_params => [ '-U', 'one' ]);
+		return ($out, $err);
+	};
+	my ($out, $warnings) = $log_in->();
+	is($out, 'one', 'their role can log in');
+	like($warnings, qr/^WARNING:  stored value of parameter "tegro\.api_key" is ignored$/m, '... with a warning');
+	unlike($warnings, qr/\Q$stored\E/, '... without the value');
+	is(key_of('one'), 'key-of-one', 'fault 96: the file\'s key signs, not the stored one');
+	is(ask('one', 'SELECT with_key()')->{sqlstate}, '42501', "a function's key is not taken from a role that may not set it");
+
+	# what the worker sends, which starts with the settings of the database
+	$sandbox->begin;
+	my $id = ask($admin, q{SELECT tegro_enqueue('createOrder', '{"order_id": "of the file", "currency": "RUB", "amount": 1}')})->{out};
+	ok(wait_until(sub { ask($admin, "SELECT state FROM tegro_outbox WHERE id = $id")->{out} eq 'done' }),
+		'fault 97: an order is delivered');
+	my ($sent) = $sandbox->journal(method => 'createOrder');
+	is(key_by($sent->{authorization} =~ /(\w+)$/, $sent->{body}), API_KEY, "fault 97: ... with the file's key");
+
+	# the doctor tells them, and how to get rid of them
+	my $found = q{SELECT detail, substring(hint FROM '^ALTER .*?;') AS command FROM tegro_doctor() WHERE "check" = 'keys in catalogs' AND status = 'error'};
+	is(ask($admin, "SELECT count(*) FROM ($found) AS f WHERE position('$stored' IN detail) = 0")->{out}, '6', 'the doctor finds all');
+	is(ask($admin, "SELECT command FROM ($found) AS f \\gexec")->{err}, '', 'its commands');
+	is(stored_keys(), '', '... take them out');
+	is(join('|', $log_in->()), 'one|', 'and no warning is left');
+	ask($admin, $_) foreach 'DROP FUNCTION with_key()', 'DROP DATABASE old';
+
+	# a dump from that time
+	my @errors;
+	$err = '';
+	IPC::Run::run([ 'psql', '-X', '-q', '-h', $node->host, '-p', $node->port, '-d', 'postgres' ],
+		'<', \$dump, '>', \$out, '2>', \$err);
+	@errors = grep { !/already exists/ } $err =~ /ERROR:  (.*)/g;
+	is(scalar(grep { /^parameter "tegro\.(?:api|secret)_key" cannot be stored/ } @errors), 4, 'each of them is an error when it is restored');
+	is(join("\n", grep { !/cannot be stored|multiple primary keys|duplicate key/ } @errors),
+		'function public.with_key() does not exist', 'and nothing else is, but what needs it');
+	is(stored_keys(), '', 'and nothing is stored');
+};
+
 $admin->close;
 $node->stop;
 done_testing();

@@ -1043,6 +1043,7 @@ END
 		is($session->query("SELECT count(*) FROM $role.line")->{out}, 0, 'what a deferred constraint forbids is not there');
 
 		# what it leaves behind
+		$session->query("GRANT SET ON PARAMETER tegro.api_key TO $role");
 		ask_back($role, 'O-settings', q{BEGIN
 			SET tegro.api_key = 'stolen';
 			PERFORM set_config('tegro.timeout', '1ms', false);
@@ -1066,6 +1067,7 @@ END
 			ok(becomes_true("SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = '$reference'"), "$reference is called back")
 			  or diag(get($reference, 'callback_message'));
 		}
+		$session->query("REVOKE SET ON PARAMETER tegro.api_key FROM $role");
 		settled('what a callback enqueues', 'O-asked', 'done', 1);
 		is(get('O-asked', 'enqueued_by'), $role, 'as the role that it runs as');
 		is($session->query("SELECT answer FROM $role.calls WHERE reference = 'O-sees'")->{out}, 0,

@@ -286,14 +286,20 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	is(bring(($link =~ s/^.*\?//r) . '&payment_system=10&status=1')->{sqlstate}, '28000', 'and with more to them');
 
 	# the role that brings it brings the key, too
+	ask($node, $_) foreach (
+		'GRANT SET ON PARAMETER tegro.secret_key, tegro.api_key TO web, shopkeeper',
+		'GRANT EXECUTE ON FUNCTION tegro_verify_notification(text) TO web');
 	my $session = session($node, user => 'web');
-	$session->query("SET tegro.secret_key = '$other_key'; SET tegro.api_key = 'x'");
+	is($session->query("SET tegro.secret_key = '$other_key'; SET tegro.api_key = 'x'")->{err}, '', 'a role that may set keys');
+	is($session->query(sprintf(q{SELECT tegro_verify_notification('%s')}, form(order_id => 'B2', key => $other_key)))->{out},
+		't', 'verifies with its own');
 	is($session->query(sprintf(q{SELECT tegro_notify('%s')}, form(order_id => 'B2', key => $other_key)))->{sqlstate},
-		'28000', "a session's own key does not count");
+		'28000', 'but brings nothing with it');
 	$session->close;
-	ask($node, "ALTER ROLE web SET tegro.secret_key = '$other_key'");
-	is(bring(form(order_id => 'B2', key => $other_key))->{sqlstate}, '28000', 'nor one of the role');
-	ask($node, 'ALTER ROLE web RESET tegro.secret_key');
+	{
+		local $ENV{PGOPTIONS} = '-c tegro.secret_key=' . $other_key =~ s/ /\\ /gr;
+		is(bring(form(order_id => 'B2', key => $other_key))->{sqlstate}, '28000', 'nor with one that came with the connection');
+	}
 
 	# code of a role that runs in a superuser's session, a worker's or another
 	my $forged = form(order_id => 'B9', key => $other_key);
@@ -310,9 +316,12 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 		'does not count');
 	ask($node, 'ALTER FUNCTION shop.brings SECURITY DEFINER');
 	is(ask($node, q{SELECT shop.brings(1, '', '', NULL)})->{sqlstate}, '28000', "nor a function's, in a superuser's session");
+	is(ask($node, "BEGIN; SET LOCAL tegro.secret_key = '$other_key'; SELECT tegro_notify('$forged'); ROLLBACK")->{sqlstate}, '28000',
+		"nor does one that a superuser sets: the worker does not have it");
 	is(scalar(notifications('B9')), 0, 'and nothing is recorded');
-	is(ask($node, "BEGIN; SET LOCAL tegro.secret_key = '$other_key'; SELECT tegro_notify('$forged'); ROLLBACK")->{out}, 't',
-		"a superuser's counts");
+	ask($node, $_) foreach (
+		'REVOKE SET ON PARAMETER tegro.secret_key, tegro.api_key FROM web, shopkeeper',
+		'REVOKE EXECUTE ON FUNCTION tegro_verify_notification(text) FROM web');
 	ask($node, 'DROP FUNCTION shop.brings');
 	# nor is it called again, which others would wait for
 	ask($node, q{UPDATE tegro_outbox SET callback_at = NULL WHERE reference = 'B8'});

@@ -201,9 +201,21 @@ sub run_sql { return $node->safe_psql('postgres', $_[0]); }
 
 	run_sql('CREATE DATABASE "other base"');
 	run_sql(q{CREATE ROLE "a role"; CREATE FUNCTION with_key() RETURNS int LANGUAGE sql AS 'SELECT 1'});
-	foreach my $what ('DATABASE postgres', 'ROLE "a role"', 'ROLE "a role" IN DATABASE "other base"', 'ROLE ALL', 'ROUTINE public.with_key()')
+	# ALTER refuses them, so they are written as if from before the library was loaded
+	my $array = "'{tegro.secret_key=@{[CANARY]}}'";
+	my %stored = (
+		'DATABASE postgres' => q{pg_database WHERE datname = 'postgres'},
+		'ROLE "a role"' => q{pg_roles WHERE rolname = 'a role'},
+		'ROLE "a role" IN DATABASE "other base"' => q{pg_database, pg_roles WHERE datname = 'other base' AND rolname = 'a role'},
+		'ROLE ALL' => '(SELECT) AS _',
+		'ROUTINE public.with_key()' => undef);
+	foreach my $what (sort keys %stored)
 	{
-		run_sql("ALTER $what SET tegro.secret_key = '@{[CANARY]}'");
+		my ($database, $role) = ($what =~ /DATABASE/ ? 'pg_database.oid' : 0, $what =~ /"a role"/ ? 'pg_roles.oid' : 0);
+
+		run_sql($stored{$what}
+			? "INSERT INTO pg_db_role_setting SELECT $database, $role, $array FROM $stored{$what}"
+			: "UPDATE pg_proc SET proconfig = $array WHERE oid = 'with_key()'::regprocedure");
 		my $found = finds(doctor(), 'keys in catalogs', 'error', qr/is set by ALTER \Q$what\E\..*every role can read it/i, qr/^ALTER \Q$what\E RESET tegro.secret_key;/,
 			"a key by ALTER $what");
 		my ($mend) = ($found->{hint} // '') =~ /^(ALTER .*?;)/;

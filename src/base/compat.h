@@ -135,18 +135,6 @@ tegro_setting_source(const char *name)
 	return setting ? setting->source : PGC_S_DEFAULT;
 }
 
-/*
- * The role that gave a setting its value by a command, in whatever function it
- * ran; of what came another way, the bootstrap superuser.
- */
-static inline Oid
-tegro_setting_role(const char *name)
-{
-	const struct config_generic *setting = tegro_find_setting(name);
-
-	return setting ? setting->srole : InvalidOid;
-}
-
 /* Did ALTER SYSTEM give a setting its value? */
 static inline bool
 tegro_setting_is_of_alter_system(const char *name)

@@ -3,16 +3,31 @@
  * keys.c
  *		Which key signs, for which shop and role.
  *
- * A key is the session's own (tegro.api_key, tegro.secret_key), or it stands
- * in the credentials file, which only the administrator can name.
+ * A key stands in the settings (tegro.api_key, tegro.secret_key) or in the
+ * credentials file, which only the administrator can name.  The settings come
+ * from the configuration file, or they are the session's own.
  *
- * Why there is a file: a setting is a poor place for a key.  A key set by
- * ALTER ROLE or ALTER DATABASE can be read by every role in pg_db_role_setting
- * and stands in pg_dumpall; a key in a SET statement goes to the log under
- * log_statement.  The server alone reads the file, like a TLS key.
+ * Why there is a file: a setting is a poor place for a key.  pg_file_settings
+ * shows a key in the configuration file, and a key in a SET statement goes to
+ * the log under log_statement.  The server alone reads the credentials file,
+ * like a TLS key.
+ *
+ * Who sets a key decides whose account is paid, so that takes a superuser, or
+ * GRANT SET ON PARAMETER.  No catalog takes one: every role can read what ALTER
+ * ROLE, ALTER DATABASE and ALTER FUNCTION store, dumps contain it, and one
+ * injected statement would redirect a shop's payments for good.  The check hook
+ * refuses the sources of such values:
+ *
+ *	- PGC_S_TEST, with which PostgreSQL checks a value before it stores it;
+ *	- PGC_S_GLOBAL to PGC_S_DATABASE_USER, with which a session starts.  Such a
+ *	  value was stored while the library was not loaded.  The session goes on
+ *	  without it, with a warning.
  *
  * Hazards:
  *
+ *	- A function's SET clause from that time is applied as the SET statement of
+ *	  its caller, or of its owner where it is SECURITY DEFINER, and can't be told
+ *	  from one.  So it takes the right to SET the key.
  *	- A check hook that fails without a message of its own makes PostgreSQL
  *	  quote the value.  For keys there is always a message.
  *	- When a reload changes a setting of the configuration file, the postmaster
@@ -106,8 +121,26 @@ keep_secrets_out_of_log(ErrorData *edata)
 }
 
 static bool
-check_key(char **newval, void **extra, GucSource source)
+check_key(const char *name, char **newval, GucSource source)
 {
+	if (source == PGC_S_TEST)
+	{
+		GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
+		GUC_check_errmsg("parameter \"%s\" cannot be stored for a role, a database or a function",
+						 name);
+		GUC_check_errdetail("Every role could read the key in the catalogs, and dumps would contain it.");
+		GUC_check_errhint("Write the key to the file that tegro.credentials_file names.");
+		return false;
+	}
+	if (source >= PGC_S_GLOBAL && source <= PGC_S_DATABASE_USER)
+	{
+		GUC_check_errcode(ERRCODE_FEATURE_NOT_SUPPORTED);
+		GUC_check_errmsg("stored value of parameter \"%s\" is ignored", name);
+		GUC_check_errdetail("A key cannot be stored for a role or a database: every role can read it there.");
+		GUC_check_errhint("Write the key to the file that tegro.credentials_file names.  As a superuser, find the stored value with tegro_doctor(), and remove it with ALTER ROLE or ALTER DATABASE ... RESET %s.",
+						  name);
+		return false;
+	}
 	if (*newval && tegro_settings_has_control_character(*newval))
 	{
 		GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);
@@ -116,6 +149,18 @@ check_key(char **newval, void **extra, GucSource source)
 		return false;
 	}
 	return true;
+}
+
+static bool
+check_api_key(char **newval, void **extra, GucSource source)
+{
+	return check_key("tegro.api_key", newval, source);
+}
+
+static bool
+check_secret_key(char **newval, void **extra, GucSource source)
+{
+	return check_key("tegro.secret_key", newval, source);
 }
 
 static const char *
@@ -145,16 +190,15 @@ tegro_keys_define(void)
 		GUC_NOT_IN_SAMPLE;
 
 	DefineCustomStringVariable("tegro.api_key",
-							   "Key that signs requests, for this session.",
-							   "Safer in the file that tegro.credentials_file names: "
-							   "statements are logged, and settings of roles and databases can be read by every role.",
-							   &api_key, "", PGC_USERSET, key_flags,
-							   check_key, forget_api_key, show_api_key);
+							   "Key that signs requests.",
+							   "Safer in the file that tegro.credentials_file names: statements are logged.",
+							   &api_key, "", PGC_SUSET, key_flags,
+							   check_api_key, forget_api_key, show_api_key);
 	DefineCustomStringVariable("tegro.secret_key",
-							   "Key that signs payment links and notifications, for this session.",
+							   "Key that signs payment links and notifications.",
 							   "Safer in the file that tegro.credentials_file names.",
-							   &secret_key, "", PGC_USERSET, key_flags,
-							   check_key, NULL, show_secret_key);
+							   &secret_key, "", PGC_SUSET, key_flags,
+							   check_secret_key, NULL, show_secret_key);
 	DefineCustomStringVariable("tegro.credentials_file",
 							   "File with the keys of the shops.",
 							   "Lines of the form shop_id:role:api_key:secret_key, \"*\" for any shop or role. "
@@ -416,31 +460,20 @@ tegro_keys_find(const char *shop, Oid role)
 						tegro_error_for_client(shop),
 						tegro_error_for_client(GetUserNameFromId(role, false))),
 				 errdetail_internal("%s", why_no_line(shop, role)),
-				 errhint("Add the line shop_id:role:api_key:secret_key to the file that tegro.credentials_file names and reload the configuration, or set tegro.api_key for this session.")));
+				 errhint("Add the line shop_id:role:api_key:secret_key to the file that tegro.credentials_file names and reload the configuration.")));
 	}
 
 	ereport(ERROR,
 			(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 			 errmsg("no API key is set"),
-			 errhint("Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration, or set tegro.api_key for this session.")));
+			 errhint("Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration.")));
 	pg_unreachable();
 }
 
-/*
- * Whether a setting is an administrator's.  A role can set for itself, by ALTER
- * ROLE or with its connection, what it can set in its sessions: that is the
- * session's user's.  What was set in the session is whose role ran the SET: the
- * session's user is the bootstrap superuser where a worker calls back, and
- * whoever calls a function that is SECURITY DEFINER.
- */
-static bool
-is_administrators(const char *name)
+bool
+tegro_keys_is_servers(const char *name)
 {
-	GucSource source = tegro_setting_source(name);
-
-	return source <= PGC_S_DATABASE ||
-		superuser_arg(source < PGC_S_INTERACTIVE ? GetSessionUserId()
-												 : tegro_setting_role(name));
+	return tegro_setting_source(name) <= PGC_S_ARGV;
 }
 
 const char *
@@ -452,7 +485,7 @@ tegro_keys_secret(const char *shop, Oid role, bool trusted)
 	if (*shop == '\0')
 		tegro_settings_refuse_no_shop();
 	if (secret_key && *secret_key &&
-		(!trusted || is_administrators("tegro.secret_key")))
+		(!trusted || tegro_keys_is_servers("tegro.secret_key")))
 		return secret_key;
 
 	if (credentials_file && *credentials_file)

@@ -22,8 +22,8 @@ typedef struct TegroKeys
 extern void tegro_keys_define(void);
 
 /*
- * The keys with which "role" acts for a shop: the session's own tegro.api_key,
- * or else the first line of the credentials file that fits both.
+ * The keys with which "role" acts for a shop: tegro.api_key where it is set, or
+ * else the first line of the credentials file that fits both.
  *
  * Throws TG006, with a hint that says how to set them, if there are none or
  * the file can't be used.  The result is good until the next reload or SET.
@@ -31,13 +31,19 @@ extern void tegro_keys_define(void);
 extern TegroKeys tegro_keys_find(const char *shop_id, Oid role);
 
 /*
- * The key that signs a shop's links and notifications, for "role": the
- * session's own tegro.secret_key, or else the secret key in the first line of
+ * Is the value of a key's setting the server's, from the configuration file or
+ * the command line?  Otherwise it is the session's own: its user brought it with
+ * the connection, or a statement set it.
+ */
+extern bool tegro_keys_is_servers(const char *name);
+
+/*
+ * The key that signs a shop's links and notifications, for "role":
+ * tegro.secret_key where it is set, or else the secret key in the first line of
  * the credentials file that fits both.
  *
- * trusted: the session's own counts only where an administrator has set it.
- * Otherwise a role that may only bring notifications could bring the key to
- * them as well.
+ * trusted: the session's own does not count, whoever has set it.  Notifications
+ * call back for other roles: a role that may SET a key must not sign them.
  *
  * Throws TG006 if there is none.  The result is never empty, and good until
  * the next reload or SET.

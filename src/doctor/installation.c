@@ -210,18 +210,18 @@ void
 tegro_check_credentials(TegroDoctor *doctor)
 {
 	const char *shop = tegro_settings_shop_id();
-	GucSource source = tegro_setting_source("tegro.api_key");
 	const char *file = GetConfigOption("tegro.credentials_file", true, false);
 
 	(void) tegro_keys_find(shop, GetUserId());
 	doctor->has_key = true;
-	if (source == PGC_S_DEFAULT)
+	if (tegro_setting_source("tegro.api_key") == PGC_S_DEFAULT)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
 						  psprintf("The credentials file has a key for shop \"%s\" and role \"%s\".",
 								   shop,
 								   GetUserNameFromId(GetUserId(), false)),
 						  NULL);
-	else if (source > PGC_S_DATABASE && (file == NULL || *file == '\0'))
+	else if (!tegro_keys_is_servers("tegro.api_key") &&
+			 (file == NULL || *file == '\0'))
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
 						  "The key is this session's own. The worker, which delivers the outbox, does not have it.",
 						  "Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration.");
@@ -305,7 +305,10 @@ tegro_check_keys_in_configuration(TegroDoctor *doctor)
 						  "No key stands in the configuration files.", NULL);
 }
 
-/* What ALTER ROLE, ALTER DATABASE and ALTER FUNCTION ... SET have kept. */
+/*
+ * What ALTER ROLE, ALTER DATABASE and ALTER FUNCTION ... SET have kept from a
+ * time when the library was not loaded.
+ */
 void
 tegro_check_keys_in_catalogs(TegroDoctor *doctor)
 {

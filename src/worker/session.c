@@ -109,8 +109,6 @@ static const struct
 	/* without them autovacuum does not see what the worker updates */
 	{"track_counts", false},
 	{"tegro.shop_id", true},
-	{"tegro.api_key", true},
-	{"tegro.secret_key", true},
 	{"tegro.connect_timeout", true},
 	{"tegro.timeout", true},
 	{"tegro.read_retries", true},
@@ -222,8 +220,6 @@ tegro_session_connect(Oid database)
 			!(file_settings[i].database_counts &&
 			  force_value_of_database(file_settings[i].name)))
 			tegro_session_force(file_settings[i].name, of_file[i]);
-		/* it may be a key */
-		explicit_bzero(of_file[i], strlen(of_file[i]));
 		pfree(of_file[i]);
 	}
 }
