@@ -13,8 +13,8 @@
 
 #include "fault.h"
 #include "journal.h"
-#include "ledger.h"
-#include "provider.h"
+#include "books.h"
+#include "methods.h"
 #include "state.h"
 
 #define PREFIX "/_sandbox/"
@@ -137,9 +137,8 @@ static void
 show_state(const char *shop_id, const char *summary,
 		   struct control_answer *answer)
 {
-	const struct shop *shop = shop_id == NULL
-		? ledger_shop(0)
-		: ledger_find_shop(shop_id, NULL);
+	const struct shop *shop = shop_id == NULL ? books_shop(0)
+											  : books_find_shop(shop_id, NULL);
 
 	journal_flush();
 	if (shop == NULL)
@@ -216,7 +215,7 @@ control_execute(const char *verb, const char *path, const char *shop_id,
 	{
 		if (is_post)
 		{
-			provider_reset();
+			methods_reset();
 			fault_clear();
 			succeed(answer);
 		}

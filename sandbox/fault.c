@@ -7,7 +7,7 @@
  * requests, then meets `times` of them, then makes way for the next. A head
  * that passes a request leaves it to the other queue.
  *
- * What a fault does is answer.c's and http.c's business.
+ * What a fault does is reply.c's and http.c's business.
  */
 #include "fault.h"
 

@@ -12,7 +12,7 @@
 
 #include <jansson.h>
 
-#include "provider.h"
+#include "methods.h"
 #include "text.h"
 
 enum action

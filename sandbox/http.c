@@ -31,14 +31,14 @@
 #include <string.h>
 #include <strings.h>
 
-#include "answer.h"
+#include "reply.h"
 #include "control.h"
 #include "fault.h"
 #include "gateway.h"
 #include "journal.h"
-#include "ledger.h"
-#include "page.h"
-#include "provider.h"
+#include "books.h"
+#include "checkout.h"
+#include "methods.h"
 #include "state.h"
 #include "timer.h"
 
@@ -79,7 +79,7 @@ struct request
 	bool is_detached; /* its strings are its own */
 	uint64_t connection;
 	uint64_t number;
-	uint64_t generation; /* of the ledger, when it was received */
+	uint64_t generation; /* of the books, when it was received */
 	enum method method;
 	char *path;
 	char *authorization;
@@ -171,8 +171,8 @@ record(struct request *request, const char *verdict, const char *desc,
 static void
 execute(struct request *request)
 {
-	provider_execute(request->method, request->body.data, request->body.length,
-					 request->authorization, &request->outcome);
+	methods_execute(request->method, request->body.data, request->body.length,
+					request->authorization, &request->outcome);
 }
 
 /* Executes a request and records it. */
@@ -216,9 +216,9 @@ wait_at(struct MHD_Connection *connection, struct request *request,
 static void
 note_waiting(struct request *request)
 {
-	ledger_lock();
-	request->generation = ledger_generation();
-	ledger_unlock();
+	books_lock();
+	request->generation = books_generation();
+	books_unlock();
 	request->is_waiting = true;
 	state_waiting_add(1);
 }
@@ -232,9 +232,9 @@ is_still_wanted(struct request *request)
 {
 	bool is_wanted;
 
-	ledger_lock();
-	is_wanted = request->generation == ledger_generation();
-	ledger_unlock();
+	books_lock();
+	is_wanted = request->generation == books_generation();
+	books_unlock();
 	return is_wanted;
 }
 
@@ -282,12 +282,12 @@ answer(struct MHD_Connection *connection, struct request *request)
 			case ACTION_CUT:
 			case ACTION_LENGTH:
 			case ACTION_ANSWER:
-				return answer_send_broken(connection, request->fault, body,
-										  &request->surplus);
+				return reply_send_broken(connection, request->fault, body,
+										 &request->surplus);
 			default:
 				break;
 		}
-	return answer_send(connection, 200, "application/json", NULL, body);
+	return reply_send(connection, 200, "application/json", NULL, body);
 }
 
 /* Records a request that is refused before it reaches the API, and refuses it. */
@@ -307,11 +307,11 @@ refuse(struct MHD_Connection *connection, struct request *request, int status,
 		text_string(&body, desc);
 		text_string(&body, "</h1></body>\n</html>\n");
 	}
-	provider_read_nonce(request->body.data, request->body.length,
-						&request->outcome);
+	methods_read_nonce(request->body.data, request->body.length,
+					   &request->outcome);
 	record(request, "error", desc, status, false);
-	return answer_send(connection, status, "text/html; charset=utf-8",
-					   status == 405 ? "POST" : NULL, &body);
+	return reply_send(connection, status, "text/html; charset=utf-8",
+					  status == 405 ? "POST" : NULL, &body);
 }
 
 /* Does the part of a fault that comes before or in place of the execution. */
@@ -328,7 +328,7 @@ meet_fault(struct MHD_Connection *connection, struct request *request,
 			return MHD_NO;
 		case ACTION_RESET:
 			execute_and_record(request, 0, false);
-			answer_reset(connection);
+			reply_reset(connection);
 			return MHD_NO;
 		case ACTION_EXECUTE_THEN_HOLD:
 			execute_and_record(request, 200, false);
@@ -351,8 +351,8 @@ meet_fault(struct MHD_Connection *connection, struct request *request,
 	}
 
 	/* The others do not execute, or not yet. */
-	provider_read_nonce(request->body.data, request->body.length,
-						&request->outcome);
+	methods_read_nonce(request->body.data, request->body.length,
+					   &request->outcome);
 	record(request, "fault", "",
 		   fault->action == ACTION_ANSWER ? fault->status : 0, false);
 	switch (fault->action)
@@ -423,7 +423,7 @@ serve_control(struct MHD_Connection *connection, struct request *request,
 	}
 	if (result.payment != NULL)
 	{
-		struct notification *notification = result.payment->notification;
+		struct webhook *notification = result.payment->notification;
 
 		request->payment = result.payment;
 		if (notification != NULL)
@@ -432,19 +432,19 @@ serve_control(struct MHD_Connection *connection, struct request *request,
 			notification->done = resume_notified;
 			notification->argument = connection;
 			MHD_suspend_connection(connection);
-			notification_send(notification);
+			webhook_send(notification);
 			return MHD_YES;
 		}
 		payment_write(&result.body, result.payment);
 	}
-	return answer_send(connection, result.status, result.content_type,
-					   result.allow, &result.body);
+	return reply_send(connection, result.status, result.content_type,
+					  result.allow, &result.body);
 }
 
 /* The fields of a link's query, as they come. */
-struct page_query
+struct checkout_fields
 {
-	struct page_field fields[PAGE_FIELDS_MAX];
+	struct checkout_field fields[CHECKOUT_FIELDS_MAX];
 	size_t count;
 };
 
@@ -452,14 +452,14 @@ static enum MHD_Result
 add_page_field(void *argument, enum MHD_ValueKind kind, const char *name,
 			   size_t name_length, const char *value, size_t length)
 {
-	struct page_query *query = argument;
+	struct checkout_fields *query = argument;
 
 	(void) kind;
 	(void) name_length;
-	if (query->count == PAGE_FIELDS_MAX)
+	if (query->count == CHECKOUT_FIELDS_MAX)
 		return MHD_NO;
 	query->fields[query->count++] =
-		(struct page_field){name, value != NULL ? value : "", length};
+		(struct checkout_field){name, value != NULL ? value : "", length};
 	return MHD_YES;
 }
 
@@ -467,7 +467,8 @@ add_page_field(void *argument, enum MHD_ValueKind kind, const char *name,
 static enum MHD_Result
 serve_page(struct MHD_Connection *connection, const char *verb)
 {
-	struct page_query *query = must_allocate(sizeof(struct page_query));
+	struct checkout_fields *query = must_allocate(
+		sizeof(struct checkout_fields));
 	struct text page = {0};
 	int status = 405;
 
@@ -476,11 +477,11 @@ serve_page(struct MHD_Connection *connection, const char *verb)
 	{
 		MHD_get_connection_values_n(connection, MHD_GET_ARGUMENT_KIND,
 									add_page_field, query);
-		status = page_open(query->fields, query->count, &page);
+		status = checkout_open(query->fields, query->count, &page);
 	}
 	free(query);
-	return answer_send(connection, status, "text/html; charset=utf-8",
-					   status == 405 ? "GET" : NULL, &page);
+	return reply_send(connection, status, "text/html; charset=utf-8",
+					  status == 405 ? "GET" : NULL, &page);
 }
 
 /* Does what a request asks, now that it is received. */
@@ -517,7 +518,7 @@ go_on(struct MHD_Connection *connection, struct request *request)
 	if (request->stage == STAGE_NOTIFIED)
 	{
 		payment_write(&body, request->payment);
-		return answer_send(connection, 200, "application/json", NULL, &body);
+		return reply_send(connection, 200, "application/json", NULL, &body);
 	}
 	if (request->stage == STAGE_HELD)
 	{
@@ -548,7 +549,7 @@ begin(struct MHD_Connection *connection, const char *path, const char *verb)
 								.connection = peer->number,
 								.number = ++peer->requests,
 								.is_control = control_is_path(path),
-								.is_page = page_is_path(path)};
+								.is_page = checkout_is_path(path)};
 	if (request->is_control || request->is_page)
 		return request;
 	request->authorization =
@@ -566,7 +567,7 @@ begin(struct MHD_Connection *connection, const char *path, const char *verb)
 		return request;
 	request->fault = fault_take(request->method, &hide_ms);
 	if (hide_ms > 0)
-		provider_hide(request->method, hide_ms);
+		methods_hide(request->method, hide_ms);
 	return request;
 }
 
@@ -619,7 +620,7 @@ complete(void *unused, struct MHD_Connection *connection, void **slot,
 		execute_held(request, 0);
 	if (request->surplus.length > 0 &&
 		code == MHD_REQUEST_TERMINATED_COMPLETED_OK)
-		answer_send_surplus(connection, &request->surplus);
+		reply_send_surplus(connection, &request->surplus);
 	request_free(request);
 	*slot = NULL;
 }

@@ -29,7 +29,7 @@ bool http_start(const struct http_options *options, struct text *text);
 
 /*
  * From now on, requests that wait are closed instead of answered. To be called
- * before timer_stop and notification_stop, which wake them.
+ * before timer_stop and webhook_stop, which wake them.
  */
 void http_begin_stop(void);
 

@@ -4,10 +4,10 @@
  *
  * The map: options.c reads the command line; http.c takes requests, gateway.c
  * turns some away, journal.c records them, fault.c says which of them go wrong
- * and answer.c makes them go wrong; provider.c executes them on ledger.c, rows.c
- * writes what is found there; control.c is the sandbox's own interface, with
- * payment.c, notification.c and state.c behind it. timer.c, text.c, money.c,
- * index.c and signature.c serve them all.
+ * and reply.c makes them go wrong; methods.c executes them on books.c, rows.c
+ * writes what is found there; checkout.c opens payment links; control.c is the
+ * sandbox's own interface, with payment.c, webhook.c and state.c behind it.
+ * timer.c, text.c, money.c, index.c and signature.c serve them all.
  *
  * This file starts the parts and stops them in the only order in which that
  * works. Signals are blocked in all threads and taken by the main thread, so
@@ -27,11 +27,11 @@
 #include "fault.h"
 #include "http.h"
 #include "journal.h"
-#include "ledger.h"
-#include "notification.h"
+#include "books.h"
+#include "webhook.h"
 #include "options.h"
 #include "payment.h"
-#include "provider.h"
+#include "methods.h"
 #include "text.h"
 #include "timer.h"
 
@@ -104,7 +104,7 @@ main(int argc, char **argv)
 	raise_file_limit();
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 
-	provider_configure(&options.provider);
+	methods_configure(&options.provider);
 	payment_configure(options.notify_url);
 	if (options.journal != NULL && !journal_open(options.journal))
 		fail("open the journal", options.journal);
@@ -127,13 +127,13 @@ main(int argc, char **argv)
 	 * stop; only then does nobody use the rest.
 	 */
 	http_begin_stop();
-	notification_stop();
+	webhook_stop();
 	timer_stop();
 	http_stop();
 	journal_close();
 	fault_clear();
 	options_free(&options);
-	ledger_free();
+	books_free();
 	text_free(&url);
 	curl_global_cleanup();
 	return 0;

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ledger.h"
+#include "books.h"
 
 #define VERSION "0.1.0"
 
@@ -164,7 +164,7 @@ add_shop(const char *text)
 	id = strndup(text, (size_t) (first - text));
 	api_key = strndup(first + 1, (size_t) (second - first - 1));
 	secret_key = strdup(second + 1);
-	if (!ledger_add_shop(id, api_key, secret_key))
+	if (!books_add_shop(id, api_key, secret_key))
 	{
 		free(id);
 		free(api_key);
@@ -172,7 +172,7 @@ add_shop(const char *text)
 		fail("--shop \"%.*s\" is there twice, or the shops are too many",
 			 (int) (first - text), text);
 	}
-	/* the ledger keeps them: NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+	/* the books keeps them: NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
 }
 
 /* Reads a whole file as a string. */
@@ -278,7 +278,7 @@ options_read(int argc, char **argv, struct options *options)
 		options->http.tls_certificate = read_file(certificate);
 		options->http.tls_key = read_file(key);
 	}
-	if (ledger_shop(0) == NULL)
+	if (books_shop(0) == NULL)
 		add_shop(DEFAULT_SHOP);
 }
 
@@ -289,7 +289,7 @@ options_free(struct options *options)
 
 	free((char *) options->http.tls_certificate);
 	free((char *) options->http.tls_key);
-	for (size_t i = 0; (shop = ledger_shop(i)) != NULL; i++)
+	for (size_t i = 0; (shop = books_shop(i)) != NULL; i++)
 	{
 		free((char *) shop->id);
 		free((char *) shop->api_key);

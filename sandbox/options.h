@@ -8,12 +8,12 @@
 #include <stdbool.h>
 
 #include "http.h"
-#include "provider.h"
+#include "methods.h"
 
 struct options
 {
 	struct http_options http;
-	struct provider_options provider;
+	struct method_rules provider;
 	const char *journal; /* files and addresses: NULL where not given */
 	const char *ready_file;
 	const char *notify_url;
@@ -21,7 +21,7 @@ struct options
 };
 
 /*
- * Reads the command line, adds the shops that it names to the ledger, and reads
+ * Reads the command line, adds the shops that it names to the books, and reads
  * the TLS files. Ends the program where there is nothing to run: with 0 after
  * --help and --version, with 2 after a mistake.
  */

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "ledger.h"
+#include "books.h"
 #include "rows.h"
 #include "signature.h"
 
@@ -95,7 +95,7 @@ check(const json_t *wanted, struct text *reason)
 	return true;
 }
 
-/* Finds the order. Ledger lock held. */
+/* Finds the order. Books' lock held. */
 static bool
 find_order(const json_t *wanted, uint32_t *record, struct text *reason)
 {
@@ -105,21 +105,21 @@ find_order(const json_t *wanted, uint32_t *record, struct text *reason)
 	size_t shop = 0;
 
 	if (shop_id != NULL &&
-		ledger_find_shop(json_string_value(shop_id), &shop) == NULL)
+		books_find_shop(json_string_value(shop_id), &shop) == NULL)
 		return refuse(reason, "unknown shop_id");
 	if (order_id != NULL)
 	{
 		int64_t id = json_integer_value(order_id);
 
 		/* The provider's numbers are unique over all shops. */
-		for (size_t i = 0; ledger_shop(i) != NULL; i++)
+		for (size_t i = 0; books_shop(i) != NULL; i++)
 			if ((shop_id == NULL || i == shop) &&
-				ledger_find_id(BOOK_ORDERS, i, id, record))
+				books_find_id(BOOK_ORDERS, i, id, record))
 				return true;
 	}
-	else if (ledger_find_reference(BOOK_ORDERS, shop,
-								   json_string_value(payment_id),
-								   json_string_length(payment_id), record))
+	else if (books_find_reference(BOOK_ORDERS, shop,
+								  json_string_value(payment_id),
+								  json_string_length(payment_id), record))
 		return true;
 	return refuse(reason, "order not found");
 }
@@ -156,20 +156,20 @@ append_amount(struct text *form, money amount)
 	text_free(&digits);
 }
 
-/* Writes the fields, sorted by key, from "amount" on. Ledger lock held. */
+/* Writes the fields, sorted by key, from "amount" on. Books' lock held. */
 static void
 write_form(struct text *form, uint32_t record, money amount)
 {
-	const struct entry *entry = ledger_entry(BOOK_ORDERS, record);
+	const struct entry *entry = books_entry(BOOK_ORDERS, record);
 	const char *currency = currency_codes[entry->currency];
-	const char *shop_id = ledger_shop(entry->shop)->id;
+	const char *shop_id = books_shop(entry->shop)->id;
 	size_t length;
 	const char *reference = entry_string(entry, ENTRY_REFERENCE, &length);
 
 	append_amount(form, amount);
 	append_field(form, "currency", currency, strlen(currency));
 	append_field(form, "order_id", reference, length);
-	append_number(form, "payment_id", ledger_id(BOOK_ORDERS, record));
+	append_number(form, "payment_id", books_id(BOOK_ORDERS, record));
 	append_number(form, "payment_system", entry->payment_system);
 	append_field(form, "shop_id", shop_id, strlen(shop_id));
 	append_number(form, "status", entry->status);
@@ -192,25 +192,25 @@ choose_url(const json_t *wanted, const struct entry *entry)
 	return default_notify_url != NULL ? strdup(default_notify_url) : NULL;
 }
 
-/* Prepares the notification of a paid order. Ledger lock held. */
-static struct notification *
+/* Prepares the notification of a paid order. Books' lock held. */
+static struct webhook *
 prepare(const json_t *wanted, uint32_t record)
 {
-	const struct entry *entry = ledger_entry(BOOK_ORDERS, record);
-	const char *secret_key = ledger_shop(entry->shop)->secret_key;
+	const struct entry *entry = books_entry(BOOK_ORDERS, record);
+	const char *secret_key = books_shop(entry->shop)->secret_key;
 	const json_t *repeat = json_object_get(wanted, "repeat");
 	char *url = choose_url(wanted, entry);
-	struct notification *notification;
+	struct webhook *notification;
 	struct text *form;
 	char sign[32];
 
 	if (url == NULL)
 		return NULL;
-	notification = must_allocate(sizeof(struct notification));
-	*notification = (struct notification){.url = url,
-										  .repeat = repeat != NULL
-											  ? json_integer_value(repeat)
-											  : 1};
+	notification = must_allocate(sizeof(struct webhook));
+	*notification = (struct webhook){.url = url,
+									 .repeat = repeat != NULL
+										 ? json_integer_value(repeat)
+										 : 1};
 	form = &notification->form;
 	write_form(form, record, entry->amount);
 	signature_md5(form->data, form->length, secret_key, sign);
@@ -223,11 +223,11 @@ prepare(const json_t *wanted, uint32_t record)
 	return notification;
 }
 
-/* Marks an order paid, once. Ledger lock held. */
+/* Marks an order paid, once. Books' lock held. */
 static void
 pay(struct entry *entry)
 {
-	struct shop *shop = ledger_shop(entry->shop);
+	struct shop *shop = books_shop(entry->shop);
 
 	if (entry->status == STATUS_PAID)
 		return;
@@ -249,25 +249,25 @@ payment_make(const json_t *wanted, struct text *reason)
 
 	if (!check(wanted, reason))
 		return NULL;
-	ledger_lock();
+	books_lock();
 	if (!find_order(wanted, &record, reason))
 	{
-		ledger_unlock();
+		books_unlock();
 		return NULL;
 	}
 	payment = must_allocate(sizeof(struct payment));
 	*payment = (struct payment){0};
-	pay(ledger_entry(BOOK_ORDERS, record));
+	pay(books_entry(BOOK_ORDERS, record));
 	row_write(&payment->order, BOOK_ORDERS, record);
 	payment->notification = prepare(wanted, record);
-	ledger_unlock();
+	books_unlock();
 	return payment;
 }
 
 void
 payment_write(struct text *text, const struct payment *payment)
 {
-	const struct notification *notification = payment->notification;
+	const struct webhook *notification = payment->notification;
 
 	text_string(text, "{\"type\":\"success\",\"data\":{\"order\":");
 	text_append(text, payment->order.data, payment->order.length);
@@ -305,6 +305,6 @@ payment_free(struct payment *payment)
 	if (payment == NULL)
 		return;
 	text_free(&payment->order);
-	notification_free(payment->notification);
+	webhook_free(payment->notification);
 	free(payment);
 }

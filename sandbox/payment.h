@@ -9,14 +9,14 @@
 
 #include <jansson.h>
 
-#include "notification.h"
+#include "webhook.h"
 #include "text.h"
 
 /* A payment that was made. */
 struct payment
 {
-	struct text order;				   /* the order's row, as JSON */
-	struct notification *notification; /* to be sent, or NULL without address */
+	struct text order;			  /* the order's row, as JSON */
+	struct webhook *notification; /* to be sent, or NULL without address */
 };
 
 /* Where notifications go that name no address; NULL for nowhere. */

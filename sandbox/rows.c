@@ -106,37 +106,37 @@ append_row(struct text *text, enum book_name book, const struct entry *entry,
 		   uint32_t record)
 {
 	if (book == BOOK_ORDERS)
-		append_order(text, entry, ledger_id(book, record));
+		append_order(text, entry, books_id(book, record));
 	else
-		append_withdrawal(text, entry, ledger_id(book, record));
+		append_withdrawal(text, entry, books_id(book, record));
 }
 
 void
 row_write(struct text *text, enum book_name book, uint32_t record)
 {
-	append_row(text, book, ledger_entry(book, record), record);
+	append_row(text, book, books_entry(book, record), record);
 	text_byte(text, '}');
 }
 
 void
 row_write_counted(struct text *text, enum book_name book, uint32_t record)
 {
-	const struct entry *entry = ledger_entry(book, record);
+	const struct entry *entry = books_entry(book, record);
 	uint32_t newest = record;
 	size_t length;
 	const char *reference = entry_string(entry, ENTRY_REFERENCE, &length);
 
-	ledger_find_reference(book, entry->shop, reference, length, &newest);
+	books_find_reference(book, entry->shop, reference, length, &newest);
 	append_row(text, book, entry, record);
 	text_string(text, ",\"executions\":");
-	text_integer(text, ledger_entry(book, newest)->execution);
+	text_integer(text, books_entry(book, newest)->execution);
 	text_byte(text, '}');
 }
 
 void
 row_write_order_url(struct text *text, uint32_t record)
 {
-	const struct entry *entry = ledger_entry(BOOK_ORDERS, record);
+	const struct entry *entry = books_entry(BOOK_ORDERS, record);
 	struct text id = {0};
 	char hex[32];
 
@@ -144,8 +144,8 @@ row_write_order_url(struct text *text, uint32_t record)
 	 * The provider's 32 digits are random. These follow from the number, so
 	 * that they need not be stored.
 	 */
-	text_integer(&id, ledger_id(BOOK_ORDERS, record));
-	signature_md5(id.data, id.length, ledger_shop(entry->shop)->secret_key,
+	text_integer(&id, books_id(BOOK_ORDERS, record));
+	signature_md5(id.data, id.length, books_shop(entry->shop)->secret_key,
 				  hex);
 	text_string(text, "\"https:\\/\\/tegro.money\\/pay\\/complete\\/");
 	text_append(text, id.data, id.length);
@@ -178,7 +178,7 @@ row_write_shops(struct text *text)
 	const struct shop *shop;
 
 	text_byte(text, '[');
-	for (size_t i = 0; (shop = ledger_shop(i)) != NULL; i++)
+	for (size_t i = 0; (shop = books_shop(i)) != NULL; i++)
 	{
 		int64_t number = (int64_t) i + 1;
 

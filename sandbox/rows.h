@@ -7,15 +7,15 @@
 
 #include <stdbool.h>
 
-#include "ledger.h"
+#include "books.h"
 #include "text.h"
 
-/* Appends one order or withdrawal as a JSON object. Ledger lock held. */
+/* Appends one order or withdrawal as a JSON object. Books' lock held. */
 void row_write(struct text *text, enum book_name book, uint32_t record);
 
 /*
  * The same with a member more, "executions": how often the reference of this
- * entry was executed. Ledger lock held.
+ * entry was executed. Books' lock held.
  */
 void row_write_counted(struct text *text, enum book_name book,
 					   uint32_t record);
@@ -23,10 +23,10 @@ void row_write_counted(struct text *text, enum book_name book,
 /* Appends the address where an order is paid, as a JSON string. Lock held. */
 void row_write_order_url(struct text *text, uint32_t record);
 
-/* Appends {"RUB":"1.00",…}. Ledger lock held. */
+/* Appends {"RUB":"1.00",…}. Books' lock held. */
 void row_write_balances(struct text *text, const struct shop *shop);
 
-/* Appends the array of all shops. Ledger lock held. */
+/* Appends the array of all shops. Books' lock held. */
 void row_write_shops(struct text *text);
 
 /* Appends the array of payment systems, the same for every shop. */

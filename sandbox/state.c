@@ -114,15 +114,15 @@ write_piece(struct state *state)
 
 	state->piece.length = 0;
 	state->handed = 0;
-	ledger_lock();
+	books_lock();
 	if (!state->is_begun)
-		state->generation = ledger_generation();
-	is_good = state->generation == ledger_generation();
+		state->generation = books_generation();
+	is_good = state->generation == books_generation();
 	if (is_good && !state->is_begun)
 		write_head(state);
 	else if (is_good)
 		write_rows(state);
-	ledger_unlock();
+	books_unlock();
 	return is_good;
 }
 

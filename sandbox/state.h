@@ -8,7 +8,7 @@
 #include <microhttpd.h>
 #include <stdbool.h>
 
-#include "ledger.h"
+#include "books.h"
 
 /*
  * Makes the answer to GET /_sandbox/state for a shop, to be sent in pieces. A

@@ -1,5 +1,5 @@
 /*
- * ledger.c
+ * books.c
  *		What the stand-in provider knows: shops, orders, withdrawals, balances.
  *
  * Orders and withdrawals are the same to it: entries of two books. A book keeps
@@ -11,7 +11,7 @@
  * One lock covers everything. Requests hold it for one or two microseconds, out
  * of the tens that their HTTP and TLS cost, so finer locks would win nothing.
  */
-#include "ledger.h"
+#include "books.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -64,16 +64,16 @@ static struct
 	size_t piece_count;
 	size_t piece_used; /* bytes of the last piece */
 	uint64_t generation;
-} ledger;
+} all;
 
 void
-ledger_lock(void)
+books_lock(void)
 {
 	pthread_mutex_lock(&lock);
 }
 
 void
-ledger_unlock(void)
+books_unlock(void)
 {
 	pthread_mutex_unlock(&lock);
 }
@@ -89,16 +89,15 @@ currency_find(const char *code, size_t length)
 }
 
 bool
-ledger_add_shop(const char *id, const char *api_key, const char *secret_key)
+books_add_shop(const char *id, const char *api_key, const char *secret_key)
 {
 	struct shop *shop;
 
-	if (ledger.shop_count == SHOPS_MAX || ledger_find_shop(id, NULL) != NULL)
+	if (all.shop_count == SHOPS_MAX || books_find_shop(id, NULL) != NULL)
 		return false;
-	ledger.shops = must_reallocate(ledger.shops,
-								   (ledger.shop_count + 1) *
-									   sizeof(struct shop));
-	shop = &ledger.shops[ledger.shop_count++];
+	all.shops = must_reallocate(all.shops,
+								(all.shop_count + 1) * sizeof(struct shop));
+	shop = &all.shops[all.shop_count++];
 	memset(shop, 0, sizeof(*shop));
 	shop->id = id;
 	shop->api_key = api_key;
@@ -108,20 +107,20 @@ ledger_add_shop(const char *id, const char *api_key, const char *secret_key)
 }
 
 struct shop *
-ledger_shop(size_t number)
+books_shop(size_t number)
 {
-	return number < ledger.shop_count ? &ledger.shops[number] : NULL;
+	return number < all.shop_count ? &all.shops[number] : NULL;
 }
 
 struct shop *
-ledger_find_shop(const char *id, size_t *number)
+books_find_shop(const char *id, size_t *number)
 {
-	for (size_t i = 0; i < ledger.shop_count; i++)
-		if (strcmp(ledger.shops[i].id, id) == 0)
+	for (size_t i = 0; i < all.shop_count; i++)
+		if (strcmp(all.shops[i].id, id) == 0)
 		{
 			if (number != NULL)
 				*number = i;
-			return &ledger.shops[i];
+			return &all.shops[i];
 		}
 	return NULL;
 }
@@ -176,25 +175,24 @@ arena_allocate(size_t size)
 {
 	bool is_long = size > ARENA_BYTES / 8;
 
-	if (ledger.piece_count == 0 || is_long ||
-		ledger.piece_used + size > ARENA_BYTES)
+	if (all.piece_count == 0 || is_long || all.piece_used + size > ARENA_BYTES)
 	{
 		void *piece;
 
-		if ((ledger.piece_count & (ledger.piece_count - 1)) == 0)
-			ledger.pieces = must_reallocate(ledger.pieces,
-											(ledger.piece_count == 0
-												 ? 1
-												 : ledger.piece_count * 2) *
-												sizeof(char *));
+		if ((all.piece_count & (all.piece_count - 1)) == 0)
+			all.pieces = must_reallocate(all.pieces,
+										 (all.piece_count == 0
+											  ? 1
+											  : all.piece_count * 2) *
+											 sizeof(char *));
 		piece = must_allocate(is_long ? size : ARENA_BYTES);
-		ledger.pieces[ledger.piece_count++] = piece;
-		ledger.piece_used = is_long ? ARENA_BYTES : 0;
+		all.pieces[all.piece_count++] = piece;
+		all.piece_used = is_long ? ARENA_BYTES : 0;
 		if (is_long)
 			return piece;
 	}
-	ledger.piece_used += size;
-	return ledger.pieces[ledger.piece_count - 1] + ledger.piece_used - size;
+	all.piece_used += size;
+	return all.pieces[all.piece_count - 1] + all.piece_used - size;
 }
 
 /* Packs one string: two bytes of length, then the bytes. */
@@ -231,9 +229,9 @@ entry_string(const struct entry *entry, enum entry_string_name name,
 }
 
 struct entry *
-ledger_entry(enum book_name name, uint32_t record)
+books_entry(enum book_name name, uint32_t record)
 {
-	struct book *book = &ledger.books[name];
+	struct book *book = &all.books[name];
 
 	if (record >= book->count)
 		return NULL;
@@ -253,7 +251,7 @@ static bool
 is_wanted(const void *context, uint32_t record)
 {
 	const struct wanted *wanted = context;
-	const struct entry *entry = ledger_entry(wanted->book, record);
+	const struct entry *entry = books_entry(wanted->book, record);
 	size_t length;
 	const char *reference = entry_string(entry, ENTRY_REFERENCE, &length);
 
@@ -267,17 +265,17 @@ find_newest(const struct wanted *wanted, bool add)
 	uint64_t hash = hash_bytes(wanted->shop, wanted->reference,
 							   wanted->length);
 
-	return reference_map_find(&ledger.books[wanted->book].newest, hash,
-							  is_wanted, wanted, add);
+	return reference_map_find(&all.books[wanted->book].newest, hash, is_wanted,
+							  wanted, add);
 }
 
 uint32_t
-ledger_add(enum book_name name, struct entry entry, const char *reference,
-		   size_t reference_length, const char *party, size_t party_length,
-		   const char *notify_url, size_t notify_url_length)
+books_add(enum book_name name, struct entry entry, const char *reference,
+		  size_t reference_length, const char *party, size_t party_length,
+		  const char *notify_url, size_t notify_url_length)
 {
-	struct book *book = &ledger.books[name];
-	struct shop *shop = &ledger.shops[entry.shop];
+	struct book *book = &all.books[name];
+	struct shop *shop = &all.shops[entry.shop];
 	struct wanted wanted = {name, entry.shop, reference, reference_length};
 	uint32_t record = (uint32_t) book->count;
 	uint32_t *newest = find_newest(&wanted, true);
@@ -293,7 +291,7 @@ ledger_add(enum book_name name, struct entry entry, const char *reference,
 	entry.execution = 1;
 	if (*newest != 0)
 	{
-		entry.execution = ledger_entry(name, *newest - 1)->execution + 1;
+		entry.execution = books_entry(name, *newest - 1)->execution + 1;
 		if (entry.execution == 2)
 			shop->repeated[name]++;
 	}
@@ -309,14 +307,14 @@ ledger_add(enum book_name name, struct entry entry, const char *reference,
 		book->blocks[block] = fresh;
 	}
 	book->count++;
-	*ledger_entry(name, record) = entry;
+	*books_entry(name, record) = entry;
 	record_list_add(&shop->records[name], record);
 	return record;
 }
 
 bool
-ledger_find_reference(enum book_name book, size_t shop, const char *reference,
-					  size_t length, uint32_t *record)
+books_find_reference(enum book_name book, size_t shop, const char *reference,
+					 size_t length, uint32_t *record)
 {
 	struct wanted wanted = {book, shop, reference, length};
 	uint32_t *newest = find_newest(&wanted, false);
@@ -328,28 +326,28 @@ ledger_find_reference(enum book_name book, size_t shop, const char *reference,
 }
 
 int64_t
-ledger_id(enum book_name book, uint32_t record)
+books_id(enum book_name book, uint32_t record)
 {
 	return first_id[book] + record;
 }
 
 bool
-ledger_find_id(enum book_name book, size_t shop, int64_t id, uint32_t *record)
+books_find_id(enum book_name book, size_t shop, int64_t id, uint32_t *record)
 {
 	if (id < first_id[book] ||
-		(uint64_t) (id - first_id[book]) >= ledger.books[book].count)
+		(uint64_t) (id - first_id[book]) >= all.books[book].count)
 		return false;
 	*record = (uint32_t) (id - first_id[book]);
-	return ledger_entry(book, *record)->shop == shop;
+	return books_entry(book, *record)->shop == shop;
 }
 
 /* Frees all entries. Lock held. */
 static void
 free_entries(void)
 {
-	for (size_t i = 0; i < ledger.shop_count; i++)
+	for (size_t i = 0; i < all.shop_count; i++)
 	{
-		struct shop *shop = &ledger.shops[i];
+		struct shop *shop = &all.shops[i];
 
 		nonce_set_free(&shop->nonces);
 		for (int name = 0; name < BOOK_COUNT; name++)
@@ -357,7 +355,7 @@ free_entries(void)
 	}
 	for (int name = 0; name < BOOK_COUNT; name++)
 	{
-		struct book *book = &ledger.books[name];
+		struct book *book = &all.books[name];
 
 		for (size_t i = 0; i * BLOCK_COUNT < book->count; i++)
 			free(book->blocks[i]);
@@ -365,44 +363,44 @@ free_entries(void)
 		reference_map_free(&book->newest);
 		*book = (struct book){0};
 	}
-	for (size_t i = 0; i < ledger.piece_count; i++)
-		free(ledger.pieces[i]);
-	free(ledger.pieces);
-	ledger.pieces = NULL;
-	ledger.piece_count = 0;
-	ledger.piece_used = 0;
+	for (size_t i = 0; i < all.piece_count; i++)
+		free(all.pieces[i]);
+	free(all.pieces);
+	all.pieces = NULL;
+	all.piece_count = 0;
+	all.piece_used = 0;
 }
 
 void
-ledger_reset(void)
+books_reset(void)
 {
-	ledger_lock();
+	books_lock();
 	free_entries();
-	for (size_t i = 0; i < ledger.shop_count; i++)
+	for (size_t i = 0; i < all.shop_count; i++)
 	{
-		struct shop *shop = &ledger.shops[i];
+		struct shop *shop = &all.shops[i];
 
 		memcpy(shop->balance, first_balance, sizeof(first_balance));
 		memset(shop->repeated, 0, sizeof(shop->repeated));
 		shop->has_last_nonce = false;
 	}
-	ledger.generation++;
-	ledger_unlock();
+	all.generation++;
+	books_unlock();
 }
 
 uint64_t
-ledger_generation(void)
+books_generation(void)
 {
-	return ledger.generation;
+	return all.generation;
 }
 
 void
-ledger_free(void)
+books_free(void)
 {
-	ledger_lock();
+	books_lock();
 	free_entries();
-	free(ledger.shops);
-	ledger.shops = NULL;
-	ledger.shop_count = 0;
-	ledger_unlock();
+	free(all.shops);
+	all.shops = NULL;
+	all.shop_count = 0;
+	books_unlock();
 }

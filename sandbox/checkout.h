@@ -1,9 +1,9 @@
 /*
- * page.h
+ * checkout.h
  *		The page that a payment link opens.
  */
-#ifndef PAGE_H
-#define PAGE_H
+#ifndef CHECKOUT_H
+#define CHECKOUT_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 #include "text.h"
 
 /* A field of the link's query, decoded. */
-struct page_field
+struct checkout_field
 {
 	const char *name; /* terminated */
 	const char *value;
@@ -19,16 +19,16 @@ struct page_field
 };
 
 /* More fields than a link with a long receipt has. */
-#define PAGE_FIELDS_MAX 1000
+#define CHECKOUT_FIELDS_MAX 1000
 
 /* Says whether a path is the page's. */
-bool page_is_path(const char *path);
+bool checkout_is_path(const char *path);
 
 /*
  * Checks the link's signature, makes its order, and appends the page, or one
  * that says what is wrong. Returns the HTTP status.
  */
-int page_open(const struct page_field *fields, size_t count,
-			  struct text *page);
+int checkout_open(const struct checkout_field *fields, size_t count,
+				  struct text *page);
 
 #endif

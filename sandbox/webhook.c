@@ -1,5 +1,5 @@
 /*
- * notification.c
+ * webhook.c
  *		Sends notifications to a shop's address.
  *
  * A few threads take them from a queue, so that a receiver that hangs holds up
@@ -10,7 +10,7 @@
  * receiver is a program under development, likely with a certificate of its
  * own making, and what it is sent is signed with a key that is no secret.
  */
-#include "notification.h"
+#include "webhook.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -33,8 +33,8 @@ static struct
 	pthread_t threads[THREAD_COUNT];
 	bool started;
 	bool stopped;
-	struct notification *first;
-	struct notification **last;
+	struct webhook *first;
+	struct webhook **last;
 } sender = {.lock = PTHREAD_MUTEX_INITIALIZER,
 			.changed = PTHREAD_COND_INITIALIZER,
 			.last = &sender.first};
@@ -107,7 +107,7 @@ make_handle(void)
 
 /* Sends one notification as often as it is to be sent. */
 static void
-send_all(CURL *handle, struct notification *notification)
+send_all(CURL *handle, struct webhook *notification)
 {
 	char error[CURL_ERROR_SIZE];
 	CURLcode result = curl_easy_setopt(handle, CURLOPT_URL, notification->url);
@@ -145,7 +145,7 @@ run_sender(void *unused)
 	pthread_mutex_lock(&sender.lock);
 	for (;;)
 	{
-		struct notification *notification = sender.first;
+		struct webhook *notification = sender.first;
 
 		if (notification == NULL && sender.stopped)
 			break;
@@ -168,7 +168,7 @@ run_sender(void *unused)
 }
 
 void
-notification_send(struct notification *notification)
+webhook_send(struct webhook *notification)
 {
 	pthread_mutex_lock(&sender.lock);
 	if (sender.stopped)
@@ -189,7 +189,7 @@ notification_send(struct notification *notification)
 }
 
 void
-notification_free(struct notification *notification)
+webhook_free(struct webhook *notification)
 {
 	if (notification == NULL)
 		return;
@@ -199,7 +199,7 @@ notification_free(struct notification *notification)
 }
 
 void
-notification_stop(void)
+webhook_stop(void)
 {
 	bool started;
 

@@ -1,24 +1,24 @@
 /*
- * notification.h
+ * webhook.h
  *		Sends notifications to a shop's address.
  */
-#ifndef NOTIFICATION_H
-#define NOTIFICATION_H
+#ifndef WEBHOOK_H
+#define WEBHOOK_H
 
 #include <stdbool.h>
 
 #include "text.h"
 
 /* Called when all is sent, or given up, on a thread of the sender's. */
-typedef void (*notification_done)(void *argument);
+typedef void (*webhook_done)(void *argument);
 
-struct notification
+struct webhook
 {
-	struct notification *next;
+	struct webhook *next;
 	char *url;
 	struct text form; /* the body, form-encoded and signed */
 	int64_t repeat;	  /* how often it is sent, at least once */
-	notification_done done;
+	webhook_done done;
 	void *argument;
 
 	/* What came of it. */
@@ -28,15 +28,15 @@ struct notification
 };
 
 /*
- * Sends on a thread of its own and then calls `done`. After notification_stop,
+ * Sends on a thread of its own and then calls `done`. After webhook_stop,
  * it gives up at once.
  */
-void notification_send(struct notification *notification);
+void webhook_send(struct webhook *notification);
 
 /* Frees a notification that is done, or was never sent. */
-void notification_free(struct notification *notification);
+void webhook_free(struct webhook *notification);
 
 /* Gives up what is being sent or waits, and ends the threads. */
-void notification_stop(void);
+void webhook_stop(void);
 
 #endif

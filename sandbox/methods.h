@@ -1,9 +1,9 @@
 /*
- * provider.h
+ * methods.h
  *		The ten methods of the payment API.
  */
-#ifndef PROVIDER_H
-#define PROVIDER_H
+#ifndef METHODS_H
+#define METHODS_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 
 #include <jansson.h>
 
-#include "ledger.h"
+#include "books.h"
 #include "text.h"
 
 enum method
@@ -43,7 +43,7 @@ enum nonce_rule
 	NONCE_ANY
 };
 
-struct provider_options
+struct method_rules
 {
 	enum nonce_rule nonce_rule;
 	bool deduplicate; /* refuse a payment_id that was executed before */
@@ -65,33 +65,33 @@ struct outcome
 };
 
 /* Sets the rules, before the server starts. */
-void provider_configure(const struct provider_options *options);
+void methods_configure(const struct method_rules *options);
 
 /*
  * Executes a request and writes the answer, also that of a refusal. May be
  * called from any thread. authorization may be NULL.
  */
-void provider_execute(enum method method, const char *body, size_t length,
-					  const char *authorization, struct outcome *outcome);
+void methods_execute(enum method method, const char *body, size_t length,
+					 const char *authorization, struct outcome *outcome);
 
 /*
  * Makes the order of a payment link, of the shop of that number. Returns the
  * provider's number of it, or -1 with the reason in the outcome.
  */
-int64_t provider_order(size_t shop_number, const json_t *params,
-					   struct outcome *outcome);
+int64_t methods_order(size_t shop_number, const json_t *params,
+					  struct outcome *outcome);
 
 /* Fills in the nonce of a request that is not executed, if it carries one. */
-void provider_read_nonce(const char *body, size_t length,
-						 struct outcome *outcome);
+void methods_read_nonce(const char *body, size_t length,
+						struct outcome *outcome);
 
 /*
  * From now on, for so many milliseconds, look-ups find nothing: neither orders
  * nor withdrawals, or only one of the two where the method is about it.
  */
-void provider_hide(enum method method, int64_t ms);
+void methods_hide(enum method method, int64_t ms);
 
-/* Back to the start: the ledger is reset, nothing hidden. */
-void provider_reset(void);
+/* Back to the start: the books is reset, nothing hidden. */
+void methods_reset(void);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * page.c
+ * checkout.c
  *		The page that a payment link opens.
  *
  * A link needs no request before it: the order comes into being when the
@@ -11,14 +11,14 @@
  * does: a shop that looks an order up by its own number then finds the newest,
  * which may not be the one that was paid.
  */
-#include "page.h"
+#include "checkout.h"
 
 #include <string.h>
 
 #include <jansson.h>
 
-#include "ledger.h"
-#include "provider.h"
+#include "books.h"
+#include "methods.h"
 #include "signature.h"
 
 /* The signed fields, in the order in which they are signed. */
@@ -29,16 +29,16 @@ static const char *const signed_names[] = {
 #define SIGNED_COUNT (sizeof(signed_names) / sizeof(signed_names[0]))
 
 bool
-page_is_path(const char *path)
+checkout_is_path(const char *path)
 {
 	return strcmp(path, "/pay/") == 0;
 }
 
 /* Finds a field: the last of its name, as PHP does. */
-static const struct page_field *
-find(const struct page_field *fields, size_t count, const char *name)
+static const struct checkout_field *
+find(const struct checkout_field *fields, size_t count, const char *name)
 {
-	const struct page_field *found = NULL;
+	const struct checkout_field *found = NULL;
 
 	for (size_t i = 0; i < count; i++)
 		if (strcmp(fields[i].name, name) == 0)
@@ -47,16 +47,17 @@ find(const struct page_field *fields, size_t count, const char *name)
 }
 
 static bool
-is_signed(const struct page_field *fields, size_t count,
+is_signed(const struct checkout_field *fields, size_t count,
 		  const char *secret_key)
 {
-	const struct page_field *sign = find(fields, count, "sign");
+	const struct checkout_field *sign = find(fields, count, "sign");
 	struct text text = {0};
 	char hex[32];
 
 	for (size_t i = 0; i < SIGNED_COUNT; i++)
 	{
-		const struct page_field *field = find(fields, count, signed_names[i]);
+		const struct checkout_field *field = find(fields, count,
+												  signed_names[i]);
 
 		if (field == NULL)
 			continue;
@@ -73,10 +74,10 @@ is_signed(const struct page_field *fields, size_t count,
 }
 
 static void
-copy(json_t *params, const char *to, const struct page_field *fields,
+copy(json_t *params, const char *to, const struct checkout_field *fields,
 	 size_t count, const char *name)
 {
-	const struct page_field *field = find(fields, count, name);
+	const struct checkout_field *field = find(fields, count, name);
 
 	/* what is not UTF-8 gives NULL, which is as good as not there */
 	if (field != NULL)
@@ -86,9 +87,9 @@ copy(json_t *params, const char *to, const struct page_field *fields,
 
 /* The link's fields as the params of createOrder. */
 static json_t *
-make_params(const struct page_field *fields, size_t count)
+make_params(const struct checkout_field *fields, size_t count)
 {
-	const struct page_field *test = find(fields, count, "test");
+	const struct checkout_field *test = find(fields, count, "test");
 	json_t *params = json_object();
 	json_t *customer = json_object();
 
@@ -123,22 +124,23 @@ refuse(struct text *page, int status, const char *reason)
 }
 
 int
-page_open(const struct page_field *fields, size_t count, struct text *page)
+checkout_open(const struct checkout_field *fields, size_t count,
+			  struct text *page)
 {
-	const struct page_field *shop_id = find(fields, count, "shop_id");
+	const struct checkout_field *shop_id = find(fields, count, "shop_id");
 	const struct shop *shop;
 	struct outcome outcome = {0};
 	size_t number;
 	json_t *params;
 	int64_t id;
 
-	shop = shop_id != NULL ? ledger_find_shop(shop_id->value, &number) : NULL;
+	shop = shop_id != NULL ? books_find_shop(shop_id->value, &number) : NULL;
 	if (shop == NULL)
 		return refuse(page, 404, "Wrong param shop_id");
 	if (!is_signed(fields, count, shop->secret_key))
 		return refuse(page, 403, "Wrong sign");
 	params = make_params(fields, count);
-	id = provider_order(number, params, &outcome);
+	id = methods_order(number, params, &outcome);
 	json_decref(params);
 	if (id < 0)
 		return refuse(page, 400, outcome.desc);

@@ -1,5 +1,5 @@
 /*
- * answer.c
+ * reply.c
  *		Sends answers, right ones and broken ones.
  *
  * A right answer is a buffer handed to the library. A broken one is a source
@@ -13,7 +13,7 @@
  * Hazard: a source that has nothing to give must suspend its connection before
  * it returns 0, or the library spins.
  */
-#include "answer.h"
+#include "reply.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,8 +51,8 @@ struct source
 };
 
 enum MHD_Result
-answer_send(struct MHD_Connection *connection, int status,
-			const char *content_type, const char *allow, struct text *body)
+reply_send(struct MHD_Connection *connection, int status,
+		   const char *content_type, const char *allow, struct text *body)
 {
 	struct MHD_Response *response;
 	enum MHD_Result result;
@@ -188,8 +188,8 @@ add_headers(struct MHD_Response *response, const struct fault *fault,
 }
 
 enum MHD_Result
-answer_send_broken(struct MHD_Connection *connection, struct fault *fault,
-				   struct text *body, struct text *surplus)
+reply_send_broken(struct MHD_Connection *connection, struct fault *fault,
+				  struct text *body, struct text *surplus)
 {
 	struct source *source = must_allocate(sizeof(struct source));
 	struct MHD_Response *response;
@@ -241,8 +241,8 @@ answer_send_broken(struct MHD_Connection *connection, struct fault *fault,
 }
 
 void
-answer_send_surplus(struct MHD_Connection *connection,
-					const struct text *surplus)
+reply_send_surplus(struct MHD_Connection *connection,
+				   const struct text *surplus)
 {
 	const union MHD_ConnectionInfo *info;
 	gnutls_session_t session = NULL;
@@ -269,7 +269,7 @@ answer_send_surplus(struct MHD_Connection *connection,
 }
 
 void
-answer_reset(struct MHD_Connection *connection)
+reply_reset(struct MHD_Connection *connection)
 {
 	const union MHD_ConnectionInfo *info =
 		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);

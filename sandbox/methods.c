@@ -1,5 +1,5 @@
 /*
- * provider.c
+ * methods.c
  *		The ten methods of the payment API.
  *
  * A request is checked in the order in which the provider seems to: the body is
@@ -8,13 +8,13 @@
  * as the signature is right, whatever becomes of the request.
  *
  * What the provider documents nowhere is chosen against the client: repeated
- * references are executed again (see provider_options.deduplicate), so that a
+ * references are executed again (see method_rules.deduplicate), so that a
  * client which relies on more than is promised pays twice here, and not there.
  *
  * Only "Wrong authorization token" and "Empty required param …" are wordings
  * that were seen; all others are made up.
  */
-#include "provider.h"
+#include "methods.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -38,9 +38,9 @@ const char *const method_names[METHOD_COUNT] =
 	{"createOrder",		 "shops",		"balance",	  "order", "orders",
 	 "createWithdrawal", "withdrawals", "withdrawal", "rates", "modules"};
 
-static struct provider_options rules = {NONCE_UNIQUE, false, 100};
+static struct method_rules rules = {NONCE_UNIQUE, false, 100};
 
-/* Until when look-ups find nothing, on timer_now_ns's clock. Ledger lock. */
+/* Until when look-ups find nothing, on timer_now_ns's clock. Books' lock. */
 static int64_t hidden_until_ns[BOOK_COUNT];
 
 /* A request whose signature is right. */
@@ -71,7 +71,7 @@ method_find(const char *name, size_t length)
 }
 
 void
-provider_configure(const struct provider_options *options)
+methods_configure(const struct method_rules *options)
 {
 	rules = *options;
 }
@@ -225,9 +225,9 @@ add_order(struct call *call, uint32_t *record)
 	read_optional_string(call->params, "notify_url", &notify_url);
 	entry.is_test = !is_empty(test) &&
 		!(json_is_integer(test) && json_integer_value(test) == 0);
-	*record = ledger_add(BOOK_ORDERS, entry, order_id.string, order_id.length,
-						 email.string, email.length, notify_url.string,
-						 notify_url.length);
+	*record = books_add(BOOK_ORDERS, entry, order_id.string, order_id.length,
+						email.string, email.length, notify_url.string,
+						notify_url.length);
 	return true;
 }
 
@@ -239,7 +239,7 @@ create_order(struct call *call, struct text *data)
 	if (!add_order(call, &record))
 		return false;
 	text_string(data, "{\"id\":");
-	text_integer(data, ledger_id(BOOK_ORDERS, record));
+	text_integer(data, books_id(BOOK_ORDERS, record));
 	text_string(data, ",\"url\":");
 	row_write_order_url(data, record);
 	text_byte(data, '}');
@@ -258,18 +258,18 @@ create_withdrawal(struct call *call, struct text *data)
 		!read_text(call, "payment_id", &payment_id))
 		return false;
 	if (rules.deduplicate &&
-		ledger_find_reference(BOOK_WITHDRAWALS, call->shop_number,
-							  payment_id.string, payment_id.length, &record))
+		books_find_reference(BOOK_WITHDRAWALS, call->shop_number,
+							 payment_id.string, payment_id.length, &record))
 		return refuse(call->outcome, "Duplicate payment_id", "");
 	if (call->shop->balance[entry.currency] < entry.amount)
 		return refuse(call->outcome, "Insufficient funds", "");
 	call->shop->balance[entry.currency] -= entry.amount;
 	entry.status = STATUS_PAID;
-	record = ledger_add(BOOK_WITHDRAWALS, entry, payment_id.string,
-						payment_id.length, account.string, account.length, "",
-						0);
+	record = books_add(BOOK_WITHDRAWALS, entry, payment_id.string,
+					   payment_id.length, account.string, account.length, "",
+					   0);
 	text_string(data, "{\"id\":");
-	text_integer(data, ledger_id(BOOK_WITHDRAWALS, record));
+	text_integer(data, books_id(BOOK_WITHDRAWALS, record));
 	text_string(data, ",\"status\":1}");
 	call->outcome->executed = true;
 	return true;
@@ -295,15 +295,15 @@ find_one(struct call *call, enum book_name book, struct text *data)
 
 	if (!is_empty(id_value))
 		is_found = read_integer(id_value, &id) &&
-			ledger_find_id(book, call->shop_number, id, &record);
+			books_find_id(book, call->shop_number, id, &record);
 	else if (is_empty(json_object_get(call->params, "payment_id")))
 		return refuse_empty(call, "order_id");
 	else if (!read_text(call, "payment_id", &payment_id))
 		return false;
 	else
-		is_found = ledger_find_reference(book, call->shop_number,
-										 payment_id.string, payment_id.length,
-										 &record);
+		is_found = books_find_reference(book, call->shop_number,
+										payment_id.string, payment_id.length,
+										&record);
 	if (!is_found || is_hidden(book))
 		return refuse(call->outcome,
 					  book == BOOK_ORDERS ? "Order not found"
@@ -392,7 +392,7 @@ use_nonce(struct call *call)
 	return is_good || refuse(outcome, "Wrong nonce", "");
 }
 
-/* Executes a call whose signature is right. Ledger lock held. */
+/* Executes a call whose signature is right. Books' lock held. */
 static bool
 execute(enum method method, struct call *call, struct text *data)
 {
@@ -475,39 +475,39 @@ check_and_execute(enum method method, const json_t *params, const char *body,
 	if (is_empty(shop_id))
 		return refuse_empty(&call, "shop_id");
 	if (json_is_string(shop_id))
-		call.shop = ledger_find_shop(json_string_value(shop_id),
-									 &call.shop_number);
+		call.shop = books_find_shop(json_string_value(shop_id),
+									&call.shop_number);
 	if (call.shop == NULL)
 		return refuse_wrong(&call, "shop_id");
 	if (!signature_matches(authorization, call.shop->api_key, body, length))
 		return refuse(outcome, "Wrong authorization token", "");
-	ledger_lock();
+	books_lock();
 	success = execute(method, &call, &outcome->answer);
-	ledger_unlock();
+	books_unlock();
 	return success;
 }
 
 int64_t
-provider_order(size_t shop_number, const json_t *params,
-			   struct outcome *outcome)
+methods_order(size_t shop_number, const json_t *params,
+			  struct outcome *outcome)
 {
 	struct call call = {.params = (json_t *) params,
-						.shop = ledger_shop(shop_number),
+						.shop = books_shop(shop_number),
 						.shop_number = shop_number,
 						.outcome = outcome};
 	uint32_t record;
 	int64_t id = -1;
 
-	ledger_lock();
+	books_lock();
 	if (add_order(&call, &record))
-		id = ledger_id(BOOK_ORDERS, record);
-	ledger_unlock();
+		id = books_id(BOOK_ORDERS, record);
+	books_unlock();
 	return id;
 }
 
 void
-provider_execute(enum method method, const char *body, size_t length,
-				 const char *authorization, struct outcome *outcome)
+methods_execute(enum method method, const char *body, size_t length,
+				const char *authorization, struct outcome *outcome)
 {
 	json_t *params = parse(body, length);
 
@@ -524,7 +524,7 @@ provider_execute(enum method method, const char *body, size_t length,
 }
 
 void
-provider_read_nonce(const char *body, size_t length, struct outcome *outcome)
+methods_read_nonce(const char *body, size_t length, struct outcome *outcome)
 {
 	json_t *params = parse(body, length);
 
@@ -534,7 +534,7 @@ provider_read_nonce(const char *body, size_t length, struct outcome *outcome)
 }
 
 void
-provider_hide(enum method method, int64_t ms)
+methods_hide(enum method method, int64_t ms)
 {
 	int64_t until_ns = timer_now_ns() + ms * INT64_C(1000000);
 	bool only_orders = method == METHOD_CREATE_ORDER ||
@@ -542,19 +542,19 @@ provider_hide(enum method method, int64_t ms)
 	bool only_withdrawals = method == METHOD_CREATE_WITHDRAWAL ||
 		method == METHOD_WITHDRAWAL || method == METHOD_WITHDRAWALS;
 
-	ledger_lock();
+	books_lock();
 	if (!only_withdrawals)
 		hidden_until_ns[BOOK_ORDERS] = until_ns;
 	if (!only_orders)
 		hidden_until_ns[BOOK_WITHDRAWALS] = until_ns;
-	ledger_unlock();
+	books_unlock();
 }
 
 void
-provider_reset(void)
+methods_reset(void)
 {
-	ledger_reset();
-	ledger_lock();
+	books_reset();
+	books_lock();
 	memset(hidden_until_ns, 0, sizeof(hidden_until_ns));
-	ledger_unlock();
+	books_unlock();
 }

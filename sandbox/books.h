@@ -1,9 +1,9 @@
 /*
- * ledger.h
+ * books.h
  *		What the stand-in provider knows: shops, orders, withdrawals, balances.
  */
-#ifndef LEDGER_H
-#define LEDGER_H
+#ifndef BOOKS_H
+#define BOOKS_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -27,7 +27,7 @@ int currency_find(const char *code, size_t length);
 /* No payment system was chosen. */
 #define PAYMENT_SYSTEM_NONE (-1)
 
-/* An order or a withdrawal. Entries never move until the ledger is reset. */
+/* An order or a withdrawal. Entries never move until the books is reset. */
 struct entry
 {
 	money amount;
@@ -92,54 +92,54 @@ struct shop
  * The one lock over all that follows. It is held for microseconds: never while
  * waiting for anything.
  */
-void ledger_lock(void);
-void ledger_unlock(void);
+void books_lock(void);
+void books_unlock(void);
 
 /*
  * Adds a shop, before the server starts; the strings must stay. Returns false
  * where the id is there already, or there are too many.
  */
-bool ledger_add_shop(const char *id, const char *api_key,
-					 const char *secret_key);
+bool books_add_shop(const char *id, const char *api_key,
+					const char *secret_key);
 
 /* Returns a shop by number, or NULL past the last. */
-struct shop *ledger_shop(size_t number);
+struct shop *books_shop(size_t number);
 
 /* Returns a shop by id, or NULL; its number goes to *number unless NULL. */
-struct shop *ledger_find_shop(const char *id, size_t *number);
+struct shop *books_find_shop(const char *id, size_t *number);
 
 /* Back to the start: no entries, no nonces, the first balances. */
-void ledger_reset(void);
+void books_reset(void);
 
 /* Counts the resets, for who reads in pieces. Lock held. */
-uint64_t ledger_generation(void);
+uint64_t books_generation(void);
 
 /* Frees everything, the shops included. */
-void ledger_free(void);
+void books_free(void);
 
 /*
  * Adds an entry and returns its record number, from 0. The entry's strings and
  * execution are filled in from the strings given. Lock held.
  */
-uint32_t ledger_add(enum book_name name, struct entry entry,
-					const char *reference, size_t reference_length,
-					const char *party, size_t party_length,
-					const char *notify_url, size_t notify_url_length);
+uint32_t books_add(enum book_name name, struct entry entry,
+				   const char *reference, size_t reference_length,
+				   const char *party, size_t party_length,
+				   const char *notify_url, size_t notify_url_length);
 
 /* Returns the entry of a record number, or NULL. Lock held. */
-struct entry *ledger_entry(enum book_name name, uint32_t record);
+struct entry *books_entry(enum book_name name, uint32_t record);
 
 /*
  * Finds the newest entry of a shop with a reference; returns false where there
  * is none. Lock held.
  */
-bool ledger_find_reference(enum book_name book, size_t shop,
-						   const char *reference, size_t length,
-						   uint32_t *record);
+bool books_find_reference(enum book_name book, size_t shop,
+						  const char *reference, size_t length,
+						  uint32_t *record);
 
 /* Between the provider's own numbers (of orders, say) and record numbers. */
-int64_t ledger_id(enum book_name book, uint32_t record);
-bool ledger_find_id(enum book_name book, size_t shop, int64_t id,
-					uint32_t *record);
+int64_t books_id(enum book_name book, uint32_t record);
+bool books_find_id(enum book_name book, size_t shop, int64_t id,
+				   uint32_t *record);
 
 #endif
