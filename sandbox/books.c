@@ -28,19 +28,13 @@
 /* The numbers must fit entry.shop. */
 #define SHOPS_MAX 10000
 
-const char *const currency_codes[CURRENCY_COUNT] = {
-	"RUB",
-	"USD",
-	"EUR",
-	"UAH",
-};
-
-/* What a shop's balances start with, by currency number. */
-static const money first_balance[CURRENCY_COUNT] = {
-	1000000 * MONEY_ONE,
+/*
+ * What a shop's balances start with, by currency number; the rest like the
+ * last.
+ */
+static const money first_balance[CURRENCY_FIRST_COUNT + 1] = {
+	1000000 * MONEY_ONE, 1000 * MONEY_ONE, 1000 * MONEY_ONE, 0,
 	1000 * MONEY_ONE,
-	1000 * MONEY_ONE,
-	0,
 };
 
 /* The provider's numbers start somewhere, to be told from record numbers. */
@@ -78,14 +72,16 @@ books_unlock(void)
 	pthread_mutex_unlock(&lock);
 }
 
-int
-currency_find(const char *code, size_t length)
+/* Sets a shop's balances to the first ones. */
+static void
+fill_balances(struct shop *shop)
 {
-	for (int i = 0; i < CURRENCY_COUNT; i++)
-		if (length == strlen(currency_codes[i]) &&
-			memcmp(code, currency_codes[i], length) == 0)
-			return i;
-	return -1;
+	for (int i = 0; i < CURRENCY_MAX; i++)
+	{
+		shop->balance[i] =
+			first_balance[i < CURRENCY_FIRST_COUNT ? i : CURRENCY_FIRST_COUNT];
+		shop->has_currency[i] = i < CURRENCY_FIRST_COUNT;
+	}
 }
 
 bool
@@ -102,7 +98,7 @@ books_add_shop(const char *id, const char *api_key, const char *secret_key)
 	shop->id = id;
 	shop->api_key = api_key;
 	shop->secret_key = secret_key;
-	memcpy(shop->balance, first_balance, sizeof(first_balance));
+	fill_balances(shop);
 	return true;
 }
 
@@ -288,6 +284,7 @@ books_add(enum book_name name, struct entry entry, const char *reference,
 	strings = pack(strings, party, party_length);
 	pack(strings, notify_url, notify_url_length);
 
+	shop->has_currency[entry.currency] = true;
 	entry.execution = 1;
 	if (*newest != 0)
 	{
@@ -380,10 +377,11 @@ books_reset(void)
 	{
 		struct shop *shop = &all.shops[i];
 
-		memcpy(shop->balance, first_balance, sizeof(first_balance));
+		fill_balances(shop);
 		memset(shop->repeated, 0, sizeof(shop->repeated));
 		shop->has_last_nonce = false;
 	}
+	currency_reset();
 	all.generation++;
 	books_unlock();
 }

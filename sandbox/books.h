@@ -9,20 +9,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "currency.h"
 #include "index.h"
 #include "money.h"
 
-#define CURRENCY_COUNT 4
-
-/* The currencies, by number. Their ids (as in currency_id) are number + 1. */
-extern const char *const currency_codes[CURRENCY_COUNT];
-
-/* Returns the number of a currency code, or -1. */
-int currency_find(const char *code, size_t length);
-
-/* Status of orders and withdrawals, in the provider's numbers. */
-#define STATUS_NEW	0
-#define STATUS_PAID 1
+/* The status of an order, in the provider's numbers. */
+#define STATUS_NEW		0
+#define STATUS_PAID		1
+#define STATUS_FAILED	2
+#define STATUS_REFUNDED 3
+#define STATUS_PENDING	4
 
 /* No payment system was chosen. */
 #define PAYMENT_SYSTEM_NONE (-1)
@@ -31,6 +27,7 @@ int currency_find(const char *code, size_t length);
 struct entry
 {
 	money amount;
+	money fee;			 /* what the customer of an order pays on top */
 	const char *strings; /* three, packed: see entry_string */
 	uint32_t created;	 /* seconds since 1970 */
 	uint32_t paid;		 /* the same, or 0 */
@@ -38,8 +35,11 @@ struct entry
 	uint32_t execution; /* the how-manieth of its shop and reference, from 1 */
 	uint16_t shop;		/* its number */
 	uint8_t currency;	/* its number */
-	uint8_t status;
+	uint16_t plan;		/* counts its changes of status: see settle.c */
+	int32_t status;
+	bool holds_money; /* a balance contains it, or lacks it */
 	bool is_test;
+	bool is_unpayable; /* its receipt does not add up */
 };
 
 /* Which of an entry's strings. */
@@ -80,7 +80,8 @@ struct shop
 	const char *id;
 	const char *api_key;
 	const char *secret_key;
-	money balance[CURRENCY_COUNT];
+	money balance[CURRENCY_MAX];
+	bool has_currency[CURRENCY_MAX]; /* `balance` lists it */
 	struct nonce_set nonces;
 	bool has_last_nonce;
 	int64_t last_nonce;

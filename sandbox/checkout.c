@@ -13,6 +13,7 @@
  */
 #include "checkout.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include <jansson.h>
@@ -31,7 +32,14 @@ static const char *const signed_names[] = {
 bool
 checkout_is_path(const char *path)
 {
-	return strcmp(path, "/pay/") == 0;
+	return strcmp(path, "/pay") == 0 || strcmp(path, "/pay/") == 0 ||
+		checkout_is_form(path);
+}
+
+bool
+checkout_is_form(const char *path)
+{
+	return strcmp(path, "/pay/form/") == 0;
 }
 
 /* Finds a field: the last of its name, as PHP does. */
@@ -85,6 +93,56 @@ copy(json_t *params, const char *to, const struct checkout_field *fields,
 							json_stringn(field->value, field->length));
 }
 
+/*
+ * Reads receipt[items][NUMBER][name|count|price] into params as createOrder
+ * has them. Other spellings are not taken for items.
+ */
+static void
+add_item_field(json_t *items, const struct checkout_field *field)
+{
+	char number[16], member[8];
+	int end = 0;
+	json_t *item;
+
+	if (sscanf(field->name, "receipt[items][%15[0-9]][%7[a-z]]%n", number,
+			   member, &end) != 2 ||
+		end == 0 || field->name[end] != '\0')
+		return;
+	item = json_object_get(items, number);
+	if (item == NULL)
+	{
+		item = json_object();
+		json_object_set_new(items, number, item);
+	}
+	json_object_set_new(item, member,
+						json_stringn(field->value, field->length));
+}
+
+/* Returns the link's receipt, or NULL. */
+static json_t *
+make_receipt(const struct checkout_field *fields, size_t count)
+{
+	json_t *by_number = json_object();
+	json_t *receipt = NULL;
+	json_t *items, *item;
+	const char *number;
+
+	for (size_t i = 0; i < count; i++)
+		add_item_field(by_number, &fields[i]);
+	if (json_object_size(by_number) > 0)
+	{
+		items = json_array();
+		json_object_foreach(by_number, number, item)
+		{
+			json_array_append(items, item);
+		}
+		receipt = json_object();
+		json_object_set_new(receipt, "items", items);
+	}
+	json_decref(by_number);
+	return receipt;
+}
+
 /* The link's fields as the params of createOrder. */
 static json_t *
 make_params(const struct checkout_field *fields, size_t count)
@@ -100,6 +158,8 @@ make_params(const struct checkout_field *fields, size_t count)
 	copy(params, "notify_url", fields, count, "notify_url");
 	copy(customer, "email", fields, count, "fields[email]");
 	json_object_set_new(params, "fields", customer);
+	/* NULL is not set */
+	json_object_set_new(params, "receipt", make_receipt(fields, count));
 	if (test != NULL && test->length > 0 && strcmp(test->value, "0") != 0)
 		json_object_set_new(params, "test", json_integer(1));
 	return params;
@@ -138,7 +198,7 @@ checkout_open(const struct checkout_field *fields, size_t count,
 	if (shop == NULL)
 		return refuse(page, 404, "Wrong param shop_id");
 	if (!is_signed(fields, count, shop->secret_key))
-		return refuse(page, 403, "Wrong sign");
+		return refuse(page, 403, "Неверная подпись");
 	params = make_params(fields, count);
 	id = methods_order(number, params, &outcome);
 	json_decref(params);

@@ -10,7 +10,7 @@
 
 #include "text.h"
 
-/* A field of the link's query, decoded. */
+/* A field of the link's query or form, decoded. */
 struct checkout_field
 {
 	const char *name; /* terminated */
@@ -21,8 +21,11 @@ struct checkout_field
 /* More fields than a link with a long receipt has. */
 #define CHECKOUT_FIELDS_MAX 1000
 
-/* Says whether a path is the page's. */
+/* Says whether a path is the page's: /pay, /pay/ or /pay/form/. */
 bool checkout_is_path(const char *path);
+
+/* Says whether it is the one to which a form is posted. */
+bool checkout_is_form(const char *path);
 
 /*
  * Checks the link's signature, makes its order, and appends the page, or one

@@ -15,6 +15,7 @@
 #include "journal.h"
 #include "books.h"
 #include "methods.h"
+#include "settle.h"
 #include "state.h"
 
 #define PREFIX "/_sandbox/"
@@ -26,7 +27,8 @@ static const char help[] =
 	"                         createWithdrawal, withdrawals, withdrawal, rates,\n"
 	"                         modules\n"
 	"\n"
-	"GET    /pay/?...&sign=   opens a payment link, which makes its order\n"
+	"GET    /pay/?...&sign=   opens a payment link, which makes its order; /pay?...\n"
+	"                         does, too, and the same form posted to /pay/form/\n"
 	"\n"
 	"POST   /_sandbox/fault   queue a fault: {\"method\":\"createOrder\",\"skip\":0,\n"
 	"                         \"times\":1,\"action\":\"execute_then_close\"}\n"
@@ -34,6 +36,9 @@ static const char help[] =
 	"DELETE /_sandbox/fault   forget them\n"
 	"POST   /_sandbox/pay     pay an order and notify the shop: {\"order_id\":755555}\n"
 	"                         or {\"payment_id\":\"the shop's own number\"}\n"
+	"POST   /_sandbox/settle  change the status of a withdrawal, or of an order:\n"
+	"                         {\"payment_id\":\"the shop's own number\",\n"
+	"                         \"result\":\"failed\"}\n"
 	"GET    /_sandbox/state   orders, withdrawals, balances; ?shop_id=ID of another\n"
 	"                         shop, ?summary=1 for the counts and balances only\n"
 	"POST   /_sandbox/flush   answers once every line is in the journal\n"
@@ -134,6 +139,27 @@ pay(const char *body, size_t length, struct control_answer *answer)
 }
 
 static void
+settle(const char *body, size_t length, struct control_answer *answer)
+{
+	json_t *wanted = parse(body, length, answer);
+	struct text row = {0};
+	struct text reason = {0};
+
+	if (wanted == NULL)
+		return;
+	if (settle_as_wanted(wanted, &row, &reason))
+	{
+		text_string(&answer->body, "{\"type\":\"success\",\"data\":");
+		text_append(&answer->body, row.data, row.length);
+		text_string(&answer->body, "}\n");
+	}
+	else
+		fail(answer, 400, &reason);
+	text_free(&row);
+	json_decref(wanted);
+}
+
+static void
 show_state(const char *shop_id, const char *summary,
 		   struct control_answer *answer)
 {
@@ -198,6 +224,13 @@ control_execute(const char *verb, const char *path, const char *shop_id,
 	{
 		if (is_post)
 			pay(body, length, answer);
+		else
+			answer->allow = "POST";
+	}
+	else if (strcmp(name, "settle") == 0)
+	{
+		if (is_post)
+			settle(body, length, answer);
 		else
 			answer->allow = "POST";
 	}

@@ -18,11 +18,16 @@
 
 #include <nettle/base64.h>
 
+#include "settle.h"
+
 /* Above a day, a wait is a mistake. */
-#define MS_MAX INT64_C(86400000)
+#define MS_MAX SETTLE_MS_MAX
 
 /* The most that an answer may weigh: a terabyte. */
 #define ANSWER_MAX_BYTES (INT64_C(1) << 40)
+
+/* The most entries that one request can find pushed in front of it. */
+#define PUSH_MAX 100000
 
 /* The queue for any method stands behind those of the methods. */
 #define QUEUE_ANY	METHOD_COUNT
@@ -41,6 +46,8 @@ const char *const action_names[ACTION_COUNT] = {
 	"length",
 	"answer",
 	"hide",
+	"settle",
+	"push",
 };
 
 /* The fields that some actions have beside method, skip, times and action. */
@@ -54,7 +61,9 @@ enum field
 	FIELD_BODY = 1 << 5,
 	FIELD_BODY_BASE64 = 1 << 6,
 	FIELD_REPEAT = 1 << 7,
-	FIELD_EXECUTED = 1 << 8
+	FIELD_EXECUTED = 1 << 8,
+	FIELD_RESULT = 1 << 9,
+	FIELD_COUNT = 1 << 10
 };
 
 static const struct
@@ -75,6 +84,8 @@ static const struct
 	{"body_base64", FIELD_BODY_BASE64},
 	{"repeat", FIELD_REPEAT},
 	{"executed", FIELD_EXECUTED},
+	{"result", FIELD_RESULT},
+	{"count", FIELD_COUNT},
 };
 
 #define FIELD_NAME_COUNT (sizeof(fields) / sizeof(fields[0]))
@@ -95,6 +106,8 @@ static const struct
 						   FIELD_BODY_BASE64 | FIELD_REPEAT | FIELD_EXECUTED,
 					   0},
 	[ACTION_HIDE] = {FIELD_MS, FIELD_MS},
+	[ACTION_SETTLE] = {FIELD_RESULT | FIELD_MS, FIELD_RESULT},
+	[ACTION_PUSH] = {FIELD_COUNT, FIELD_COUNT},
 };
 
 /* A fault in a queue, and how many requests it still passes and meets. */
@@ -374,7 +387,13 @@ read_fields(const json_t *description, struct fault *fault,
 		!read_body(description, fault, reason) ||
 		!read_headers(description, fault, reason) ||
 		!read_number(description, "repeat", 1, ANSWER_MAX_BYTES,
-					 &fault->repeat, reason))
+					 &fault->repeat, reason) ||
+		!read_number(description, "count", 1, PUSH_MAX, &fault->count, reason))
+		return false;
+	if (fault->action == ACTION_SETTLE &&
+		!settle_read_json(BOOK_WITHDRAWALS,
+						  json_object_get(description, "result"), "\"result\"",
+						  &fault->result, reason))
 		return false;
 	fault->status = (int) status;
 	if (fault->body.length > 0 &&
@@ -455,9 +474,31 @@ remove_queued(struct queued **place)
 	faults.count--;
 }
 
+/* Notes what does not use a request up; returns false for anything else. */
+static bool
+is_aside(const struct fault *fault, struct aside *aside)
+{
+	switch (fault->action)
+	{
+		case ACTION_HIDE:
+			aside->hide_ms = fault->ms;
+			return true;
+		case ACTION_SETTLE:
+			aside->has_result = true;
+			aside->result = fault->result;
+			aside->result_ms = fault->ms;
+			return true;
+		case ACTION_PUSH:
+			aside->push += fault->count;
+			return true;
+		default:
+			return false;
+	}
+}
+
 /* Asks one queue. Lock held. */
 static struct fault *
-take_from(struct queued **place, int64_t *hide_ms)
+take_from(struct queued **place, struct aside *aside)
 {
 	while (*place != NULL)
 	{
@@ -476,27 +517,26 @@ take_from(struct queued **place, int64_t *hide_ms)
 			remove_queued(place);
 		else
 			place = &queued->next;
-		if (fault->action != ACTION_HIDE)
+		if (!is_aside(fault, aside))
 			return fault;
-		*hide_ms = fault->ms;
 		fault_release(fault);
 	}
 	return NULL;
 }
 
 struct fault *
-fault_take(enum method method, int64_t *hide_ms)
+fault_take(enum method method, struct aside *aside)
 {
 	struct fault *fault = NULL;
 
-	*hide_ms = 0;
+	*aside = (struct aside){0};
 	if (faults.count == 0)
 		return NULL;
 	pthread_mutex_lock(&faults.lock);
 	if (method != METHOD_UNKNOWN)
-		fault = take_from(&faults.heads[method], hide_ms);
+		fault = take_from(&faults.heads[method], aside);
 	if (fault == NULL)
-		fault = take_from(&faults.heads[QUEUE_ANY], hide_ms);
+		fault = take_from(&faults.heads[QUEUE_ANY], aside);
 	pthread_mutex_unlock(&faults.lock);
 	return fault;
 }

@@ -29,6 +29,8 @@ enum action
 	ACTION_LENGTH,
 	ACTION_ANSWER,
 	ACTION_HIDE,
+	ACTION_SETTLE,
+	ACTION_PUSH,
 	ACTION_COUNT
 };
 
@@ -56,6 +58,8 @@ struct fault
 	struct text body;
 	int64_t repeat;
 	bool executed;
+	int result;	   /* of a payout: a status */
+	int64_t count; /* of entries that are pushed */
 };
 
 /*
@@ -66,10 +70,10 @@ bool fault_add(const json_t *description, struct text *reason);
 
 /*
  * Returns the fault that this request meets, or NULL; the caller releases it.
- * A "hide" does not use the request up: its time goes to *hide_ms (else 0), and
- * the next fault in the queue is asked.
+ * A "hide", "settle" or "push" does not use the request up: it goes to *aside,
+ * and the next fault in the queue is asked.
  */
-struct fault *fault_take(enum method method, int64_t *hide_ms);
+struct fault *fault_take(enum method method, struct aside *aside);
 
 /* Gives back what fault_take returned; NULL is fine. */
 void fault_release(struct fault *fault);

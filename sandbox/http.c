@@ -54,6 +54,11 @@
 
 #define API_PREFIX "/api/"
 
+#define HTML_TYPE "text/html; charset=utf-8"
+
+/* What the library parses of a posted form at a time. */
+#define FORM_BUFFER_BYTES (64 * 1024)
+
 /* A client's connection. */
 struct peer
 {
@@ -73,7 +78,7 @@ struct request
 {
 	enum stage stage;
 	bool is_control;
-	bool is_page;
+	bool is_checkout;
 	bool is_too_long;
 	bool is_waiting;  /* it is counted among those that wait */
 	bool is_detached; /* its strings are its own */
@@ -86,6 +91,7 @@ struct request
 	char *user_agent;
 	struct text body;
 	struct fault *fault;
+	struct aside aside; /* what else is planned for it */
 	struct outcome outcome;
 	struct text surplus; /* what is to be sent behind the answer */
 	struct payment *payment;
@@ -172,7 +178,8 @@ static void
 execute(struct request *request)
 {
 	methods_execute(request->method, request->body.data, request->body.length,
-					request->authorization, &request->outcome);
+					request->authorization, &request->aside,
+					&request->outcome);
 }
 
 /* Executes a request and records it. */
@@ -310,7 +317,7 @@ refuse(struct MHD_Connection *connection, struct request *request, int status,
 	methods_read_nonce(request->body.data, request->body.length,
 					   &request->outcome);
 	record(request, "error", desc, status, false);
-	return reply_send(connection, status, "text/html; charset=utf-8",
+	return reply_send(connection, status, HTML_TYPE,
 					  status == 405 ? "POST" : NULL, &body);
 }
 
@@ -423,16 +430,12 @@ serve_control(struct MHD_Connection *connection, struct request *request,
 	}
 	if (result.payment != NULL)
 	{
-		struct webhook *notification = result.payment->notification;
-
 		request->payment = result.payment;
-		if (notification != NULL)
+		if (payment_has_requests(result.payment))
 		{
 			request->stage = STAGE_NOTIFIED;
-			notification->done = resume_notified;
-			notification->argument = connection;
 			MHD_suspend_connection(connection);
-			webhook_send(notification);
+			payment_send(result.payment, resume_notified, connection);
 			return MHD_YES;
 		}
 		payment_write(&result.body, result.payment);
@@ -441,47 +444,113 @@ serve_control(struct MHD_Connection *connection, struct request *request,
 					  result.allow, &result.body);
 }
 
-/* The fields of a link's query, as they come. */
-struct checkout_fields
+/* The fields of a payment link, as they come. */
+struct form
 {
 	struct checkout_field fields[CHECKOUT_FIELDS_MAX];
+	struct text values[CHECKOUT_FIELDS_MAX]; /* of a posted form */
 	size_t count;
 };
 
 static enum MHD_Result
-add_page_field(void *argument, enum MHD_ValueKind kind, const char *name,
-			   size_t name_length, const char *value, size_t length)
+add_query_field(void *argument, enum MHD_ValueKind kind, const char *name,
+				size_t name_length, const char *value, size_t length)
 {
-	struct checkout_fields *query = argument;
+	struct form *form = argument;
 
 	(void) kind;
 	(void) name_length;
-	if (query->count == CHECKOUT_FIELDS_MAX)
+	if (form->count == CHECKOUT_FIELDS_MAX)
 		return MHD_NO;
-	query->fields[query->count++] =
+	form->fields[form->count++] =
 		(struct checkout_field){name, value != NULL ? value : "", length};
 	return MHD_YES;
 }
 
+/* A posted field; a long one comes in pieces, and offset says where it goes on. */
+static enum MHD_Result
+add_form_field(void *argument, enum MHD_ValueKind kind, const char *name,
+			   const char *file_name, const char *content_type,
+			   const char *transfer_encoding, const char *data,
+			   uint64_t offset, size_t size)
+{
+	struct form *form = argument;
+
+	(void) kind;
+	(void) file_name;
+	(void) content_type;
+	(void) transfer_encoding;
+	if (offset == 0)
+	{
+		if (form->count == CHECKOUT_FIELDS_MAX)
+			return MHD_NO;
+		form->fields[form->count++].name = strdup(name != NULL ? name : "");
+	}
+	if (form->count > 0 && size > 0)
+		text_append(&form->values[form->count - 1], data, size);
+	return MHD_YES;
+}
+
+/* Reads a posted form of either content type. */
+static bool
+read_form(struct MHD_Connection *connection, struct request *request,
+		  struct form *form)
+{
+	struct MHD_PostProcessor *processor =
+		MHD_create_post_processor(connection, FORM_BUFFER_BYTES,
+								  add_form_field, form);
+	bool is_good;
+
+	if (processor == NULL)
+		return false;
+	is_good = MHD_post_process(processor, request->body.data,
+							   request->body.length) == MHD_YES;
+	is_good = MHD_destroy_post_processor(processor) == MHD_YES && is_good;
+	for (size_t i = 0; i < form->count; i++)
+	{
+		text_byte(&form->values[i], '\0');
+		form->fields[i].value = form->values[i].data;
+		form->fields[i].length = form->values[i].length - 1;
+	}
+	return is_good;
+}
+
+/* Frees a form, and the names and values where it was posted. */
+static void
+form_free(struct form *form, bool is_posted)
+{
+	for (size_t i = 0; is_posted && i < form->count; i++)
+	{
+		free((char *) form->fields[i].name);
+		text_free(&form->values[i]);
+	}
+	free(form);
+}
+
 /* Opens a payment link, for a customer: no CDN, no journal. */
 static enum MHD_Result
-serve_page(struct MHD_Connection *connection, const char *verb)
+serve_checkout(struct MHD_Connection *connection, struct request *request,
+			   const char *verb)
 {
-	struct checkout_fields *query = must_allocate(
-		sizeof(struct checkout_fields));
+	bool is_form = checkout_is_form(request->path);
+	const char *allowed = is_form ? MHD_HTTP_METHOD_POST : MHD_HTTP_METHOD_GET;
+	struct form *form;
 	struct text page = {0};
-	int status = 405;
+	int status = 400;
 
-	query->count = 0;
-	if (strcmp(verb, MHD_HTTP_METHOD_GET) == 0)
-	{
+	if (strcmp(verb, allowed) != 0)
+		return reply_send(connection, 405, HTML_TYPE, allowed, &page);
+	if (request->is_too_long)
+		return reply_send(connection, 413, HTML_TYPE, NULL, &page);
+	form = must_allocate(sizeof(struct form));
+	memset(form, 0, sizeof(*form));
+	if (!is_form)
 		MHD_get_connection_values_n(connection, MHD_GET_ARGUMENT_KIND,
-									add_page_field, query);
-		status = checkout_open(query->fields, query->count, &page);
-	}
-	free(query);
-	return reply_send(connection, status, "text/html; charset=utf-8",
-					  status == 405 ? "GET" : NULL, &page);
+									add_query_field, form);
+	if (!is_form || read_form(connection, request, form))
+		status = checkout_open(form->fields, form->count, &page);
+	form_free(form, is_form);
+	return reply_send(connection, status, HTML_TYPE, NULL, &page);
 }
 
 /* Does what a request asks, now that it is received. */
@@ -493,9 +562,9 @@ serve(struct MHD_Connection *connection, struct request *request,
 
 	if (request->is_control)
 		return serve_control(connection, request, verb);
-	if (request->is_page)
-		return serve_page(connection, verb);
-	if (settings.check_user_agent && gateway_refuses(request->user_agent))
+	if (request->is_checkout)
+		return serve_checkout(connection, request, verb);
+	if (gateway_refuses(request->user_agent))
 		return refuse(connection, request, 403, "error 1010", gateway_page);
 	if (method_in_path(request->path, &length) == NULL)
 		return refuse(connection, request, 404, "404 Not Found", NULL);
@@ -542,15 +611,14 @@ begin(struct MHD_Connection *connection, const char *path, const char *verb)
 			->socket_context;
 	const char *name;
 	size_t length;
-	int64_t hide_ms;
 
 	*request = (struct request){.method = METHOD_UNKNOWN,
 								.path = strdup(path),
 								.connection = peer->number,
 								.number = ++peer->requests,
 								.is_control = control_is_path(path),
-								.is_page = checkout_is_path(path)};
-	if (request->is_control || request->is_page)
+								.is_checkout = checkout_is_path(path)};
+	if (request->is_control || request->is_checkout)
 		return request;
 	request->authorization =
 		(char *) MHD_lookup_connection_value(connection, MHD_HEADER_KIND,
@@ -563,11 +631,11 @@ begin(struct MHD_Connection *connection, const char *path, const char *verb)
 		return request;
 	request->method = method_find(name, length);
 	/* What the CDN refuses does not reach the provider, and meets no fault. */
-	if (settings.check_user_agent && gateway_refuses(request->user_agent))
+	if (gateway_refuses(request->user_agent))
 		return request;
-	request->fault = fault_take(request->method, &hide_ms);
-	if (hide_ms > 0)
-		methods_hide(request->method, hide_ms);
+	request->fault = fault_take(request->method, &request->aside);
+	if (request->aside.hide_ms > 0)
+		methods_hide(request->method, request->aside.hide_ms);
 	return request;
 }
 

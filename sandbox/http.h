@@ -18,7 +18,6 @@ struct http_options
 	const char *tls_key;
 	unsigned threads;
 	int64_t latency_ms;
-	bool check_user_agent;
 };
 
 /*

@@ -4,10 +4,12 @@
  *
  * The map: options.c reads the command line; http.c takes requests, gateway.c
  * turns some away, journal.c records them, fault.c says which of them go wrong
- * and reply.c makes them go wrong; methods.c executes them on books.c, rows.c
- * writes what is found there; checkout.c opens payment links; control.c is the
- * sandbox's own interface, with payment.c, webhook.c and state.c behind it.
- * timer.c, text.c, money.c, index.c and signature.c serve them all.
+ * and reply.c makes them go wrong; methods.c executes them on books.c, with
+ * params.c, orders.c and withdrawals.c; rows.c writes what is found there;
+ * checkout.c opens payment links; settle.c changes statuses, at once or later;
+ * control.c is the sandbox's own interface, with wanted.c, payment.c, webhook.c
+ * and state.c behind it. rules.c holds what is not documented. timer.c, text.c,
+ * money.c, currency.c, index.c and signature.c serve them all.
  *
  * This file starts the parts and stops them in the only order in which that
  * works. Signals are blocked in all threads and taken by the main thread, so
@@ -104,7 +106,6 @@ main(int argc, char **argv)
 	raise_file_limit();
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 
-	methods_configure(&options.provider);
 	payment_configure(options.notify_url);
 	if (options.journal != NULL && !journal_open(options.journal))
 		fail("open the journal", options.journal);

@@ -36,20 +36,6 @@ extern const char *const method_names[METHOD_COUNT];
 /* Returns the method of a name, or METHOD_UNKNOWN. */
 enum method method_find(const char *name, size_t length);
 
-enum nonce_rule
-{
-	NONCE_UNIQUE, /* never seen before for this shop */
-	NONCE_RISING, /* above every one before */
-	NONCE_ANY
-};
-
-struct method_rules
-{
-	enum nonce_rule nonce_rule;
-	bool deduplicate; /* refuse a payment_id that was executed before */
-	int64_t page_size;
-};
-
 /* Room for the longest reason: names are cut to fit. */
 #define DESC_BYTES 96
 
@@ -64,15 +50,26 @@ struct outcome
 	char desc[DESC_BYTES]; /* why it was refused, or empty */
 };
 
-/* Sets the rules, before the server starts. */
-void methods_configure(const struct method_rules *options);
+/*
+ * What a test has planned for one request, beside a fault that it may meet.
+ * Zero-initialised is nothing.
+ */
+struct aside
+{
+	int64_t hide_ms; /* lookups find nothing for so long */
+	int64_t push;	 /* entries that others make just before a list is read */
+	bool has_result; /* a payout comes to this status after so long */
+	int result;
+	int64_t result_ms;
+};
 
 /*
  * Executes a request and writes the answer, also that of a refusal. May be
- * called from any thread. authorization may be NULL.
+ * called from any thread. authorization and aside may be NULL.
  */
 void methods_execute(enum method method, const char *body, size_t length,
-					 const char *authorization, struct outcome *outcome);
+					 const char *authorization, const struct aside *aside,
+					 struct outcome *outcome);
 
 /*
  * Makes the order of a payment link, of the shop of that number. Returns the

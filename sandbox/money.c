@@ -17,9 +17,8 @@
 /* An int64 holds 92 times this; a balance is checked where it grows. */
 #define LIMIT_WHOLE INT64_C(1000000000)
 
-/* Reads [+-]digits[.digits]; nothing else is an amount. */
-static bool
-read_decimal(const char *string, size_t length, money *amount)
+bool
+money_read_text(const char *string, size_t length, money *amount)
 {
 	const char *next = string;
 	const char *end = string + length;
@@ -82,9 +81,20 @@ money_read(const json_t *value, money *amount)
 		return true;
 	}
 	if (json_is_string(value))
-		return read_decimal(json_string_value(value),
-							json_string_length(value), amount);
+		return money_read_text(json_string_value(value),
+							   json_string_length(value), amount);
 	return false;
+}
+
+money
+money_multiply(money one, money other)
+{
+	__int128 product = (__int128) one * other / MONEY_ONE;
+
+	/* no sum that is compared with an amount comes near this */
+	return product > INT64_MAX ? INT64_MAX
+		: product < INT64_MIN  ? INT64_MIN
+							   : (money) product;
 }
 
 void

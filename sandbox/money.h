@@ -6,6 +6,7 @@
 #define MONEY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include <jansson.h>
@@ -24,6 +25,12 @@ typedef int64_t money;
  * is no amount, or one of a billion and more.
  */
 bool money_read(const json_t *value, money *amount);
+
+/* Reads [+-]digits[.digits], as above. */
+bool money_read_text(const char *text, size_t length, money *amount);
+
+/* Returns one times the other, both of 10^-8, rounded towards zero. */
+money money_multiply(money one, money other);
 
 /* Appends an amount with at least `decimals` decimals, and all that it has. */
 void money_write(struct text *text, money amount, int decimals);

@@ -15,6 +15,8 @@
 #include <string.h>
 
 #include "books.h"
+#include "rules.h"
+#include "settle.h"
 
 #define VERSION "0.1.0"
 
@@ -46,16 +48,50 @@ static const char help[] =
 	"                           D0F98E7D7742609DC508D86BB7500914, with the API key\n"
 	"                           sandbox-api-key and the secret key\n"
 	"                           sandbox-secret-key\n"
-	"  --nonce RULE             unique: refuse a nonce that the shop has used\n"
-	"                           (default); rising: refuse one that is not above\n"
-	"                           the last; any: take all\n"
+	"  --latency MS             answer API requests so much later (default 0)\n"
+	"  --notify-url URL         where notifications of payments go\n"
+	"\n"
+	"What is not documented, or differs between sources (the list below)\n"
+	"  --user-agents RULE       reported: refuse the one that was reported as\n"
+	"                           refused (default); named: refuse those of\n"
+	"                           libraries, and none; any: take all\n"
+	"  --nonce RULE             differ: refuse the shop's previous nonce (default);\n"
+	"                           unique: refuse any that the shop has used; rising:\n"
+	"                           refuse one that is not above the last; any: take all\n"
+	"  --require LIST           params that must be there, with commas between:\n"
+	"                           createWithdrawal.payment_system (default),\n"
+	"                           createOrder.payment_system, createOrder.fields,\n"
+	"                           createOrder.receipt; or none\n"
+	"  --bad-receipt WHEN       refused: createOrder refuses a receipt that does not\n"
+	"                           add up (default); kept: only the payment page does\n"
+	"  --currencies LIST        refuse all currencies but these, with commas between\n"
 	"  --deduplicate            refuse a payment_id that a withdrawal has used;\n"
 	"                           without it, a repeated withdrawal pays twice\n"
+	"  --payout-result STATUS   what becomes of a withdrawal: paid (default), failed,\n"
+	"                           returned (after it was paid), a number, or accepted:\n"
+	"                           nothing\n"
+	"  --payout-delay MS        after so long (default 1000; 0: before it is answered)\n"
+	"  --payout-statuses A,P,F,R\n"
+	"                           the numbers of accepted, paid, failed, returned\n"
+	"                           (default 0,1,2,3)\n"
+	"  --payout-answer SHAPE    order_id: createWithdrawal answers order_id and\n"
+	"                           balance (default); id: it answers id and status\n"
 	"  --page-size N            rows on a page of orders, withdrawals (default 100)\n"
-	"  --latency MS             answer API requests so much later (default 0)\n"
-	"  --no-user-agent-check    accept the default user agents of libraries, which\n"
-	"                           the provider's CDN refuses with 403\n"
-	"  --notify-url URL         where notifications of payments go\n"
+	"  --rows SHAPE             published: rows as documented (default); full: with\n"
+	"                           currency, and account, fee and payment_system_id\n"
+	"  --not-found HOW          error: a lookup that finds nothing is an error\n"
+	"                           (default); empty, null: its data is [] or null\n"
+	"  --fee PERCENT            what customers pay on top (default 0)\n"
+	"  --fee-shown WHERE        in-amount: a paid order's amount contains the fee\n"
+	"                           (default); apart: it does not\n"
+	"  --notify-as TYPE         urlencoded (default), multipart or json\n"
+	"  --notify-fields LIST     what notifications carry beside the documented fields:\n"
+	"                           payment_id,payment_system,status (default), or none\n"
+	"  --notify-sign CASE       lower (default) or upper\n"
+	"  --notify-retries N       send again so often after a 5xx (default 3)\n"
+	"  --notify-retry-delay MS  after so long (default 1000)\n"
+	"  --check                  ask the shop before an order is paid: the address of\n"
+	"                           its notifications; another answer than 2xx rejects it\n"
 	"\n"
 	"What it tells\n"
 	"  --journal FILE           append a JSON line to FILE for each API request\n"
@@ -64,7 +100,11 @@ static const char help[] =
 	"\n"
 	"It prints one line, \"tegro-sandbox: listening on URL\", once it listens. The\n"
 	"API is at URL/api/METHOD/, its controls (faults, payments, state) at\n"
-	"URL/_sandbox/. SIGTERM and SIGINT end it.\n";
+	"URL/_sandbox/. SIGTERM and SIGINT end it.\n"
+	"\n"
+	"What is a guess, the default, and where that comes from. docs: the provider's\n"
+	"documentation; roskassa: that of RosKassa, the platform's earlier brand;\n"
+	"clients: programs that others run; none: made up here.\n";
 
 enum option_code
 {
@@ -75,6 +115,23 @@ enum option_code
 	OPTION_JOURNAL,
 	OPTION_SHOP,
 	OPTION_NONCE,
+	OPTION_REQUIRE,
+	OPTION_BAD_RECEIPT,
+	OPTION_CURRENCIES,
+	OPTION_PAYOUT_RESULT,
+	OPTION_PAYOUT_DELAY,
+	OPTION_PAYOUT_STATUSES,
+	OPTION_PAYOUT_ANSWER,
+	OPTION_ROWS,
+	OPTION_NOT_FOUND,
+	OPTION_FEE,
+	OPTION_FEE_SHOWN,
+	OPTION_NOTIFY_AS,
+	OPTION_NOTIFY_FIELDS,
+	OPTION_NOTIFY_SIGN,
+	OPTION_NOTIFY_RETRIES,
+	OPTION_NOTIFY_RETRY_DELAY,
+	OPTION_CHECK,
 	OPTION_DEDUPLICATE,
 	OPTION_LATENCY,
 	OPTION_PAGE_SIZE,
@@ -82,7 +139,7 @@ enum option_code
 	OPTION_READY_FILE,
 	OPTION_THREADS,
 	OPTION_PARENT_DEATH,
-	OPTION_NO_USER_AGENT_CHECK,
+	OPTION_USER_AGENTS,
 	OPTION_HELP,
 	OPTION_VERSION
 };
@@ -102,7 +159,25 @@ static const struct option long_options[] =
 	 {"ready-file", required_argument, NULL, OPTION_READY_FILE},
 	 {"threads", required_argument, NULL, OPTION_THREADS},
 	 {"parent-death", no_argument, NULL, OPTION_PARENT_DEATH},
-	 {"no-user-agent-check", no_argument, NULL, OPTION_NO_USER_AGENT_CHECK},
+	 {"user-agents", required_argument, NULL, OPTION_USER_AGENTS},
+	 {"require", required_argument, NULL, OPTION_REQUIRE},
+	 {"bad-receipt", required_argument, NULL, OPTION_BAD_RECEIPT},
+	 {"currencies", required_argument, NULL, OPTION_CURRENCIES},
+	 {"payout-result", required_argument, NULL, OPTION_PAYOUT_RESULT},
+	 {"payout-delay", required_argument, NULL, OPTION_PAYOUT_DELAY},
+	 {"payout-statuses", required_argument, NULL, OPTION_PAYOUT_STATUSES},
+	 {"payout-answer", required_argument, NULL, OPTION_PAYOUT_ANSWER},
+	 {"rows", required_argument, NULL, OPTION_ROWS},
+	 {"not-found", required_argument, NULL, OPTION_NOT_FOUND},
+	 {"fee", required_argument, NULL, OPTION_FEE},
+	 {"fee-shown", required_argument, NULL, OPTION_FEE_SHOWN},
+	 {"notify-as", required_argument, NULL, OPTION_NOTIFY_AS},
+	 {"notify-fields", required_argument, NULL, OPTION_NOTIFY_FIELDS},
+	 {"notify-sign", required_argument, NULL, OPTION_NOTIFY_SIGN},
+	 {"notify-retries", required_argument, NULL, OPTION_NOTIFY_RETRIES},
+	 {"notify-retry-delay", required_argument, NULL,
+	  OPTION_NOTIFY_RETRY_DELAY},
+	 {"check", no_argument, NULL, OPTION_CHECK},
 	 {"help", no_argument, NULL, OPTION_HELP},
 	 {"version", no_argument, NULL, OPTION_VERSION},
 	 {NULL, 0, NULL, 0}};
@@ -136,16 +211,192 @@ read_number(const char *name, const char *text, int64_t least, int64_t most)
 	return number;
 }
 
-static enum nonce_rule
-read_nonce_rule(const char *text)
+/* Returns the place of a word in a list that ends with NULL. */
+static int
+read_choice(const char *name, const char *text, const char *const *choices)
 {
-	if (strcmp(text, "unique") == 0)
-		return NONCE_UNIQUE;
-	if (strcmp(text, "rising") == 0)
-		return NONCE_RISING;
-	if (strcmp(text, "any") != 0)
-		fail("--nonce must be unique, rising or any, not \"%s\"", text);
-	return NONCE_ANY;
+	int place = rules_find(choices, text);
+	struct text list = {0};
+
+	if (place >= 0)
+		return place;
+	for (int i = 0; choices[i] != NULL; i++)
+	{
+		if (i > 0)
+			text_string(&list, choices[i + 1] == NULL ? " or " : ", ");
+		text_string(&list, choices[i]);
+	}
+	text_byte(&list, '\0');
+	fail("%s must be %s, not \"%s\"", name, list.data, text);
+}
+
+/*
+ * Returns a set of words, with commas between, as bits by their place in a list
+ * that ends with NULL. The word "none" stands for no bit.
+ */
+static unsigned
+read_set(const char *name, const char *text, const char *const *choices)
+{
+	char *copy = strdup(text);
+	char *rest = copy;
+	char *word;
+	unsigned set = 0;
+
+	if (strcmp(text, "none") != 0)
+		while ((word = strsep(&rest, ",")) != NULL)
+			set |= 1U << read_choice(name, word, choices);
+	free(copy);
+	return set;
+}
+
+static money
+read_percent(const char *name, const char *text)
+{
+	money percent;
+
+	if (!money_read_text(text, strlen(text), &percent) || percent < 0 ||
+		percent > 100 * MONEY_ONE)
+		fail("%s must be a number from 0 to 100, not \"%s\"", name, text);
+	return percent;
+}
+
+/* Reads the four numbers of a withdrawal's steps. */
+static void
+read_statuses(const char *name, const char *text)
+{
+	int end = 0;
+	int *numbers = rules.payout_status;
+
+	if (strspn(text, "0123456789,") != strlen(text) ||
+		sscanf(text, "%9d,%9d,%9d,%9d%n", &numbers[0], &numbers[1],
+			   &numbers[2], &numbers[3], &end) != PAYOUT_STEP_COUNT ||
+		text[end] != '\0')
+		fail("%s must be four numbers with commas between, not \"%s\"", name,
+			 text);
+}
+
+static int
+read_result(const char *name, const char *text)
+{
+	struct text reason = {0};
+	int status;
+
+	if (!settle_read(BOOK_WITHDRAWALS, text, name, &status, &reason))
+		fail("%.*s, not \"%s\"", (int) reason.length, reason.data, text);
+	return status;
+}
+
+/* Reads an option that is one of the rules; returns false for any other. */
+static bool
+read_rule(int option, const char *text, const char **payout_result)
+{
+	static const char *const user_agents[] = {"reported", "named", "any",
+											  NULL};
+	static const char *const nonces[] = {"differ", "unique", "rising", "any",
+										 NULL};
+	static const char *const requirements[] =
+		{"createWithdrawal.payment_system", "createOrder.payment_system",
+		 "createOrder.fields", "createOrder.receipt", NULL};
+	static const char *const bad_receipts[] = {"refused", "kept", NULL};
+	static const char *const payout_answers[] = {"order_id", "id", NULL};
+	static const char *const row_shapes[] = {"published", "full", NULL};
+	static const char *const not_found[] = {"error", "empty", "null", NULL};
+	static const char *const fees[] = {"in-amount", "apart", NULL};
+	static const char *const cases[] = {"lower", "upper", NULL};
+
+	switch (option)
+	{
+		case OPTION_USER_AGENTS:
+			rules.user_agents = read_choice("--user-agents", text,
+											user_agents);
+			return true;
+		case OPTION_NONCE:
+			rules.nonce = read_choice("--nonce", text, nonces);
+			return true;
+		case OPTION_REQUIRE:
+			rules.required = read_set("--require", text, requirements);
+			return true;
+		case OPTION_BAD_RECEIPT:
+			rules.keep_receipts = read_choice("--bad-receipt", text,
+											  bad_receipts) == 1;
+			return true;
+		case OPTION_CURRENCIES:
+			rules.currencies = text;
+			return true;
+		case OPTION_DEDUPLICATE:
+			rules.deduplicate = true;
+			return true;
+		case OPTION_PAYOUT_RESULT:
+			/* its names depend on --payout-statuses, which may come later */
+			*payout_result = text;
+			return true;
+		case OPTION_PAYOUT_DELAY:
+			rules.payout_delay_ms = read_number("--payout-delay", text, 0,
+												SETTLE_MS_MAX);
+			return true;
+		case OPTION_PAYOUT_STATUSES:
+			read_statuses("--payout-statuses", text);
+			return true;
+		case OPTION_PAYOUT_ANSWER:
+			rules.payout_answer_id = read_choice("--payout-answer", text,
+												 payout_answers) == 1;
+			return true;
+		case OPTION_PAGE_SIZE:
+			rules.page_size = read_number("--page-size", text, 1, 10000);
+			return true;
+		case OPTION_ROWS:
+			rules.full_rows = read_choice("--rows", text, row_shapes) == 1;
+			return true;
+		case OPTION_NOT_FOUND:
+			rules.not_found = read_choice("--not-found", text, not_found);
+			return true;
+		case OPTION_FEE:
+			rules.fee_percent = read_percent("--fee", text);
+			return true;
+		case OPTION_FEE_SHOWN:
+			rules.fee_apart = read_choice("--fee-shown", text, fees) == 1;
+			return true;
+		case OPTION_NOTIFY_AS:
+			rules.notify_as = read_choice("--notify-as", text,
+										  webhook_type_names);
+			return true;
+		case OPTION_NOTIFY_FIELDS:
+			rules.notify_extras = read_set("--notify-fields", text,
+										   webhook_extra_names);
+			return true;
+		case OPTION_NOTIFY_SIGN:
+			rules.notify_upper_case = read_choice("--notify-sign", text,
+												  cases) == 1;
+			return true;
+		case OPTION_NOTIFY_RETRIES:
+			rules.notify_retries = read_number("--notify-retries", text, 0,
+											   1000);
+			return true;
+		case OPTION_NOTIFY_RETRY_DELAY:
+			rules.notify_retry_ms = read_number("--notify-retry-delay", text,
+												0, SETTLE_MS_MAX);
+			return true;
+		case OPTION_CHECK:
+			rules.check = true;
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Prints the help, and what is a guess. */
+static void
+print_help(void)
+{
+	fputs(help, stdout);
+	for (const struct guess *guess = guesses; guess->behaviour != NULL;
+		 guess++)
+	{
+		printf("  %s%s%s\n", guess->behaviour,
+			   guess->option != NULL ? ": " : "",
+			   guess->option != NULL ? guess->option : "");
+		printf("      %s (%s)\n", guess->choice, guess->source);
+	}
 }
 
 /* Adds a shop; its parts stay in memory for as long as the program runs. */
@@ -199,14 +450,14 @@ options_read(int argc, char **argv, struct options *options)
 {
 	const char *certificate = NULL;
 	const char *key = NULL;
+	const char *payout_result = "paid";
 	int option;
 
-	*options = (struct options){.http = {.listen = "127.0.0.1",
-										 .threads = 2,
-										 .check_user_agent = true},
-								.provider = {.nonce_rule = NONCE_UNIQUE,
-											 .page_size = 100}};
+	*options = (struct options){.http = {.listen = "127.0.0.1", .threads = 2}};
 	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1)
+	{
+		if (read_rule(option, optarg, &payout_result))
+			continue;
 		switch (option)
 		{
 			case OPTION_LISTEN:
@@ -228,19 +479,9 @@ options_read(int argc, char **argv, struct options *options)
 			case OPTION_SHOP:
 				add_shop(optarg);
 				break;
-			case OPTION_NONCE:
-				options->provider.nonce_rule = read_nonce_rule(optarg);
-				break;
-			case OPTION_DEDUPLICATE:
-				options->provider.deduplicate = true;
-				break;
 			case OPTION_LATENCY:
 				options->http.latency_ms = read_number("--latency", optarg, 0,
 													   3600000);
-				break;
-			case OPTION_PAGE_SIZE:
-				options->provider.page_size = read_number("--page-size",
-														  optarg, 1, 10000);
 				break;
 			case OPTION_NOTIFY_URL:
 				options->notify_url = optarg;
@@ -255,11 +496,8 @@ options_read(int argc, char **argv, struct options *options)
 			case OPTION_PARENT_DEATH:
 				options->parent_death = true;
 				break;
-			case OPTION_NO_USER_AGENT_CHECK:
-				options->http.check_user_agent = false;
-				break;
 			case OPTION_HELP:
-				fputs(help, stdout);
+				print_help();
 				exit(0);
 			case OPTION_VERSION:
 				puts("tegro-sandbox " VERSION);
@@ -269,6 +507,8 @@ options_read(int argc, char **argv, struct options *options)
 				fputs("tegro-sandbox: --help lists the options\n", stderr);
 				exit(2);
 		}
+	}
+	rules.payout_result = read_result("--payout-result", payout_result);
 	if (optind < argc)
 		fail("\"%s\" is no option; --help lists them", argv[optind]);
 	if ((certificate == NULL) != (key == NULL))

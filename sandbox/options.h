@@ -8,12 +8,10 @@
 #include <stdbool.h>
 
 #include "http.h"
-#include "methods.h"
 
 struct options
 {
 	struct http_options http;
-	struct method_rules provider;
 	const char *journal; /* files and addresses: NULL where not given */
 	const char *ready_file;
 	const char *notify_url;

@@ -3,31 +3,61 @@
  *		What a customer would do: pays an order, so that the shop is notified.
  *
  * The notification carries the fields that the provider documents and those
- * that integrations have seen, sorted by key and written as PHP's
- * http_build_query writes them; the signature is over that text. With "tamper"
- * the amount is changed after signing, which a shop must notice.
+ * that integrations have seen, sorted by key; the signature is over the text
+ * that PHP's http_build_query makes of them, whatever the content type is. With
+ * "tamper" the amount is changed after signing, which a shop must notice.
  *
  * Paying twice credits once, and notifies again: providers do repeat
- * notifications. A test order credits nothing.
+ * notifications. With "again" it makes another order under the same number and
+ * pays that. A test order credits nothing.
+ *
+ * With --check the shop is asked first, by a request like the notification of
+ * an order that waits. The documentation says no more of it than that an
+ * erroneous response rejects the order; all else is a guess.
  */
 #include "payment.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "books.h"
 #include "rows.h"
+#include "settle.h"
 #include "signature.h"
+#include "wanted.h"
 
 /* Replays of one notification; more would only take longer. */
 #define REPEAT_MAX 100000
 
 static const char *const field_names[] = {
-	"order_id", "payment_id", "shop_id", "notify_url", "repeat", "tamper",
+	"order_id", "payment_id", "shop_id", "notify_url", "repeat",
+	"tamper",	"again",	  "as",		 "fields",	   "upper_case",
 };
 
 #define FIELD_COUNT (sizeof(field_names) / sizeof(field_names[0]))
+
+/* How the shop is told, as the call and the rules have it. */
+struct manner
+{
+	enum webhook_type type;
+	unsigned extras;
+	bool upper_case;
+	bool tamper;
+	int64_t repeat;
+};
+
+struct payment
+{
+	uint32_t record;
+	uint64_t generation; /* of the books */
+	char *url;			 /* NULL: the shop is not told */
+	struct manner manner;
+	struct text order;			  /* the order's row, as JSON */
+	struct webhook *check;		  /* asks the shop first, or NULL */
+	struct webhook *notification; /* or NULL */
+	webhook_done done;
+	void *argument;
+};
 
 static const char *default_notify_url;
 
@@ -37,144 +67,166 @@ payment_configure(const char *notify_url)
 	default_notify_url = notify_url;
 }
 
+/* Reads the list of a notification's further fields. */
 static bool
-refuse(struct text *reason, const char *text)
+read_extras(const json_t *list, unsigned *extras, struct text *reason)
 {
-	text_string(reason, text);
-	return false;
+	bool is_good = list == NULL || json_is_array(list);
+
+	if (list != NULL)
+		*extras = 0;
+	for (size_t i = 0; is_good && i < json_array_size(list); i++)
+	{
+		const char *name = json_string_value(json_array_get(list, i));
+		int place = name != NULL ? rules_find(webhook_extra_names, name) : -1;
+
+		is_good = place >= 0;
+		if (is_good)
+			*extras |= 1U << place;
+	}
+	return is_good ||
+		wanted_refuse(reason,
+					  "\"fields\" must be an array of \"payment_id\", "
+					  "\"payment_system\", \"status\"");
 }
 
-/* Checks names and types. */
 static bool
-check(const json_t *wanted, struct text *reason)
+read_type(const json_t *value, enum webhook_type *type, struct text *reason)
 {
-	const json_t *order_id = json_object_get(wanted, "order_id");
-	const json_t *payment_id = json_object_get(wanted, "payment_id");
-	const json_t *shop_id = json_object_get(wanted, "shop_id");
-	const json_t *notify_url = json_object_get(wanted, "notify_url");
-	const json_t *repeat = json_object_get(wanted, "repeat");
-	const json_t *tamper = json_object_get(wanted, "tamper");
-	const char *key;
-	json_t *value;
+	const char *name = json_string_value(value);
+	int place = name != NULL ? rules_find(webhook_type_names, name) : -1;
 
-	json_object_foreach((json_t *) wanted, key, value)
-	{
-		size_t i = 0;
-
-		while (i < FIELD_COUNT && strcmp(key, field_names[i]) != 0)
-			i++;
-		if (i < FIELD_COUNT)
-			continue;
-		text_string(reason, "unknown field ");
-		text_json_any(reason, key, strlen(key));
-		return refuse(reason,
-					  "; valid fields: order_id, payment_id, shop_id, "
-					  "notify_url, repeat, tamper");
-	}
-	if ((order_id == NULL) == (payment_id == NULL))
-		return refuse(reason,
-					  "exactly one of \"order_id\" (the provider's "
-					  "number) and \"payment_id\" (the shop's) must be there");
-	if (order_id != NULL && !json_is_integer(order_id))
-		return refuse(reason,
-					  "\"order_id\" must be an integer, the provider's "
-					  "number; the shop's own number goes to \"payment_id\"");
-	if (payment_id != NULL && !json_is_string(payment_id))
-		return refuse(reason, "\"payment_id\" must be a string");
-	if (shop_id != NULL && !json_is_string(shop_id))
-		return refuse(reason, "\"shop_id\" must be a string");
-	if (notify_url != NULL && !json_is_string(notify_url))
-		return refuse(reason, "\"notify_url\" must be a string");
-	if (repeat != NULL &&
-		(!json_is_integer(repeat) || json_integer_value(repeat) < 1 ||
-		 json_integer_value(repeat) > REPEAT_MAX))
-		return refuse(reason,
-					  "\"repeat\" must be an integer from 1 to 100000");
-	if (tamper != NULL && !json_is_boolean(tamper))
-		return refuse(reason, "\"tamper\" must be true or false");
-	return true;
+	if (place >= 0)
+		*type = (enum webhook_type) place;
+	return value == NULL || place >= 0 ||
+		wanted_refuse(reason,
+					  "\"as\" must be \"urlencoded\", \"multipart\" or "
+					  "\"json\"");
 }
 
-/* Finds the order. Books' lock held. */
 static bool
-find_order(const json_t *wanted, uint32_t *record, struct text *reason)
+read_boolean(const json_t *wanted, const char *name, bool *boolean,
+			 struct text *reason)
 {
-	const json_t *order_id = json_object_get(wanted, "order_id");
-	const json_t *payment_id = json_object_get(wanted, "payment_id");
-	const json_t *shop_id = json_object_get(wanted, "shop_id");
-	size_t shop = 0;
+	const json_t *value = json_object_get(wanted, name);
 
-	if (shop_id != NULL &&
-		books_find_shop(json_string_value(shop_id), &shop) == NULL)
-		return refuse(reason, "unknown shop_id");
-	if (order_id != NULL)
-	{
-		int64_t id = json_integer_value(order_id);
-
-		/* The provider's numbers are unique over all shops. */
-		for (size_t i = 0; books_shop(i) != NULL; i++)
-			if ((shop_id == NULL || i == shop) &&
-				books_find_id(BOOK_ORDERS, i, id, record))
-				return true;
-	}
-	else if (books_find_reference(BOOK_ORDERS, shop,
-								  json_string_value(payment_id),
-								  json_string_length(payment_id), record))
+	if (value == NULL)
 		return true;
-	return refuse(reason, "order not found");
+	*boolean = json_is_true(value);
+	if (json_is_boolean(value))
+		return true;
+	text_json_any(reason, name, strlen(name));
+	return wanted_refuse(reason, " must be true or false");
 }
 
-/* Appends `&name=value`, form-encoded. */
-static void
-append_field(struct text *form, const char *name, const char *value,
-			 size_t length)
+/* Checks names and types, and reads how the shop is told. */
+static bool
+read_wanted(const json_t *wanted, struct manner *manner, bool *again,
+			struct text *reason)
 {
-	if (form->length > 0)
-		text_byte(form, '&');
-	text_string(form, name);
-	text_byte(form, '=');
-	text_form(form, value, length);
+	const json_t *notify_url = json_object_get(wanted, "notify_url");
+
+	*manner = (struct manner){.type = rules.notify_as,
+							  .extras = rules.notify_extras,
+							  .upper_case = rules.notify_upper_case,
+							  .repeat = 1};
+	if (!wanted_check(wanted, field_names, FIELD_COUNT, reason))
+		return false;
+	if (notify_url != NULL && !json_is_string(notify_url))
+		return wanted_refuse(reason, "\"notify_url\" must be a string");
+	return wanted_number(wanted, "repeat", 1, REPEAT_MAX, &manner->repeat,
+						 reason) &&
+		read_type(json_object_get(wanted, "as"), &manner->type, reason) &&
+		read_extras(json_object_get(wanted, "fields"), &manner->extras,
+					reason) &&
+		read_boolean(wanted, "tamper", &manner->tamper, reason) &&
+		read_boolean(wanted, "again", again, reason) &&
+		read_boolean(wanted, "upper_case", &manner->upper_case, reason);
 }
 
 static void
-append_number(struct text *form, const char *name, int64_t number)
+add_string(struct webhook *webhook, const char *name, const char *value)
+{
+	webhook_add(webhook, name, value, strlen(value));
+}
+
+static void
+add_number(struct webhook *webhook, const char *name, int64_t number)
 {
 	struct text digits = {0};
 
 	text_integer(&digits, number);
-	append_field(form, name, digits.data, digits.length);
+	webhook_add(webhook, name, digits.data, digits.length);
 	text_free(&digits);
 }
 
 static void
-append_amount(struct text *form, money amount)
+add_amount(struct webhook *webhook, money amount)
 {
 	struct text digits = {0};
 
 	money_write(&digits, amount, 2);
-	append_field(form, "amount", digits.data, digits.length);
+	webhook_add(webhook, "amount", digits.data, digits.length);
 	text_free(&digits);
 }
 
-/* Writes the fields, sorted by key, from "amount" on. Books' lock held. */
+/* Adds the signed fields, sorted by name. Books' lock held. */
 static void
-write_form(struct text *form, uint32_t record, money amount)
+add_fields(struct webhook *webhook, uint32_t record, unsigned extras)
 {
 	const struct entry *entry = books_entry(BOOK_ORDERS, record);
-	const char *currency = currency_codes[entry->currency];
-	const char *shop_id = books_shop(entry->shop)->id;
 	size_t length;
 	const char *reference = entry_string(entry, ENTRY_REFERENCE, &length);
 
-	append_amount(form, amount);
-	append_field(form, "currency", currency, strlen(currency));
-	append_field(form, "order_id", reference, length);
-	append_number(form, "payment_id", books_id(BOOK_ORDERS, record));
-	append_number(form, "payment_system", entry->payment_system);
-	append_field(form, "shop_id", shop_id, strlen(shop_id));
-	append_number(form, "status", entry->status);
+	add_amount(webhook, row_amount(BOOK_ORDERS, entry));
+	add_string(webhook, "currency", currency_code(entry->currency));
+	webhook_add(webhook, "order_id", reference, length);
+	if ((extras & EXTRA_PAYMENT_ID) != 0)
+		add_number(webhook, "payment_id", books_id(BOOK_ORDERS, record));
+	if ((extras & EXTRA_PAYMENT_SYSTEM) != 0 &&
+		entry->payment_system != PAYMENT_SYSTEM_NONE)
+		add_number(webhook, "payment_system", entry->payment_system);
+	add_string(webhook, "shop_id", books_shop(entry->shop)->id);
+	if ((extras & EXTRA_STATUS) != 0)
+		add_number(webhook, "status", entry->status);
 	if (entry->is_test)
-		append_number(form, "test", 1);
+		add_number(webhook, "test", 1);
+}
+
+/* Changes the amount, which is the first field. */
+static void
+tamper(struct webhook *webhook, money amount)
+{
+	webhook->fields[0].value.length = 0;
+	money_write(&webhook->fields[0].value, amount + MONEY_ONE, 2);
+}
+
+/* Makes a request that tells of an order. Books' lock held. */
+static struct webhook *
+make_webhook(const struct payment *payment)
+{
+	const struct entry *entry = books_entry(BOOK_ORDERS, payment->record);
+	const char *secret_key = books_shop(entry->shop)->secret_key;
+	struct webhook *webhook = must_allocate(sizeof(struct webhook));
+	struct text form = {0};
+	char sign[32];
+
+	*webhook = (struct webhook){.url = strdup(payment->url),
+								.type = payment->manner.type,
+								.repeat = payment->manner.repeat,
+								.retries = rules.notify_retries,
+								.retry_ms = rules.notify_retry_ms};
+	add_fields(webhook, payment->record, payment->manner.extras);
+	webhook_write_form(webhook, &form);
+	signature_md5(form.data, form.length, secret_key, sign);
+	text_free(&form);
+	for (size_t i = 0; payment->manner.upper_case && i < sizeof(sign); i++)
+		if (sign[i] >= 'a' && sign[i] <= 'f')
+			sign[i] -= 'a' - 'A';
+	if (payment->manner.tamper)
+		tamper(webhook, row_amount(BOOK_ORDERS, entry));
+	webhook_add(webhook, "sign", sign, sizeof(sign));
+	return webhook;
 }
 
 /* Chooses the address: the call's, the order's, the program's. Lock held. */
@@ -192,111 +244,171 @@ choose_url(const json_t *wanted, const struct entry *entry)
 	return default_notify_url != NULL ? strdup(default_notify_url) : NULL;
 }
 
-/* Prepares the notification of a paid order. Books' lock held. */
-static struct webhook *
-prepare(const json_t *wanted, uint32_t record)
+/* Gives the order a status, and prepares what tells of it. Lock held. */
+static void
+pay(struct payment *payment, int status)
 {
-	const struct entry *entry = books_entry(BOOK_ORDERS, record);
-	const char *secret_key = books_shop(entry->shop)->secret_key;
-	const json_t *repeat = json_object_get(wanted, "repeat");
-	char *url = choose_url(wanted, entry);
-	struct webhook *notification;
-	struct text *form;
-	char sign[32];
+	struct entry *entry = books_entry(BOOK_ORDERS, payment->record);
 
-	if (url == NULL)
-		return NULL;
-	notification = must_allocate(sizeof(struct webhook));
-	*notification = (struct webhook){.url = url,
-									 .repeat = repeat != NULL
-										 ? json_integer_value(repeat)
-										 : 1};
-	form = &notification->form;
-	write_form(form, record, entry->amount);
-	signature_md5(form->data, form->length, secret_key, sign);
-	if (json_is_true(json_object_get(wanted, "tamper")))
-	{
-		form->length = 0;
-		write_form(form, record, entry->amount + MONEY_ONE);
-	}
-	append_field(form, "sign", sign, sizeof(sign));
-	return notification;
+	if (entry->status != STATUS_PAID)
+		settle_now(BOOK_ORDERS, entry, status);
+	row_write(&payment->order, BOOK_ORDERS, payment->record);
+	if (payment->url != NULL && entry->status == STATUS_PAID)
+		payment->notification = make_webhook(payment);
 }
 
-/* Marks an order paid, once. Books' lock held. */
-static void
-pay(struct entry *entry)
+/* Makes another order like this one. Books' lock held. */
+static uint32_t
+copy_order(uint32_t record)
 {
-	struct shop *shop = books_shop(entry->shop);
+	const struct entry *old = books_entry(BOOK_ORDERS, record);
+	struct entry entry = *old;
+	size_t reference_length, party_length, url_length;
+	const char *reference = entry_string(old, ENTRY_REFERENCE,
+										 &reference_length);
+	const char *party = entry_string(old, ENTRY_PARTY, &party_length);
+	const char *url = entry_string(old, ENTRY_NOTIFY_URL, &url_length);
 
-	if (entry->status == STATUS_PAID)
-		return;
-	entry->status = STATUS_PAID;
-	entry->paid = (uint32_t) time(NULL);
-	if (entry->payment_system == PAYMENT_SYSTEM_NONE)
-		entry->payment_system = ROW_DEFAULT_PAYMENT_SYSTEM;
-	/* A balance that is full stays as it is: nobody has that much money. */
-	if (!entry->is_test &&
-		shop->balance[entry->currency] <= INT64_MAX - entry->amount)
-		shop->balance[entry->currency] += entry->amount;
+	entry.status = STATUS_NEW;
+	entry.paid = 0;
+	entry.holds_money = false;
+	return books_add(BOOK_ORDERS, entry, reference, reference_length, party,
+					 party_length, url, url_length);
+}
+
+/* Pays, or prepares to ask the shop. Books' lock held. */
+static struct payment *
+begin(const json_t *wanted, uint32_t record, const struct manner *manner)
+{
+	struct payment *payment = must_allocate(sizeof(struct payment));
+	const struct entry *entry = books_entry(BOOK_ORDERS, record);
+
+	*payment = (struct payment){.record = record,
+								.generation = books_generation(),
+								.url = choose_url(wanted, entry),
+								.manner = *manner};
+	if (rules.check && payment->url != NULL && entry->status != STATUS_PAID)
+	{
+		payment->check = make_webhook(payment);
+		payment->check->repeat = 1;
+		payment->check->retries = 0;
+	}
+	else
+		pay(payment, STATUS_PAID);
+	return payment;
 }
 
 struct payment *
 payment_make(const json_t *wanted, struct text *reason)
 {
-	struct payment *payment;
+	struct payment *payment = NULL;
+	struct manner manner;
 	uint32_t record;
+	bool again = false;
 
-	if (!check(wanted, reason))
+	if (!read_wanted(wanted, &manner, &again, reason))
 		return NULL;
 	books_lock();
-	if (!find_order(wanted, &record, reason))
+	if (wanted_find(wanted, BOOK_ORDERS, &record, reason))
 	{
-		books_unlock();
-		return NULL;
+		if (books_entry(BOOK_ORDERS, record)->is_unpayable)
+			text_string(reason,
+						"the payment page shows an error: the receipt "
+						"does not add up to the amount");
+		else
+			payment = begin(wanted, again ? copy_order(record) : record,
+							&manner);
 	}
-	payment = must_allocate(sizeof(struct payment));
-	*payment = (struct payment){0};
-	pay(books_entry(BOOK_ORDERS, record));
-	row_write(&payment->order, BOOK_ORDERS, record);
-	payment->notification = prepare(wanted, record);
 	books_unlock();
 	return payment;
+}
+
+bool
+payment_has_requests(const struct payment *payment)
+{
+	return payment->check != NULL || payment->notification != NULL;
+}
+
+/* Goes on once the shop has answered the request before the payment. */
+static void
+go_on(void *argument)
+{
+	struct payment *payment = argument;
+	bool is_good = payment->check->accepted > 0;
+
+	books_lock();
+	/* after a reset there is no such order any more */
+	if (payment->generation == books_generation())
+		pay(payment, is_good ? STATUS_PAID : STATUS_FAILED);
+	books_unlock();
+	if (payment->notification == NULL)
+	{
+		payment->done(payment->argument);
+		return;
+	}
+	payment->notification->done = payment->done;
+	payment->notification->argument = payment->argument;
+	webhook_send(payment->notification);
+}
+
+void
+payment_send(struct payment *payment, webhook_done done, void *argument)
+{
+	struct webhook *first = payment->notification;
+
+	payment->done = done;
+	payment->argument = argument;
+	if (payment->check != NULL)
+	{
+		first = payment->check;
+		done = go_on;
+		argument = payment;
+	}
+	first->done = done;
+	first->argument = argument;
+	webhook_send(first);
+}
+
+/* Says why nothing was told. */
+static const char *
+untold_reason(const struct payment *payment)
+{
+	return payment->check != NULL ? "the shop refused the request before it"
+								  : "there is no notify_url";
 }
 
 void
 payment_write(struct text *text, const struct payment *payment)
 {
-	const struct webhook *notification = payment->notification;
+	const struct webhook *webhook = payment->notification;
+	const char *error = webhook != NULL ? webhook->error
+										: untold_reason(payment);
 
 	text_string(text, "{\"type\":\"success\",\"data\":{\"order\":");
-	text_append(text, payment->order.data, payment->order.length);
-	if (notification == NULL)
-		text_string(text,
-					",\"notified\":false,\"notification_status\":null,"
-					"\"notifications_accepted\":0,\"notification_error\":"
-					"\"there is no notify_url\"}}\n");
+	if (payment->order.length > 0)
+		text_append(text, payment->order.data, payment->order.length);
 	else
-	{
-		text_string(text,
-					notification->accepted == notification->repeat
-						? ",\"notified\":true"
-						: ",\"notified\":false");
-		text_string(text, ",\"notification_status\":");
-		if (notification->status > 0)
-			text_integer(text, notification->status);
-		else
-			text_string(text, "null");
-		text_string(text, ",\"notifications_accepted\":");
-		text_integer(text, notification->accepted);
-		text_string(text, ",\"notification_error\":");
-		if (notification->error[0] != '\0')
-			text_json_any(text, notification->error,
-						  strlen(notification->error));
-		else
-			text_string(text, "null");
-		text_string(text, "}}\n");
-	}
+		text_string(text, "null");
+	text_string(text, ",\"notified\":");
+	text_string(text,
+				webhook != NULL && webhook->accepted == webhook->repeat
+					? "true"
+					: "false");
+	text_string(text, ",\"notification_status\":");
+	if (webhook != NULL && webhook->status > 0)
+		text_integer(text, webhook->status);
+	else
+		text_string(text, "null");
+	text_string(text, ",\"notifications_accepted\":");
+	text_integer(text, webhook != NULL ? webhook->accepted : 0);
+	text_string(text, ",\"notification_requests\":");
+	text_integer(text, webhook != NULL ? webhook->requests : 0);
+	text_string(text, ",\"notification_error\":");
+	if (error[0] != '\0')
+		text_json_any(text, error, strlen(error));
+	else
+		text_string(text, "null");
+	text_string(text, "}}\n");
 }
 
 void
@@ -304,7 +416,9 @@ payment_free(struct payment *payment)
 {
 	if (payment == NULL)
 		return;
+	free(payment->url);
 	text_free(&payment->order);
+	webhook_free(payment->check);
 	webhook_free(payment->notification);
 	free(payment);
 }

@@ -2,14 +2,15 @@
  * rows.c
  *		How orders, withdrawals and the fixed lists look in an answer.
  *
- * Documented by the provider: the shapes of orders, shops and balances. Made up
- * here: those of withdrawals, modules and rates, the code beside an order's
- * currency_id, and every value that no request has set.
+ * Documented are the shapes of orders, withdrawals, shops and balances. Made up
+ * here: those of modules and rates, what --rows full adds to orders and
+ * withdrawals, and every value that no request has set.
  */
 #include "rows.h"
 
 #include <string.h>
 
+#include "rules.h"
 #include "signature.h"
 
 /* When the account, its shops and its payment systems came to be. */
@@ -46,9 +47,9 @@ append_payment_system(struct text *text, const struct entry *entry)
 		text_integer(text, entry->payment_system);
 }
 
-/* Appends an order without its closing brace. */
+/* Appends the members that both kinds of rows begin with. */
 static void
-append_order(struct text *text, const struct entry *entry, int64_t id)
+append_head(struct text *text, const struct entry *entry, int64_t id)
 {
 	text_string(text, "{\"id\":");
 	text_integer(text, id);
@@ -64,14 +65,43 @@ append_order(struct text *text, const struct entry *entry, int64_t id)
 	}
 	text_string(text, ",\"status\":");
 	text_integer(text, entry->status);
-	append_payment_system(text, entry);
+}
+
+static void
+append_currency_id(struct text *text, const struct entry *entry)
+{
 	text_string(text, ",\"currency_id\":");
 	text_integer(text, entry->currency + 1);
-	text_string(text, ",\"currency\":\"");
-	text_string(text, currency_codes[entry->currency]);
-	text_byte(text, '"');
-	append_amount(text, "amount", entry->amount);
-	append_amount(text, "fee", 0);
+}
+
+static void
+append_currency(struct text *text, const struct entry *entry)
+{
+	const char *code = currency_code(entry->currency);
+
+	text_string(text, ",\"currency\":");
+	text_json_any(text, code, strlen(code));
+}
+
+money
+row_amount(enum book_name book, const struct entry *entry)
+{
+	return book == BOOK_ORDERS && entry->paid != 0 && !rules.fee_apart
+		? entry->amount + entry->fee
+		: entry->amount;
+}
+
+/* Appends an order without its closing brace. */
+static void
+append_order(struct text *text, const struct entry *entry, int64_t id)
+{
+	append_head(text, entry, id);
+	append_payment_system(text, entry);
+	append_currency_id(text, entry);
+	if (rules.full_rows)
+		append_currency(text, entry);
+	append_amount(text, "amount", row_amount(BOOK_ORDERS, entry));
+	append_amount(text, "fee", entry->fee);
 	text_string(text, ",\"email\":");
 	append_entry_string(text, entry, ENTRY_PARTY);
 	text_string(text,
@@ -84,19 +114,18 @@ append_order(struct text *text, const struct entry *entry, int64_t id)
 static void
 append_withdrawal(struct text *text, const struct entry *entry, int64_t id)
 {
-	text_string(text, "{\"id\":");
-	text_integer(text, id);
-	text_string(text, ",\"date_created\":\"");
-	text_timestamp(text, entry->created);
-	text_string(text, "\",\"status\":");
-	text_integer(text, entry->status);
-	append_payment_system(text, entry);
-	text_string(text, ",\"currency\":\"");
-	text_string(text, currency_codes[entry->currency]);
-	text_string(text, "\",\"account\":");
-	append_entry_string(text, entry, ENTRY_PARTY);
+	append_head(text, entry, id);
+	append_currency_id(text, entry);
+	if (rules.full_rows)
+	{
+		append_payment_system(text, entry);
+		append_currency(text, entry);
+		text_string(text, ",\"account\":");
+		append_entry_string(text, entry, ENTRY_PARTY);
+	}
 	append_amount(text, "amount", entry->amount);
-	append_amount(text, "fee", 0);
+	if (rules.full_rows)
+		append_amount(text, "fee", 0);
 	text_string(text, ",\"payment_id\":");
 	append_entry_string(text, entry, ENTRY_REFERENCE);
 }
@@ -158,14 +187,20 @@ row_write_order_url(struct text *text, uint32_t record)
 void
 row_write_balances(struct text *text, const struct shop *shop)
 {
+	bool is_first = true;
+
 	text_byte(text, '{');
-	for (int i = 0; i < CURRENCY_COUNT; i++)
+	for (int i = 0; i < CURRENCY_MAX; i++)
 	{
-		if (i > 0)
+		const char *code = currency_code(i);
+
+		if (!shop->has_currency[i])
+			continue;
+		if (!is_first)
 			text_byte(text, ',');
-		text_byte(text, '"');
-		text_string(text, currency_codes[i]);
-		text_string(text, "\":\"");
+		is_first = false;
+		text_json_any(text, code, strlen(code));
+		text_string(text, ":\"");
 		money_write(text, shop->balance[i], 2);
 		text_byte(text, '"');
 	}
@@ -218,22 +253,22 @@ void
 row_write_rates(struct text *text, int from, int to)
 {
 	/* What one unit costs in RUB, by currency number; plausible, and fixed. */
-	static const money in_rub[CURRENCY_COUNT] = {MONEY_ONE,
-												 INT64_C(9250000000),
-												 INT64_C(10010000000),
-												 INT64_C(225000000)};
+	static const money in_rub[CURRENCY_FIRST_COUNT] = {MONEY_ONE,
+													   INT64_C(9250000000),
+													   INT64_C(10010000000),
+													   INT64_C(225000000)};
 	bool is_first = true;
 
 	text_byte(text, '[');
-	for (int i = 0; i < CURRENCY_COUNT; i++)
-		for (int j = 0; j < CURRENCY_COUNT; j++)
+	for (int i = 0; i < CURRENCY_FIRST_COUNT; i++)
+		for (int j = 0; j < CURRENCY_FIRST_COUNT; j++)
 		{
 			if (i == j || (from >= 0 && from != i) || (to >= 0 && to != j))
 				continue;
 			text_string(text, is_first ? "{\"from\":\"" : ",{\"from\":\"");
-			text_string(text, currency_codes[i]);
+			text_string(text, currency_code(i));
 			text_string(text, "\",\"to\":\"");
-			text_string(text, currency_codes[j]);
+			text_string(text, currency_code(j));
 			text_byte(text, '"');
 			append_amount(text, "rate", in_rub[i] * MONEY_ONE / in_rub[j]);
 			text_byte(text, '}');

@@ -20,6 +20,12 @@ void row_write(struct text *text, enum book_name book, uint32_t record);
 void row_write_counted(struct text *text, enum book_name book,
 					   uint32_t record);
 
+/*
+ * Returns the amount that the row of an entry shows: a paid order's contains
+ * what the customer paid on top.
+ */
+money row_amount(enum book_name book, const struct entry *entry);
+
 /* Appends the address where an order is paid, as a JSON string. Lock held. */
 void row_write_order_url(struct text *text, uint32_t record);
 

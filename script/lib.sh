@@ -385,8 +385,11 @@ install_privately()
 # --- The sandbox -------------------------------------------------------------
 
 # start_sandbox OPTION...: starts one with the tests' shop, and exports where it
-# is.  It runs from a copy, so that a build meanwhile does not matter and the
-# server's user can read it wherever the checkout lies.
+# is.  It takes no nonce twice, takes payouts without payment_system and pays
+# them at once, and shows more of orders and payouts than is documented: what the
+# examples and the regression tests print is then always the same.  It runs from
+# a copy, so that a build meanwhile does not matter and the server's user can
+# read it wherever the checkout lies.
 start_sandbox()
 {
 	local log=$directory/sandbox.log ready=$directory/sandbox.ready turn options
@@ -398,6 +401,7 @@ start_sandbox()
 	export TEGRO_SECRET_KEY=$secret_key
 	spawn TERM "$log" "$directory/tegro-sandbox" --listen 127.0.0.1 \
 		--shop "$shop_id:$api_key:$secret_key" \
+		--nonce unique --require none --rows full --payout-delay 0 \
 		--journal "$TEGRO_SANDBOX_JOURNAL" --ready-file "$ready" \
 		--parent-death "${options[@]}" "$@"
 	sandbox_pid=$spawned

@@ -2,9 +2,9 @@
 -- of the caller's transaction.
 \! curl -sS -o /dev/null -X POST "$TEGRO_SANDBOX_URL/_sandbox/reset"
 \set VERBOSITY terse
-SELECT tegro_create_withdrawal('{"payment_id": "W1", "amount": 10, "currency": "RUB", "account": "4111"}') -> 'data' ? 'id' AS paid;
+SELECT tegro_create_withdrawal('{"payment_id": "W1", "amount": 10, "currency": "RUB", "account": "4111"}') -> 'data' ? 'order_id' AS paid;
 -- the same again is the same payout
-SELECT tegro_create_withdrawal('{"payment_id": "W1", "amount": 10.00, "currency": "RUB", "account": "4111"}') -> 'data' ? 'id' AS paid;
+SELECT tegro_create_withdrawal('{"payment_id": "W1", "amount": 10.00, "currency": "RUB", "account": "4111"}') -> 'data' ? 'order_id' AS paid;
 SELECT count(*) FROM jsonb_array_elements(tegro_withdrawals() -> 'data');
 -- with other parameters it is a mistake
 SELECT tegro_create_withdrawal('{"payment_id": "W1", "amount": 11, "currency": "RUB", "account": "4111"}');

@@ -227,6 +227,8 @@ sub sandbox
 		open(STDERR, '>&', \*STDOUT);
 		exec($program, '--listen', $options{listen} // '127.0.0.1', '--port', 0, @tls,
 			'--shop', join(':', SHOP_ID, API_KEY, SECRET_KEY),
+			# no nonce twice, and payouts without payment_system
+			'--nonce', 'unique', '--require', 'none',
 			'--journal', $self->{journal}, '--ready-file', "$dir/ready",
 			'--parent-death', @{ $options{arguments} // [] })
 		  or POSIX::_exit(127);

@@ -46,7 +46,7 @@ for my $scheme (@BOTH)
 	is_deeply(
 		$order,
 		{   id => 755555, date_payed => undef, status => 0,
-			payment_system_id => 10, currency_id => 1, currency => 'RUB',
+			payment_system_id => 10, currency_id => 1,
 			amount => '64.18000000', fee => '0.00000000',
 			email => 'user@site.ru', test_order => 0,
 			payment_id => "Order #17854 \x{e9}/\x{1f600}"
@@ -75,15 +75,16 @@ for my $scheme (@BOTH)
 
 	# Withdrawals.
 	my %payout = (currency => 'USD', amount => '10.10', account => '4242',
-		payment_id => 'payout');
+		payment_id => 'payout', payment_system => 5);
 	is_deeply(answer_of($s, 'createWithdrawal', \%payout)->{data},
-		{ id => 10001, status => 1 }, 'createWithdrawal');
+		{ order_id => 10001, balance => { RUB => '1000000.00', USD => '989.90',
+				EUR => '1000.00', UAH => '0.00' } }, 'createWithdrawal');
 	answer_of($s, 'createWithdrawal', \%payout);
 	is(answer_of($s, 'balance')->{data}{balance}{USD}, '979.80',
 		'a repeated payment_id pays again');
 	my $payout = answer_of($s, 'withdrawal', { payment_id => 'payout' })->{data};
 	is( join(' ', sort keys %$payout),
-		'account amount currency date_created fee id payment_id payment_system_id status',
+		'amount currency_id date_created date_payed id payment_id status',
 		'withdrawal');
 	is($payout->{id}, 10002, 'the newest');
 	is(answer_of($s, 'withdrawal', { order_id => 10001 })->{data}{amount},
@@ -133,7 +134,7 @@ for my $scheme (@BOTH)
 	}
 	is(answer_of($s, 'createOrder', { %order, @$_[ 0, 1 ] })->{desc},
 		"Wrong param $_->[0]", "$_->[0] = " . $json->encode([ $_->[1] ]))
-		for [ currency => 'XXX' ], [ amount => 0 ], [ amount => -1 ],
+		for [ currency => [1] ], [ currency => 'x' x 33 ], [ amount => 0 ], [ amount => -1 ],
 		[ amount => 'much' ], [ amount => '1e3' ], [ amount => 1e9 ], [ amount => '1.' ],
 		[ order_id => 'x' x 1025 ], [ order_id => [1] ], [ payment_system => 'a' ];
 	is(answer_of($s, 'order')->{desc}, 'Empty required param order_id', 'neither number');
@@ -164,6 +165,9 @@ for my $scheme (@BOTH)
 		qr/"success"/, 'PHP\'s signature is right');
 	is(curl(@plain, '-d', $body, base($s) . '/api/balance/')->{body},
 		'{"type":"error","desc":"Wrong nonce"}', 'once');
+	answer_of($s, 'balance');
+	like(curl(@plain, '-d', $body, base($s) . '/api/balance/')->{body},
+		qr/"success"/, '... and again after another: a nonce must differ from the previous');
 
 	# Bodies that are none.
 	like(curl(signed($_), base($s) . '/api/balance/')->{body},
@@ -176,8 +180,9 @@ for my $scheme (@BOTH)
 			base($s) . '/api/balance/')->{body}, qr/Wrong request body/, 'too deep');
 
 	# What never reaches the API.
-	for my $agent ('curl/7.88.1', 'libcurl-agent/1.0', 'python-requests/2.31',
-		'Python-urllib/3.11', 'Go-http-client/1.1', '')
+	is(call($s, 'balance', {}, '-A', $_)->{status}, 200, "User-Agent \"$_\"")
+		for '', 'curl/7.88.1', 'python-requests/2.31', 'Node/1.0', 'node-fetch/1.0', 'my node';
+	for my $agent ('node', 'undici')
 	{
 		$result = call($s, 'balance', {}, '-A', $agent);
 		is($result->{status}, 403, "User-Agent \"$agent\"");

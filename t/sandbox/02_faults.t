@@ -9,7 +9,7 @@ use MIME::Base64;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my %payout = (currency => 'RUB', amount => 1, account => '4242');
+my %payout = (currency => 'RUB', amount => 1, account => '4242', payment_system => 5);
 my $number = 0;
 
 # What curl's exit codes mean.
@@ -330,7 +330,7 @@ for my $scheme (@BOTH)
 	is_deeply(control($s, 'GET', 'fault')->{data},
 		[ { method => 'balance', action => 'answer', status => 504, times => -1, skip => 0 } ],
 		'… listed');
-	is(call($s, 'balance', {}, '-A', 'curl/8')->{status}, 403, '… behind the CDN');
+	is(call($s, 'balance', {}, '-A', 'node')->{status}, 403, '… behind the CDN');
 	control($s, 'DELETE', 'fault');
 	is_deeply(control($s, 'GET', 'fault')->{data}, [], '… deleted');
 	is(call($s, 'balance')->{status}, 200, '… gone');
@@ -345,7 +345,7 @@ for my $scheme (@BOTH)
 		[ { action => 'reset' }, qr/^"method" is missing; valid methods: \*, createOrder, / ],
 		[ { method => 'x', action => 'reset' }, qr/^unknown method "x"; valid methods: \*, / ],
 		[ { method => '*' }, qr/^"action" is missing; valid actions: close_before_read, / ],
-		[ { method => '*', action => 'x' }, qr/^unknown action "x"; valid actions: .*, hide$/ ],
+		[ { method => '*', action => 'x' }, qr/^unknown action "x"; valid actions: .*, hide, settle, push$/ ],
 		[ { method => '*', action => 'reset', ms => 1 },
 			qr/^unknown field "ms" of action "reset"; valid fields: method, skip, times, action$/ ],
 		[ { method => '*', action => 'hold' }, qr/^"ms" is missing; action "hold" needs it$/ ],

@@ -27,7 +27,7 @@ for (
 	[ [ '--shop', 'a:b:c:d' ], 2, qr/--shop must be/ ],
 	[ [ '--shop', ':b:c' ], 2, qr/--shop must be/ ],
 	[ [ '--shop', 'a:b:c', '--shop', 'a:d:e' ], 2, qr/there twice/ ],
-	[ [ '--nonce', 'x' ], 2, qr/--nonce must be unique, rising or any/ ],
+	[ [ '--nonce', 'x' ], 2, qr/--nonce must be differ, unique, rising or any/ ],
 	[ [ '--tls-cert', 'x' ], 2, qr/--tls-cert and --tls-key go together/ ],
 	[ [ '--tls-cert', '/none', '--tls-key', '/none' ], 2, qr/could not open "\/none"/ ],
 	[ [ '--tls-cert', '/etc/hostname', '--tls-key', '/etc/hostname' ], 1, qr/tegro-sandbox: ./ ],
@@ -48,6 +48,13 @@ my ($table) = slurp("$ROOT/docs/sandbox.md") =~ /^## Options\n(.*?)^## /ms;
 is_deeply([ sort keys %{ { map { $_ => 1 } $table =~ /`(--[a-z-]+)/g } } ],
 	[ sort keys %{ { map { $_ => 1 } $help =~ /^  (--[a-z-]+)/mg } } ],
 	'documented and helped with: the same options');
+my ($guesses) = slurp("$ROOT/docs/sandbox.md") =~ /^## Guesses\n(.*?)^## /ms;
+my ($listed) = $help =~ /clients: programs[^\n]*\n(.*)/s;
+is_deeply(
+	[ map { s/`//gr } grep { !/^\| (?:behaviour|default) / } $guesses =~ /^(\| [^\n]*)\n/mg ],
+	[   map { my ($behaviour, $option, $choice, $source) = @$_; "| $behaviour | $choice | " . ($option // '') . " | $source |" }
+		map { [ /^  (.*?)(?:: (--[a-z-]+))?\n      (.*) \((.*)\)$/ ] } $listed =~ /(^  \S.*?\n      .*?)\n/mg ],
+	'documented and helped with: the same guesses');
 my ($documented) = slurp("$ROOT/docs/sandbox.md") =~ /^### Faults\n(.*?)^### /ms;
 my $s = start_sandbox('http');
 my ($actions) = control($s, 'POST', 'fault', { method => '*', action => 'x' })->{desc}
@@ -65,9 +72,9 @@ like($taken, qr/^tegro-sandbox: .*in use/i, '… says so');
 my $result = curl(base($s) . '/_sandbox/');
 is($result->{status}, 200, 'GET /_sandbox/');
 like($result->{body}, qr{^\w+ +/_sandbox/$_ }m, "… tells of $_")
-	for qw(fault pay state flush reset);
+	for qw(fault pay settle state flush reset);
 is(control($s, 'GET', 'nothing')->{http_status}, 404, 'an unknown endpoint');
-for ([ PUT => 'fault' ], [ POST => 'state' ], [ GET => 'pay' ], [ GET => 'flush' ], [ GET => 'reset' ])
+for ([ PUT => 'fault' ], [ POST => 'state' ], [ GET => 'pay' ], [ GET => 'settle' ], [ GET => 'flush' ], [ GET => 'reset' ])
 {
 	is(control($s, @$_)->{http_status}, 405, "@$_");
 }
@@ -101,7 +108,7 @@ ok(!$lines[1]{executed}, '… not executed');
 is($lines[2]{body_base64}, '/wo=', 'a body that is not UTF-8');
 ok(!exists $lines[2]{body}, '… instead');
 is($lines[3]{user_agent}, undef, 'no User-Agent');
-is($lines[3]{http_status}, 403, '… 403');
+is($lines[3]{http_status}, 200, '… 200');
 is($lines[3]{nonce}, 7, '… its nonce');
 is($lines[4]{method}, '/other', 'a path that names no method');
 is($lines[4]{user_agent}, "x\x{ff}", 'any bytes in a header');
@@ -135,7 +142,7 @@ if (-c '/dev/full')
 }
 
 # Rules and shops.
-$s = start_sandbox('http', '--nonce', 'rising', '--deduplicate', '--no-user-agent-check',
+$s = start_sandbox('http', '--nonce', 'rising', '--deduplicate', '--user-agents', 'any',
 	'--shop', 'first:key1:secret1', '--shop', 'second:key2:secret2', '--listen', '::1');
 like(base($s), qr{^http://\[::1\]:\d+$}, 'IPv6');
 
@@ -151,7 +158,7 @@ is(of_shop('first', 'key1', 5, 'balance')->{desc}, 'Wrong nonce', 'again');
 is(of_shop('first', 'key1', 4, 'balance')->{desc}, 'Wrong nonce', 'a lower one');
 is(of_shop('second', 'key2', 4, 'balance')->{type}, 'success', 'another shop has its own');
 is(of_shop('second', 'key1', 6, 'balance')->{desc}, 'Wrong authorization token', '… key, too');
-my %payout = (currency => 'USD', amount => 1, account => 'a', payment_id => 'p');
+my %payout = (currency => 'USD', amount => 1, account => 'a', payment_id => 'p', payment_system => 5);
 is(of_shop('first', 'key1', 6, 'createWithdrawal', %payout)->{type}, 'success', 'a payout');
 is(of_shop('first', 'key1', 7, 'createWithdrawal', %payout)->{desc}, 'Duplicate payment_id', 'twice');
 is(of_shop('second', 'key2', 7, 'createWithdrawal', %payout)->{type}, 'success', 'of another shop');
@@ -240,8 +247,8 @@ my $opened = curl(base($s) . "/pay/?$query");
 is($opened->{status}, 200, 'a payment link opens');
 my ($opened_as) = $opened->{body} =~ m{<b id="order">(\d+)</b>};
 my $made = answer_of($s, 'order', { order_id => $opened_as + 0 })->{data};
-is_deeply([ @$made{qw(payment_id amount currency email test_order status)} ],
-	[ 'Link ~1 & ä', '12.50000000', 'RUB', 'user@site.ru', 1, 0 ], '… and its order is there');
+is_deeply([ @$made{qw(payment_id amount currency_id email test_order status)} ],
+	[ 'Link ~1 & ä', '12.50000000', 1, 'user@site.ru', 1, 0 ], '… and its order is there');
 like(curl(base($s) . "/pay/?$query")->{body}, qr/<b id="order">@{[ $opened_as + 1 ]}</, '… once more: another');
 spew($received, '');
 control($s, 'POST', 'pay', { order_id => $opened_as + 0 });
@@ -255,7 +262,7 @@ for (
 	[ 'a signature in capitals', 403, $query =~ s/(?<=sign=)(.*)/\U$1/r ],
 	[ 'another shop', 404, $query =~ s/$SHOP/X/r ],
 	[ 'nothing', 404, '' ],
-	[ 'a currency that is none', 400, php($link, $json->encode({ %link, currency => 'X' }), '{}', $SECRET_KEY) ])
+	[ 'an amount that is none', 400, php($link, $json->encode({ %link, amount => 'X' }), '{}', $SECRET_KEY) ])
 {
 	is(curl(base($s) . "/pay/?$_->[2]")->{status}, $_->[1], "… $_->[0]");
 }

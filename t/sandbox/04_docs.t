@@ -49,7 +49,7 @@ while (my ($language, $code) = splice @examples, 0, 2)
 		is($printed, $shown, '… what is shown');
 	}
 }
-is($count, 7, 'all examples');
+is($count, 8, 'all examples');
 like(slurp($received), qr/^amount=100\.50&/, 'the shop was notified');
 my $state = control($s, 'GET', 'state')->{data};
 is($state->{counts}{orders}, 1, 'PHP made an order');
