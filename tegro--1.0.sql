@@ -623,6 +623,429 @@ REVOKE ALL ON FUNCTION @extschema@.tegro_doctor() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_doctor() IS
 'looks for what can be wrong with this installation; a row for each check: status is ok, warning, error, or skipped (where the caller''s rights don''t reach), hint says how to mend it; changes nothing, and asks the provider once, for what the caller may ask';
 
+-- Checks of the doctor that read only catalogs.  All roles can read these
+-- catalogs, so the result does not depend on the caller.
+--
+-- A role is "trusted" if it has the rights of the extension's owner, as every
+-- superuser has: other grants give it nothing more.  pg_database_owner is the
+-- owner of this database.
+--
+-- IN, CASE x WHEN and NULLIF find their operator by search_path: do not use them.
+CREATE FUNCTION @extschema@.tegro_doctor_rights(
+	OUT "check" pg_catalog.text, OUT status pg_catalog.text, OUT detail pg_catalog.text, OUT hint pg_catalog.text)
+RETURNS SETOF pg_catalog.record
+LANGUAGE sql STABLE PARALLEL SAFE COST 10000 ROWS 10
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+WITH tegro AS (
+	SELECT e.oid, e.extowner, e.extnamespace, o.rolname AS owner, o.rolsuper AS owner_is_super,
+		   n.nspname, n.nspowner, n.nspacl, d.datdba
+	  FROM pg_catalog.pg_extension e
+	  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+	  JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) e.extowner
+	  JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+	 WHERE e.extname OPERATOR(pg_catalog.=) 'tegro'),
+grantee AS (
+	SELECT r.oid, pg_catalog.quote_ident(r.rolname) AS role, r.rolbypassrls, r.rolsuper,
+		   pg_catalog.pg_has_role(
+			   CASE WHEN r.rolname OPERATOR(pg_catalog.=) 'pg_database_owner' THEN t.datdba ELSE r.oid END,
+			   t.extowner, 'USAGE') AS trusted
+	  FROM tegro t CROSS JOIN pg_catalog.pg_roles r
+	UNION ALL
+	SELECT 0::pg_catalog.oid, 'PUBLIC', false, false, false),
+member AS (
+	SELECT m.classid, m.objid
+	  FROM tegro t JOIN pg_catalog.pg_depend m ON m.refobjid OPERATOR(pg_catalog.=) t.oid
+	 WHERE m.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+	   AND m.deptype OPERATOR(pg_catalog.=) 'e'),
+routine AS (
+	SELECT p.oid, p.proname, p.proowner, p.oid::pg_catalog.regprocedure::pg_catalog.text AS title,
+		   coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)) AS acl
+	  FROM member m JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) m.objid
+	 WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass),
+relation AS (
+	SELECT c.oid, c.relkind, c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity,
+		   c.oid::pg_catalog.regclass::pg_catalog.text AS title,
+		   CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind
+	  FROM member m JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) m.objid
+	 WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+	   AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'v', 'S']::pg_catalog."char"[])),
+wrapper AS (
+	SELECT w.fdwowner, w.fdwacl, pg_catalog.quote_ident(w.fdwname) AS title
+	  FROM member m JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid OPERATOR(pg_catalog.=) m.objid
+	 WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass),
+
+-- What is granted on tables, views and sequences.
+granted AS (
+	SELECT r.oid, r.relkind, r.relrowsecurity, r.title, r.kind, r.relowner, false AS of_column,
+		   a.grantee, a.privilege_type, a.is_grantable
+	  FROM relation r CROSS JOIN LATERAL pg_catalog.aclexplode(r.relacl) AS a
+	UNION ALL
+	SELECT r.oid, r.relkind, r.relrowsecurity, r.title, r.kind, r.relowner, true,
+		   a.grantee, a.privilege_type, a.is_grantable
+	  FROM relation r
+	  JOIN pg_catalog.pg_attribute c ON c.attrelid OPERATOR(pg_catalog.=) r.oid AND NOT c.attisdropped
+	 CROSS JOIN LATERAL pg_catalog.aclexplode(c.attacl) AS a),
+public_grant AS (
+	SELECT DISTINCT x.kind, x.title
+	  FROM (SELECT 'ROUTINE' AS kind, r.title, a.grantee
+			  FROM routine r CROSS JOIN LATERAL pg_catalog.aclexplode(r.acl) AS a
+			UNION ALL
+			SELECT g.kind, g.title, g.grantee FROM granted g
+			UNION ALL
+			SELECT 'FOREIGN DATA WRAPPER', w.title, a.grantee
+			  FROM wrapper w CROSS JOIN LATERAL pg_catalog.aclexplode(w.fdwacl) AS a) AS x
+	 WHERE x.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid),
+-- What a grant allows.  Row security restricts SELECT and forbids INSERT, UPDATE
+-- and DELETE; it does not apply to TRIGGER, REFERENCES and TRUNCATE.
+harm AS (
+	SELECT g.grantee, g.title, g.kind, h.status, h.why,
+		   pg_catalog.string_agg(DISTINCT g.privilege_type, ', ' ORDER BY g.privilege_type) AS privileges,
+		   pg_catalog.bool_or(g.is_grantable) AS is_grantable
+	  FROM granted g
+	  JOIN grantee r ON r.oid OPERATOR(pg_catalog.=) g.grantee
+		   AND NOT r.trusted AND r.oid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+	 CROSS JOIN LATERAL (
+		SELECT EXISTS (
+			SELECT FROM grantee b
+			 WHERE b.rolbypassrls AND NOT b.trusted AND pg_catalog.pg_has_role(b.oid, r.oid, 'USAGE'))) AS p (passes)
+	 CROSS JOIN LATERAL (
+		SELECT CASE WHEN g.relkind OPERATOR(pg_catalog.=) 'r' THEN 'table'
+					WHEN g.relkind OPERATOR(pg_catalog.=) 'S' THEN 'sequence'
+					ELSE 'view' END,
+			   g.privilege_type OPERATOR(pg_catalog.=) ANY (ARRAY['INSERT', 'UPDATE', 'DELETE']),
+			   p.passes OR NOT g.relrowsecurity) AS k (kind, writes, unprotected)
+	 CROSS JOIN LATERAL (
+		SELECT CASE
+			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND g.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
+			THEN 'error: With TRIGGER, it can run its own code as the extension''s owner.'
+			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND g.privilege_type OPERATOR(pg_catalog.=) 'REFERENCES'
+			THEN 'error: With REFERENCES, it can run its own code as the extension''s owner when a row is deleted, or prevent the deletion.'
+			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND g.privilege_type OPERATOR(pg_catalog.=) 'TRUNCATE'
+			THEN 'error: With TRUNCATE, it can delete the record of sent requests.'
+			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND k.writes AND k.unprotected
+			THEN 'error: Row security does not prevent it from writing.'
+			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND k.writes
+			THEN 'warning: Only row security prevents it from writing. With UPDATE or DELETE, it can lock the table, which delays delivery.'
+			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND g.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
+				 AND p.passes AND NOT g.of_column
+				 AND g.oid::pg_catalog.regclass OPERATOR(pg_catalog.=) ANY (ARRAY[
+					 '@extschema@.tegro_outbox', '@extschema@.tegro_attempt',
+					 '@extschema@.tegro_notification']::pg_catalog.regclass[])
+			THEN 'warning: With BYPASSRLS, it reads the requests of all roles with accounts and customer data.'
+			WHEN k.kind OPERATOR(pg_catalog.=) 'sequence' AND g.privilege_type OPERATOR(pg_catalog.=) 'UPDATE'
+			THEN 'error: With UPDATE, it can set the sequence back so that requests cannot be enqueued.'
+			WHEN g.privilege_type OPERATOR(pg_catalog.<>) 'SELECT'
+			THEN 'warning: No role needs this.'
+		END) AS j (judgement)
+	 CROSS JOIN LATERAL (
+		SELECT pg_catalog.split_part(j.judgement, ': ', 1), pg_catalog.substr(j.judgement, pg_catalog.strpos(j.judgement, ': ') OPERATOR(pg_catalog.+) 2)
+	 ) AS h (status, why)
+	 WHERE j.judgement IS NOT NULL AND g.grantee OPERATOR(pg_catalog.<>) g.relowner
+	 GROUP BY g.grantee, g.title, g.kind, h.status, h.why),
+-- The same by table.
+harm_of_table AS (
+	SELECT h.grantee, h.title, h.kind, h.status,
+		   pg_catalog.string_agg(h.privileges, ', ' ORDER BY h.privileges) AS privileges,
+		   pg_catalog.string_agg(h.why, ' ' ORDER BY h.privileges) AS why,
+		   pg_catalog.bool_or(h.is_grantable) AS is_grantable
+	  FROM harm h GROUP BY h.grantee, h.title, h.kind, h.status),
+-- Functions that pay out or decide on payouts.
+power (routine, allows) AS (
+	VALUES ('@extschema@.tegro_create_withdrawal(pg_catalog.jsonb)'::pg_catalog.regprocedure, 'pay out'),
+		   ('@extschema@.tegro_create_withdrawal_trigger()'::pg_catalog.regprocedure, 'have rows of their tables pay out'),
+		   ('@extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure, 'resolve payouts that are in doubt'),
+		   ('@extschema@.tegro_retry(pg_catalog.int8)'::pg_catalog.regprocedure, 'have failed payouts sent again'),
+		   ('@extschema@.tegro_arm(pg_catalog.text)'::pg_catalog.regprocedure, 'let a copy of a database deliver')),
+powerful AS (
+	SELECT p.allows, r.title,
+		   pg_catalog.array_agg(g.role ORDER BY g.role) AS roles
+	  FROM power p
+	  JOIN routine r ON r.oid OPERATOR(pg_catalog.=) p.routine
+	  JOIN grantee g ON NOT g.trusted AND g.oid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+	 WHERE EXISTS (
+		SELECT FROM pg_catalog.aclexplode(r.acl) AS a
+		 WHERE a.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+		   AND pg_catalog.pg_has_role(g.oid, a.grantee, 'MEMBER'))
+	 GROUP BY p.allows, r.title),
+-- Triggers of the extension on other tables.
+shop_trigger AS (
+	SELECT t.tgrelid, pg_catalog.quote_ident(t.tgname) AS tgname, c.relowner, t.tgfoid
+	  FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+	 WHERE t.tgfoid OPERATOR(pg_catalog.=) ANY (ARRAY[
+			   '@extschema@.tegro_create_order_trigger()'::pg_catalog.regprocedure::pg_catalog.oid,
+			   '@extschema@.tegro_create_withdrawal_trigger()'::pg_catalog.regprocedure::pg_catalog.oid])
+	   AND t.tgenabled OPERATOR(pg_catalog.<>) 'D'),
+-- Their tables and the partitioned tables above.  Such a trigger fails while a
+-- role without the owner's rights can create triggers on one of them:
+-- require_owners_triggers() in src/functions/trigger.c.
+shop_trigger_table AS (
+	SELECT DISTINCT s.tgrelid, s.tgname, s.relowner, c.oid, c.relowner AS above_owner, c.relacl
+	  FROM shop_trigger s
+	 CROSS JOIN LATERAL (
+		SELECT s.tgrelid AS relid
+		UNION ALL
+		SELECT a.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors(s.tgrelid) AS a (relid)) AS above
+	  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) above.relid),
+-- The extension's own policies, which are the only code on its tables.  This list
+-- and the definitions above must agree: a new installation shows any difference.
+own_policy (relid, polname, qual) AS (
+	VALUES ('@extschema@.tegro_outbox'::pg_catalog.regclass, 'tegro_outbox_own',
+			'pg_has_role((enqueued_by)::oid, ''MEMBER''::text)'),
+		   ('@extschema@.tegro_attempt'::pg_catalog.regclass, 'tegro_attempt_own',
+			'(EXISTS ( SELECT FROM @extschema@.tegro_outbox o WHERE (o.id = tegro_attempt.outbox_id)))'),
+		   ('@extschema@.tegro_notification'::pg_catalog.regclass, 'tegro_notification_own',
+			'pg_has_role((role)::oid, ''MEMBER''::text)'),
+		   ('@extschema@.tegro_payment_callback'::pg_catalog.regclass, 'tegro_payment_callback_own',
+			'pg_has_role((role)::oid, ''MEMBER''::text)')),
+
+finding (topic, status, detail, hint) AS (
+	SELECT 'rights', 'error',
+		   pg_catalog.format('Every role has rights on %s.', pg_catalog.string_agg(p.title, ', ' ORDER BY p.kind, p.title)),
+		   pg_catalog.string_agg(pg_catalog.format('REVOKE ALL ON %s %s FROM PUBLIC;', p.kind, p.title), ' ' ORDER BY p.kind, p.title)
+	  FROM public_grant p HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
+	UNION ALL
+	SELECT 'rights', h.status,
+		   pg_catalog.format('Role %s has %s on %s. %s', r.role, h.privileges,
+							 pg_catalog.string_agg(h.title, ', ' ORDER BY h.title), h.why),
+		   pg_catalog.format('REVOKE %s ON %s %s FROM %s%s;', h.privileges, h.kind,
+							 pg_catalog.string_agg(h.title, ', ' ORDER BY h.title), r.role,
+							 CASE WHEN pg_catalog.bool_or(h.is_grantable) THEN ' CASCADE' END)
+	  FROM harm_of_table h JOIN grantee r ON r.oid OPERATOR(pg_catalog.=) h.grantee
+	 GROUP BY r.role, h.status, h.kind, h.privileges, h.why
+	UNION ALL
+	-- it writes all tables, and may use all schemas
+	SELECT 'rights', 'warning',
+		   pg_catalog.format('Role %s is a member of pg_write_all_data, which can write tables that row security does not protect.', r.role),
+		   pg_catalog.format('REVOKE pg_write_all_data FROM %s;', r.role)
+	  FROM pg_catalog.pg_auth_members m
+	  JOIN grantee w ON w.oid OPERATOR(pg_catalog.=) m.roleid AND w.role OPERATOR(pg_catalog.=) 'pg_write_all_data'
+	  JOIN grantee r ON r.oid OPERATOR(pg_catalog.=) m.member AND NOT r.trusted
+	UNION ALL
+	SELECT 'readers', 'ok',
+		   pg_catalog.format('Roles that read the requests of all roles (BYPASSRLS): %s.',
+							 pg_catalog.string_agg(DISTINCT b.role, ', ' ORDER BY b.role)),
+		   NULL
+	  FROM granted g
+	  JOIN grantee b ON b.rolbypassrls AND NOT b.trusted AND pg_catalog.pg_has_role(b.oid, g.grantee, 'USAGE')
+	 WHERE g.relrowsecurity AND g.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
+	HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
+	UNION ALL
+	SELECT 'readers', 'ok',
+		   pg_catalog.format('Roles that read %s: %s.', g.title,
+							 pg_catalog.string_agg(DISTINCT r.role, ', ' ORDER BY r.role)),
+		   NULL
+	  FROM granted g
+	  JOIN grantee r ON r.oid OPERATOR(pg_catalog.=) g.grantee
+		   AND NOT r.trusted AND r.oid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+	 WHERE g.oid OPERATOR(pg_catalog.=) '@extschema@.tegro_identity'::pg_catalog.regclass::pg_catalog.oid
+	   AND g.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
+	 GROUP BY g.title
+	UNION ALL
+	SELECT 'payers', 'ok',
+		   pg_catalog.format('Roles that can %s (%s): %s%s.', p.allows, p.title,
+							 pg_catalog.array_to_string(p.roles[1:20], ', '),
+							 CASE WHEN pg_catalog.cardinality(p.roles) OPERATOR(pg_catalog.>) 20
+								  THEN pg_catalog.format(' and %s more', pg_catalog.cardinality(p.roles) OPERATOR(pg_catalog.-) 20) END),
+		   NULL
+	  FROM powerful p
+	UNION ALL
+	SELECT 'payers', 'ok',
+		   pg_catalog.format('Rows of %s pay out as role %s, by trigger %s.',
+							 s.tgrelid::pg_catalog.regclass, g.role, s.tgname),
+		   NULL
+	  FROM shop_trigger s JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) s.relowner
+	 WHERE s.tgfoid OPERATOR(pg_catalog.=) '@extschema@.tegro_create_withdrawal_trigger()'::pg_catalog.regprocedure::pg_catalog.oid
+	UNION ALL
+	SELECT 'triggers', 'error',
+		   pg_catalog.format('Trigger %s of table %s fails for each row: %s can create triggers on table %s, which would enqueue as role %s.',
+							 s.tgname, s.tgrelid::pg_catalog.regclass,
+							 pg_catalog.string_agg(DISTINCT g.role, ', ' ORDER BY g.role),
+							 s.oid::pg_catalog.regclass, o.role),
+		   pg_catalog.format('REVOKE TRIGGER ON TABLE %s FROM %s%s; First look at the triggers of the table: they stay, whoever created them.',
+							 s.oid::pg_catalog.regclass,
+							 pg_catalog.string_agg(DISTINCT g.role, ', ' ORDER BY g.role),
+							 CASE WHEN pg_catalog.bool_or(a.is_grantable) THEN ' CASCADE' END)
+	  FROM shop_trigger_table s
+	 CROSS JOIN LATERAL pg_catalog.aclexplode(s.relacl) AS a
+	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) a.grantee
+	  JOIN grantee o ON o.oid OPERATOR(pg_catalog.=) s.relowner
+	 WHERE a.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
+	   AND a.grantee OPERATOR(pg_catalog.<>) s.above_owner
+	   AND CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN true
+				ELSE NOT pg_catalog.pg_has_role(a.grantee, s.relowner, 'USAGE') END
+	 GROUP BY s.tgname, s.tgrelid, s.oid, o.role
+	UNION ALL
+	SELECT 'triggers', 'error',
+		   pg_catalog.format('Trigger %s of table %s fails for each row: the partitioned table %s belongs to role %s, and its triggers would enqueue as role %s.',
+							 s.tgname, s.tgrelid::pg_catalog.regclass, s.oid::pg_catalog.regclass, a.role, o.role),
+		   pg_catalog.format('ALTER TABLE %s OWNER TO %s; First look at the triggers of the table: they stay, whoever created them.',
+							 s.oid::pg_catalog.regclass, o.role)
+	  FROM shop_trigger_table s
+	  JOIN grantee o ON o.oid OPERATOR(pg_catalog.=) s.relowner
+	  JOIN grantee a ON a.oid OPERATOR(pg_catalog.=) s.above_owner
+	 WHERE NOT pg_catalog.pg_has_role(s.above_owner, s.relowner, 'USAGE')
+	UNION ALL
+	SELECT 'owners', CASE WHEN g.trusted THEN 'warning' ELSE 'error' END,
+		   pg_catalog.format('%s belongs to role %s, the extension to role %s.', x.title, g.role, pg_catalog.quote_ident(t.owner)),
+		   pg_catalog.format('ALTER %s %s OWNER TO %I;', x.kind, x.title, t.owner)
+	  FROM tegro t
+	 CROSS JOIN (
+		SELECT 'ROUTINE' AS kind, r.title, r.proowner AS owner FROM routine r
+		UNION ALL
+		-- a sequence goes with its table
+		SELECT r.kind, r.title, r.relowner FROM relation r WHERE r.relkind OPERATOR(pg_catalog.<>) 'S'
+		UNION ALL
+		SELECT 'FOREIGN DATA WRAPPER', w.title, w.fdwowner FROM wrapper w) AS x
+	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) x.owner
+	 WHERE x.owner OPERATOR(pg_catalog.<>) t.extowner
+	UNION ALL
+	SELECT 'owners', 'warning',
+		   pg_catalog.format('The extension belongs to role %I, which is not a superuser: it can pay out and change what is on record.', t.owner),
+		   pg_catalog.format('ALTER ROLE %I NOLOGIN; keeps sessions from it. REASSIGN OWNED BY %I TO %I; gives the extension, and everything else that the role owns in this database, to another.',
+							 t.owner, t.owner, pg_catalog.pg_get_userbyid(10::pg_catalog.oid))
+	  FROM tegro t WHERE NOT t.owner_is_super
+	UNION ALL
+	SELECT 'schema', CASE WHEN g.role OPERATOR(pg_catalog.=) 'pg_database_owner' THEN 'warning' ELSE 'error' END,
+		   pg_catalog.format('Schema %I belongs to role %s%s, which can create functions that are called in place of the extension''s.',
+							 t.nspname, g.role,
+							 CASE WHEN g.role OPERATOR(pg_catalog.=) 'pg_database_owner'
+								  THEN pg_catalog.format(', that is %I, the owner of this database', pg_catalog.pg_get_userbyid(t.datdba)) END),
+		   pg_catalog.format('ALTER SCHEMA %I OWNER TO %I;', t.nspname, t.owner)
+	  FROM tegro t JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) t.nspowner AND NOT g.trusted
+	UNION ALL
+	SELECT 'schema', 'error',
+		   pg_catalog.format('%s can create functions in schema %I, which are called in place of the extension''s.',
+							 CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'Every role' ELSE pg_catalog.format('Role %s', g.role) END,
+							 t.nspname),
+		   pg_catalog.format('REVOKE CREATE ON SCHEMA %I FROM %s%s;', t.nspname, g.role,
+							 CASE WHEN a.is_grantable THEN ' CASCADE' END)
+	  FROM tegro t
+	 CROSS JOIN LATERAL pg_catalog.aclexplode(t.nspacl) AS a
+	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) a.grantee AND NOT g.trusted
+	 WHERE a.privilege_type OPERATOR(pg_catalog.=) 'CREATE' AND a.grantee OPERATOR(pg_catalog.<>) t.nspowner
+	UNION ALL
+	-- also behind the extension's schema in the search_path: for a literal,
+	-- f(text) is a better match than f(jsonb)
+	SELECT 'look-alikes',
+		   CASE WHEN g.trusted AND p.pronamespace OPERATOR(pg_catalog.<>) t.extnamespace THEN 'warning' ELSE 'error' END,
+		   pg_catalog.format('%I.%I(%s) of role %s has the name of a function of the extension and can be called in its place.',
+							 n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid), g.role),
+		   pg_catalog.format('DROP ROUTINE %I.%I(%s); or, if you need it, ALTER ROUTINE %I.%I(%s) RENAME TO %I;',
+							 n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
+							 n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
+							 pg_catalog.concat('shop_', p.proname))
+	  FROM tegro t
+	 CROSS JOIN (SELECT DISTINCT r.proname FROM routine r) AS own
+	  JOIN pg_catalog.pg_proc p ON p.proname OPERATOR(pg_catalog.=) own.proname
+	  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) p.proowner
+	 WHERE NOT EXISTS (SELECT FROM routine r WHERE r.oid OPERATOR(pg_catalog.=) p.oid)
+	   -- functions are never searched there
+	   AND n.nspname OPERATOR(pg_catalog.!~) '^pg_temp_'
+	UNION ALL
+	SELECT 'tables', 'error',
+		   pg_catalog.format('Trigger %I of table %s is not the extension''s: it runs %s, of role %s, with the rights of the extension''s owner.',
+							 x.tgname, r.title, p.oid::pg_catalog.regprocedure, g.role),
+		   pg_catalog.format('DROP TRIGGER %I ON %s;', x.tgname, r.title)
+	  FROM relation r
+	  JOIN pg_catalog.pg_trigger x ON x.tgrelid OPERATOR(pg_catalog.=) r.oid AND NOT x.tgisinternal
+	  JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) x.tgfoid
+	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) p.proowner
+	UNION ALL
+	SELECT 'tables', 'error',
+		   pg_catalog.format('Rule %I of %s is not the extension''s.', x.rulename, r.title),
+		   pg_catalog.format('DROP RULE %I ON %s;', x.rulename, r.title)
+	  FROM relation r
+	  JOIN pg_catalog.pg_rewrite x ON x.ev_class OPERATOR(pg_catalog.=) r.oid
+	 WHERE NOT (r.relkind OPERATOR(pg_catalog.=) 'v' AND x.rulename OPERATOR(pg_catalog.=) '_RETURN')
+	UNION ALL
+	SELECT 'tables', 'error',
+		   pg_catalog.format('Policy %I of table %s is not the extension''s%s.', x.polname, r.title,
+							 CASE WHEN o.relid IS NOT NULL THEN ' any more: it was changed' END),
+		   pg_catalog.concat(
+			   pg_catalog.format('DROP POLICY %I ON %s;', x.polname, r.title),
+			   CASE WHEN o.relid IS NOT NULL
+					THEN pg_catalog.format(' CREATE POLICY %I ON %s FOR SELECT USING (%s);', x.polname, r.title, o.qual) END)
+	  FROM relation r
+	  JOIN pg_catalog.pg_policy x ON x.polrelid OPERATOR(pg_catalog.=) r.oid
+	  LEFT JOIN own_policy o ON o.relid OPERATOR(pg_catalog.=) r.oid::pg_catalog.regclass AND o.polname OPERATOR(pg_catalog.=) x.polname::pg_catalog.text
+	 WHERE (o.relid IS NOT NULL
+			AND x.polcmd OPERATOR(pg_catalog.=) 'r' AND x.polpermissive AND x.polwithcheck IS NULL
+			AND x.polroles OPERATOR(pg_catalog.=) ARRAY[0::pg_catalog.oid]
+			AND pg_catalog.regexp_replace(pg_catalog.pg_get_expr(x.polqual, x.polrelid), '\s+', ' ', 'g') OPERATOR(pg_catalog.=) o.qual)
+		   IS NOT TRUE
+	UNION ALL
+	SELECT 'tables', 'error',
+		   pg_catalog.format('Row security is off for table %s: roles with SELECT see the requests of all roles.', r.title),
+		   pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY;', r.title)
+	  FROM relation r JOIN own_policy o ON o.relid OPERATOR(pg_catalog.=) r.oid::pg_catalog.regclass
+	 WHERE NOT r.relrowsecurity
+	UNION ALL
+	SELECT 'tables', 'error',
+		   pg_catalog.format('Row security of table %s applies to its owner, whose statements then see no row.', r.title),
+		   pg_catalog.format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;', r.title)
+	  FROM relation r WHERE r.relforcerowsecurity
+	UNION ALL
+	SELECT 'tables', 'error',
+		   pg_catalog.format('Table %s inherits from table %s: its rows count as rows of that.', i.inhrelid::pg_catalog.regclass, r.title),
+		   pg_catalog.format('ALTER TABLE %s NO INHERIT %s;', i.inhrelid::pg_catalog.regclass, r.title)
+	  FROM relation r
+	  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) r.oid
+	 WHERE r.relkind OPERATOR(pg_catalog.=) 'r'
+	UNION ALL
+	SELECT 'tables', CASE WHEN a.acts THEN 'error' ELSE 'warning' END,
+		   pg_catalog.format(
+			   CASE WHEN a.acts
+					THEN 'Foreign key %I of table %s follows changes of table %s: triggers of %s run with the rights of the extension''s owner.'
+					ELSE 'Foreign key %I of table %s prevents the deletion of rows of table %s by tegro.retention.' END,
+			   x.conname, x.conrelid::pg_catalog.regclass, r.title, x.conrelid::pg_catalog.regclass),
+		   pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I;', x.conrelid::pg_catalog.regclass, x.conname)
+	  FROM relation r
+	  JOIN pg_catalog.pg_constraint x ON x.confrelid OPERATOR(pg_catalog.=) r.oid
+	   AND x.contype OPERATOR(pg_catalog.=) 'f' AND x.conparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+	 CROSS JOIN LATERAL (
+		SELECT x.confdeltype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog."char"[])
+			OR x.confupdtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog."char"[])) AS a (acts)
+	 WHERE a.acts OR pg_catalog.current_setting('tegro.retention') OPERATOR(pg_catalog.<>) '0'
+	UNION ALL
+	SELECT 'default privileges', 'ok',
+		   pg_catalog.format('ALTER DEFAULT PRIVILEGES gives %s %s on %s that role %s creates%s. Call tegro_doctor() after CREATE EXTENSION or a restore.',
+							 CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'every role' ELSE pg_catalog.format('role %s', g.role) END,
+							 pg_catalog.string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type),
+							 pg_catalog.lower(k.kind), c.role, ' in schema ' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(n.nspname)),
+		   pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %s%s REVOKE ALL ON %s FROM %s%s;',
+							 c.role, ' IN SCHEMA ' OPERATOR(pg_catalog.||) pg_catalog.quote_ident(n.nspname), k.kind, g.role,
+							 CASE WHEN pg_catalog.bool_or(a.is_grantable) THEN ' CASCADE' END)
+	  FROM tegro t
+	  JOIN pg_catalog.pg_default_acl d ON d.defaclnamespace OPERATOR(pg_catalog.=) ANY (ARRAY[0::pg_catalog.oid, t.extnamespace])
+	  LEFT JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) d.defaclnamespace
+	  JOIN (VALUES ('r', 'TABLES'), ('S', 'SEQUENCES'), ('f', 'FUNCTIONS')) AS k (objtype, kind)
+		ON d.defaclobjtype OPERATOR(pg_catalog.=) k.objtype::pg_catalog."char"
+	  JOIN grantee c ON c.oid OPERATOR(pg_catalog.=) d.defaclrole AND c.trusted
+	 CROSS JOIN LATERAL pg_catalog.aclexplode(d.defaclacl) AS a
+	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) a.grantee AND NOT g.trusted
+	 -- PostgreSQL's own default
+	 WHERE NOT (a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND n.oid IS NULL AND k.objtype OPERATOR(pg_catalog.=) 'f')
+	 GROUP BY a.grantee, g.role, k.kind, c.role, n.nspname),
+topic (n, title, all_well) AS (
+	VALUES (1, 'rights', 'No role has harmful rights on the extension''s objects.'),
+		   (2, 'readers', 'Each role sees only its own requests.'),
+		   (3, 'payers', 'Only superusers and the owner can pay out or decide on payouts.'),
+		   (4, 'owners', 'The extension and its objects belong to one superuser.'),
+		   (5, 'schema', 'Only superusers and the owner can create functions in the extension''s schema.'),
+		   (6, 'look-alikes', 'No other function has the name of one of the extension''s functions.'),
+		   (7, 'tables', 'The extension''s tables have no triggers, rules, policies, foreign keys or child tables of others.'),
+		   (8, 'triggers', 'All triggers of the extension on other tables can fire.'),
+		   (9, 'default privileges', 'They give no rights on the extension''s objects.'))
+SELECT c.title, coalesce(f.status, 'ok'), coalesce(f.detail, c.all_well), f.hint
+  FROM topic c LEFT JOIN finding f ON f.topic OPERATOR(pg_catalog.=) c.title
+ ORDER BY c.n, f.status OPERATOR(pg_catalog.=) 'error' DESC, f.detail;
+END;
+REVOKE ALL ON FUNCTION @extschema@.tegro_doctor_rights() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_doctor_rights() IS
+'checks of tegro_doctor that read only catalogs: rights, owners, the extension''s schema, functions with its names, and foreign triggers, rules, policies and keys on its tables';
+
 CREATE FUNCTION @extschema@.tegro_stat_counters(
 	OUT method pg_catalog.text, OUT calls pg_catalog.int8, OUT requests pg_catalog.int8, OUT repeated pg_catalog.int8,
 	OUT answered pg_catalog.int8, OUT refused pg_catalog.int8, OUT not_sent pg_catalog.int8, OUT unknown pg_catalog.int8,

@@ -592,6 +592,266 @@ END
 
 
 #
+# Rights: what others were granted, own, and have put beside or onto the
+# extension's objects.  The commands of the hints undo it.
+#
+
+# Breaks something.  The doctor must find all cases and nothing else, and be
+# content once the commands of its hints have run.  A case is [check, status,
+# detail, hint].
+sub mended
+{
+	my ($name, $break, @cases) = @_;
+
+	subtest $name => sub {
+		run_sql($break);
+		my $said = doctor();
+		foreach my $case (@cases)
+		{
+			my ($check, $status, $detail, $hint) = @$case;
+			my ($row) = grep { $_->{status} eq $status && $_->{detail} =~ $detail } rows_of($said, $check);
+
+			ok($row, "\"$check\": $status, $detail") or diag(explain([ rows_of($said, $check) ]));
+			like(($row // {})->{hint} // '', $hint, 'the hint');
+		}
+		my @wrong = grep { $_->{status} =~ /^(warning|error)$/ } @{ $said->{rows} };
+		is(scalar(@wrong), scalar(grep { $_->[1] ne 'ok' } @cases), 'nothing else is wrong') or diag(explain(\@wrong));
+		foreach my $row (@wrong)
+		{
+			# advice may follow the commands
+			my ($commands) = $row->{hint} =~ /^(.*?;)(?: (?:First|or,) .*)?$/;
+			run_sql($commands);
+		}
+		is_deeply([ grep { $_->{status} =~ /^(warning|error)$/ } @{ doctor()->{rows} } ], [], 'the commands of the hints undo it');
+	};
+	return;
+}
+
+{
+	run_sql(<<'END');
+CREATE ROLE app LOGIN;
+CREATE ROLE "Own er" LOGIN;
+CREATE ROLE auditor LOGIN BYPASSRLS;
+CREATE ROLE auditors; GRANT auditors TO auditor;
+CREATE SCHEMA "App s" AUTHORIZATION app;
+END
+
+	mended(
+		'fault 91: GRANT ALL ON ALL TABLES and SEQUENCES',
+		'GRANT ALL ON ALL TABLES IN SCHEMA public TO app; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app',
+		[   'rights', 'error', qr/^Role app has REFERENCES, TRIGGER, TRUNCATE on public\.tegro_attempt, .*public\.tegro_outbox, .*run its own code as the extension's owner/,
+			qr/^REVOKE REFERENCES, TRIGGER, TRUNCATE ON TABLE public\.tegro_attempt, .*public\.tegro_outbox, .* FROM app;$/
+		],
+		[   'rights', 'error', qr/^Role app has DELETE, INSERT, UPDATE, REFERENCES, TRIGGER, TRUNCATE on public\.tegro_identity\. Row security does not prevent/,
+			qr/^REVOKE .* ON TABLE public\.tegro_identity FROM app;$/
+		],
+		[ 'rights', 'warning', qr/^Role app has DELETE, INSERT, UPDATE on public\.tegro_attempt.*Only row security/, qr/^REVOKE DELETE, INSERT, UPDATE ON TABLE/ ],
+		[ 'rights', 'warning', qr/^Role app has .* on public\.tegro_outbox_summary, public\.tegro_stat\. No role needs/, qr/^REVOKE/ ],
+		[ 'rights', 'error', qr/^Role app has UPDATE on .*tegro_outbox_id_seq/, qr/^REVOKE UPDATE ON SEQUENCE .* FROM app;$/ ],
+		[ 'rights', 'warning', qr/^Role app has USAGE on .*_seq/, qr/^REVOKE USAGE ON SEQUENCE/ ],
+		[ 'readers', 'ok', qr/^Roles that read public\.tegro_identity: app\.$/, qr/^$/ ]);
+	run_sql('REVOKE ALL ON ALL TABLES IN SCHEMA public FROM app; REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM app');
+	foreach my $privilege (qw(TRIGGER REFERENCES TRUNCATE))
+	{
+		mended("fault 91: $privilege on one table", "GRANT $privilege ON tegro_attempt TO \"Own er\" WITH GRANT OPTION",
+			[ 'rights', 'error', qr/^Role "Own er" has $privilege on public\.tegro_attempt\./, qr/^REVOKE $privilege ON TABLE public\.tegro_attempt FROM "Own er" CASCADE;$/ ]);
+	}
+	mended(
+		'rights on a column, and of every role',
+		'GRANT REFERENCES (id) ON tegro_outbox TO app; GRANT REFERENCES (id) ON tegro_notification TO PUBLIC',
+		[ 'rights', 'error', qr/^Role app has REFERENCES on public\.tegro_outbox\./, qr/^REVOKE REFERENCES ON TABLE/ ],
+		[ 'rights', 'error', qr/^Every role has rights on public\.tegro_notification\.$/, qr/^REVOKE ALL ON TABLE public\.tegro_notification FROM PUBLIC;$/ ]);
+	mended(
+		'rights of a role whose member passes row security',
+		'GRANT SELECT, DELETE ON tegro_outbox TO auditors',
+		[ 'rights', 'error', qr/^Role auditors has DELETE .*Row security does not prevent/, qr/^REVOKE DELETE ON/ ],
+		[ 'rights', 'warning', qr/^Role auditors has SELECT on public\.tegro_outbox\. With BYPASSRLS/, qr/^REVOKE SELECT ON/ ],
+		[ 'readers', 'ok', qr/\(BYPASSRLS\): auditor\.$/, qr/^$/ ]);
+	mended('a role that writes all tables', 'GRANT pg_write_all_data TO app',
+		[ 'rights', 'warning', qr/^Role app is a member of pg_write_all_data/, qr/^REVOKE pg_write_all_data FROM app;$/ ]);
+	subtest 'SELECT is no problem: row security holds' => sub {
+		run_sql('GRANT SELECT ON ALL TABLES IN SCHEMA public TO app; GRANT SELECT (id, state) ON tegro_outbox TO auditor');
+		is_deeply([ grep { $_->{status} ne 'ok' } @{ doctor()->{rows} } ], [], 'all is well');
+		run_sql('REVOKE ALL ON ALL TABLES IN SCHEMA public FROM app, auditor');
+	};
+
+	subtest 'roles that can pay out, or decide on payouts' => sub {
+		run_sql(<<'END');
+CREATE ROLE boss; GRANT app TO boss;
+GRANT EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb), tegro_arm(text) TO app;
+GRANT EXECUTE ON FUNCTION tegro_resolve(bigint, text, text), tegro_retry(bigint) TO boss;
+GRANT EXECUTE ON FUNCTION tegro_create_withdrawal_trigger() TO "Own er";
+GRANT USAGE, CREATE ON SCHEMA "App s" TO "Own er";
+SET ROLE "Own er";
+CREATE TABLE "App s"."Re funds" (number int, amount numeric);
+CREATE TRIGGER "pay out" AFTER INSERT ON "App s"."Re funds" FOR EACH ROW EXECUTE FUNCTION public.tegro_create_withdrawal_trigger('{"payment_id": "$number"}');
+END
+		is_deeply(
+			[ sort map { "$_->{status}: $_->{detail}" } rows_of(doctor(), 'payers') ],
+			[   'ok: Roles that can have failed payouts sent again (public.tegro_retry(bigint)): boss.',
+				'ok: Roles that can have rows of their tables pay out (public.tegro_create_withdrawal_trigger()): "Own er".',
+				'ok: Roles that can let a copy of a database deliver (public.tegro_arm(text)): app, boss.',
+				'ok: Roles that can pay out (public.tegro_create_withdrawal(jsonb)): app, boss.',
+				'ok: Roles that can resolve payouts that are in doubt (public.tegro_resolve(bigint,text,text)): boss.',
+				'ok: Rows of "App s"."Re funds" pay out as role "Own er", by trigger "pay out".'
+			],
+			'they are listed');
+		run_sql('DROP TABLE "App s"."Re funds"; REVOKE ALL ON ALL ROUTINES IN SCHEMA public FROM app, boss, "Own er"');
+	};
+
+	# a shop's table whose trigger cannot fire
+	my $insert = q{SET SESSION AUTHORIZATION app; INSERT INTO "App s".orders VALUES (1, 2)};
+	run_sql(<<'END');
+GRANT EXECUTE ON FUNCTION tegro_create_order_trigger() TO "Own er";
+SET ROLE "Own er";
+CREATE TABLE "App s".orders (number int, total numeric) PARTITION BY LIST (number);
+CREATE TABLE "App s".first PARTITION OF "App s".orders DEFAULT;
+CREATE TRIGGER ask AFTER INSERT ON "App s".orders FOR EACH ROW EXECUTE FUNCTION public.tegro_create_order_trigger('{"order_id": "$number", "amount": "$total", "currency": "RUB"}');
+GRANT INSERT ON "App s".orders TO app;
+END
+	is((rows_of(doctor(), 'triggers'))[0]{status}, 'ok', 'writers of a table with a trigger need only INSERT');
+	is(query($node, "BEGIN; $insert; ROLLBACK")->{sqlstate}, '', '... as an insert shows');
+	run_sql('GRANT ALL ON "App s".orders TO app');
+	is(query($node, $insert)->{sqlstate}, '42501', 'with GRANT ALL an insert fails');
+	mended(
+		'fault 73: GRANT ALL on a table with a trigger of ours, before the first insert',
+		'SELECT',
+		[ 'triggers', 'error', qr/^Trigger ask of table "App s"\.first fails for each row: app can create triggers on table "App s"\.orders/, qr/^REVOKE TRIGGER ON TABLE "App s"\.orders FROM app; First/ ],
+		[ 'triggers', 'error', qr/^Trigger ask of table "App s"\.orders fails/, qr/^REVOKE TRIGGER ON TABLE "App s"\.orders FROM app; First/ ]);
+	is(query($node, "BEGIN; $insert; ROLLBACK")->{sqlstate}, '', '... and an insert works once that is undone');
+	mended('a partitioned table of another owner', 'ALTER TABLE ONLY "App s".orders OWNER TO app',
+		[ 'triggers', 'error', qr/^Trigger ask of table "App s"\.first fails for each row: the partitioned table "App s"\.orders belongs to role app/, qr/^ALTER TABLE "App s"\.orders OWNER TO "Own er"; First/ ]);
+	run_sql('ALTER TABLE "App s".orders OWNER TO app; ALTER TABLE "App s".orders DISABLE TRIGGER ask');
+	is((rows_of(doctor(), 'triggers'))[0]{status}, 'ok', 'a disabled trigger is not one that fails');
+	run_sql('DROP TABLE "App s".orders; REVOKE ALL ON ALL ROUTINES IN SCHEMA public FROM "Own er"');
+
+	mended(
+		'objects of other roles',
+		'ALTER FUNCTION tegro_order(text) OWNER TO app; ALTER TABLE tegro_attempt OWNER TO "Own er"; ALTER VIEW tegro_stat OWNER TO app; CREATE ROLE root SUPERUSER; ALTER FOREIGN DATA WRAPPER tegro_fdw OWNER TO root',
+		[ 'owners', 'error', qr/^public\.tegro_order\(text\) belongs to role app, the extension to role \w+\.$/, qr/^ALTER ROUTINE public\.tegro_order\(text\) OWNER TO/ ],
+		[ 'owners', 'error', qr/^public\.tegro_attempt belongs to role "Own er"/, qr/^ALTER TABLE public\.tegro_attempt OWNER TO/ ],
+		[ 'owners', 'error', qr/^public\.tegro_stat belongs to role app/, qr/^ALTER TABLE public\.tegro_stat OWNER TO/ ],
+		[ 'owners', 'warning', qr/^tegro_fdw belongs to role root/, qr/^ALTER FOREIGN DATA WRAPPER tegro_fdw OWNER TO/ ]);
+	subtest 'an owner of the extension that is no superuser' => sub {
+		# as REASSIGN OWNED would leave it
+		my $owned = "UPDATE pg_extension SET extowner = %s WHERE extname = 'tegro'";
+		run_sql(sprintf($owned, q{'"Own er"'::regrole}));
+		my ($row) = grep { $_->{detail} =~ /^The extension belongs to role "Own er", which is not a superuser/ } rows_of(doctor(), 'owners');
+		is(($row // {})->{status}, 'warning', 'it is told');
+		like(($row // {})->{hint}, qr/^ALTER ROLE "Own er" NOLOGIN;.* REASSIGN OWNED BY "Own er" TO \w+;/, 'the hint');
+		run_sql(sprintf($owned, '10'));
+	};
+
+	mended(
+		'roles with CREATE on the schema',
+		'GRANT CREATE ON SCHEMA public TO PUBLIC; GRANT CREATE ON SCHEMA public TO "Own er" WITH GRANT OPTION',
+		[ 'schema', 'error', qr/^Every role can create functions in schema public/, qr/^REVOKE CREATE ON SCHEMA public FROM PUBLIC;$/ ],
+		[ 'schema', 'error', qr/^Role "Own er" can create functions/, qr/^REVOKE CREATE ON SCHEMA public FROM "Own er" CASCADE;$/ ]);
+	mended('a schema of another role', 'ALTER SCHEMA public OWNER TO app', [ 'schema', 'error', qr/^Schema public belongs to role app/, qr/^ALTER SCHEMA public OWNER TO/ ]);
+	run_sql('ALTER SCHEMA public OWNER TO pg_database_owner');
+	mended('a schema of the owner of the database', 'ALTER DATABASE postgres OWNER TO "Own er"',
+		[ 'schema', 'warning', qr/^Schema public belongs to role pg_database_owner, that is "Own er", the owner of this database/, qr/^ALTER SCHEMA public OWNER TO/ ]);
+	run_sql('DO $$ BEGIN EXECUTE format(\'ALTER DATABASE postgres OWNER TO %I\', current_user); END $$; ALTER SCHEMA public OWNER TO pg_database_owner');
+
+	mended(
+		'fault 95: functions that are called in place of ours',
+		<<'END',
+CREATE SCHEMA tools;
+CREATE FUNCTION tools.tegro_payment_url(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE AGGREGATE tools.tegro_orders(int) (sfunc = int4pl, stype = int);
+CREATE PROCEDURE tools.tegro_deliver(text, OUT int) LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION public.tegro_balance(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION pg_temp.tegro_shops(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+SET ROLE app;
+CREATE FUNCTION "App s".tegro_create_withdrawal(params text) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb';
+END
+		[ 'look-alikes', 'error', qr/^"App s"\.tegro_create_withdrawal\(params text\) of role app has the name/, qr/^DROP ROUTINE "App s"\.tegro_create_withdrawal\(params text\); or, .*ALTER ROUTINE .* RENAME TO/ ],
+		[ 'look-alikes', 'error', qr/^public\.tegro_balance\(text\) of role/, qr/^DROP ROUTINE public\.tegro_balance\(text\);/ ],
+		[ 'look-alikes', 'warning', qr/^tools\.tegro_payment_url\(text\) of role/, qr/^DROP ROUTINE/ ],
+		[ 'look-alikes', 'warning', qr/^tools\.tegro_orders\(integer\) of role/, qr/^DROP ROUTINE/ ],
+		[ 'look-alikes', 'warning', qr/^tools\.tegro_deliver\(.*text.*\) of role/, qr/^DROP ROUTINE/ ]);
+
+	mended(
+		'fault 91: triggers, rules, policies and foreign keys on our tables',
+		<<'END',
+CREATE FUNCTION "App s".own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+ALTER FUNCTION "App s".own() OWNER TO app;
+CREATE TRIGGER "t 1" AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUNCTION "App s".own();
+CREATE TRIGGER pay BEFORE UPDATE ON tegro_notification FOR EACH ROW EXECUTE FUNCTION tegro_create_withdrawal_trigger('{}');
+CREATE RULE "r 1" AS ON INSERT TO tegro_attempt DO ALSO NOTIFY something;
+CREATE POLICY more ON tegro_outbox USING (true);
+ALTER POLICY tegro_attempt_own ON tegro_attempt USING (true);
+ALTER POLICY tegro_notification_own ON tegro_notification TO app;
+ALTER TABLE tegro_payment_callback DISABLE ROW LEVEL SECURITY;
+ALTER TABLE tegro_identity FORCE ROW LEVEL SECURITY;
+CREATE TABLE "App s".heir () INHERITS (tegro_attempt);
+CREATE TABLE "App s".child (
+	a bigint CONSTRAINT "k 1" REFERENCES tegro_outbox ON DELETE CASCADE,
+	b bigint CONSTRAINT k2 REFERENCES tegro_outbox ON UPDATE SET NULL,
+	c bigint CONSTRAINT k3 REFERENCES tegro_notification ON DELETE SET DEFAULT,
+	d bigint CONSTRAINT plain REFERENCES tegro_outbox);
+END
+		[ 'tables', 'error', qr/^Trigger "t 1" of table public\.tegro_outbox is not the extension's: it runs "App s"\.own\(\), of role app,/, qr/^DROP TRIGGER "t 1" ON public\.tegro_outbox;$/ ],
+		[ 'tables', 'error', qr/^Trigger pay of table public\.tegro_notification is not the extension's/, qr/^DROP TRIGGER pay ON/ ],
+		[ 'tables', 'error', qr/^Rule "r 1" of public\.tegro_attempt/, qr/^DROP RULE "r 1" ON public\.tegro_attempt;$/ ],
+		[ 'tables', 'error', qr/^Policy more of table public\.tegro_outbox is not the extension's\./, qr/^DROP POLICY more ON public\.tegro_outbox;$/ ],
+		[ 'tables', 'error', qr/^Policy tegro_attempt_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY tegro_attempt_own ON public\.tegro_attempt FOR SELECT USING/ ],
+		[ 'tables', 'error', qr/^Policy tegro_notification_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY/ ],
+		[ 'tables', 'error', qr/^Row security is off for table public\.tegro_payment_callback/, qr/^ALTER TABLE public\.tegro_payment_callback ENABLE ROW LEVEL SECURITY;$/ ],
+		[ 'tables', 'error', qr/^Row security of table public\.tegro_identity applies to its owner/, qr/^ALTER TABLE public\.tegro_identity NO FORCE ROW LEVEL SECURITY;$/ ],
+		[ 'tables', 'error', qr/^Table "App s"\.heir inherits from table public\.tegro_attempt/, qr/^ALTER TABLE "App s"\.heir NO INHERIT public\.tegro_attempt;$/ ],
+		map { [ 'tables', 'error', qr/^Foreign key $_ of table "App s"\.child follows/, qr/^ALTER TABLE "App s"\.child DROP CONSTRAINT $_;$/ ] } ('"k 1"', 'k2', 'k3'));
+	configure("tegro.retention = '30d'");
+	mended('a plain foreign key, which stops retention', 'SELECT',
+		[ 'tables', 'warning', qr/^Foreign key plain of table "App s"\.child prevents .* tegro\.retention/, qr/^ALTER TABLE "App s"\.child DROP CONSTRAINT plain;$/ ]);
+	restore();
+
+	subtest 'fault 92: default privileges' => sub {
+		run_sql(<<'END');
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, TRIGGER ON TABLES TO app;
+ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO "Own er";
+ALTER DEFAULT PRIVILEGES FOR ROLE app GRANT ALL ON TABLES TO "Own er";
+ALTER DEFAULT PRIVILEGES IN SCHEMA "App s" GRANT ALL ON TABLES TO "Own er";
+END
+		my $said = doctor();
+		my @rows = rows_of($said, 'default privileges');
+		is_deeply([ grep { $_->{status} ne 'ok' } @{ $said->{rows} } ], [], 'nothing is wrong yet');
+		is(scalar(@rows), 2, 'those that concern the extension are told');
+		like($rows[0]{detail}, qr/gives role "Own er" EXECUTE on functions that role \w+ creates\. /, '... of all schemas');
+		like($rows[1]{detail}, qr/gives role app SELECT, TRIGGER on tables that role \w+ creates in schema public\. /, '... of its schema');
+		run_sql($_->{hint}) foreach grep { $_->{hint} } @rows;
+		is_deeply([ map { $_->{hint} } rows_of(doctor(), 'default privileges') ], [undef], 'the commands of the hints undo them');
+		run_sql('ALTER DEFAULT PRIVILEGES IN SCHEMA "App s" REVOKE ALL ON TABLES FROM "Own er"');
+		run_sql('ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC');
+		is_deeply([ map { $_->{hint} } rows_of(doctor(), 'default privileges') ], [undef], 'one that takes rights away is not told');
+	};
+
+	subtest 'a large database: 10,000 functions and 5,000 tables' => sub {
+		run_sql(<<'END');
+DO $$ BEGIN FOR i IN 1..10000 LOOP EXECUTE format('CREATE FUNCTION "App s".f%s(int, text) RETURNS int LANGUAGE sql AS ''SELECT 1''', i); END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1..5000 LOOP EXECUTE format('CREATE TABLE "App s".t%s (a int)', i); IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1..500 LOOP EXECUTE format('CREATE TRIGGER ask AFTER INSERT ON "App s".t%s FOR EACH ROW EXECUTE FUNCTION tegro_create_order_trigger(''{}'')', i); END LOOP; END $$;
+END
+		my $session = session($node);
+		my $result = $session->query(q{SELECT count(*) FROM tegro_doctor_rights() WHERE status = 'ok'});
+		$session->close;
+		is($result->{out}, '9', 'all is well');
+		ok(own_ms($result) < 1000, 'the checks take less than a second: ' . own_ms($result) . ' ms');
+		run_sql(<<'END');
+DO $$ BEGIN FOR i IN 1..5000 LOOP EXECUTE format('DROP TABLE "App s".t%s', i); IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$;
+DO $$ BEGIN FOR i IN 1..10000 LOOP EXECUTE format('DROP FUNCTION "App s".f%s(int, text)', i); IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$;
+DROP SCHEMA "App s" CASCADE;
+DROP SCHEMA tools;
+DROP ROLE boss, root, auditor, auditors;
+DROP OWNED BY app;
+DROP OWNED BY "Own er";
+DROP ROLE app, "Own er";
+END
+	};
+}
+
+
+#
 # Who looks
 #
 
@@ -603,6 +863,8 @@ END
 		is($status{$check}{status}, 'skipped', "an ordinary role: \"$check\" is skipped");
 		like($status{$check}{detail}, qr/may not look|needs the rights/, '... and says why');
 	}
+	is($status{rights}{status}, 'skipped', 'the checks of rights are a function of their own');
+	like($status{rights}{detail}, qr/permission denied for function tegro_doctor_rights/, '... which is named');
 	is($status{provider}{status}, 'ok', 'what it may call is called');
 	unlike($status{$_}{detail}, qr/\Q$dir\E|credentials_/, 'it is told of no file') foreach keys %status;
 

@@ -93,6 +93,31 @@ tegro_finding_int(int row, int column)
 	return strtoi64(tegro_finding_text(row, column), NULL, 10);
 }
 
+/* The status of that name. */
+static TegroFinding
+status_by_name(const char *name)
+{
+	for (int i = 0; i < lengthof(status_names); i++)
+	{
+		if (strcmp(name, status_names[i]) == 0)
+			return (TegroFinding) i;
+	}
+	elog(ERROR, "a finding has the unknown status \"%s\"", name);
+}
+
+void
+tegro_finding_put_rows(TegroDoctor *doctor, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const char *hint = tegro_finding_text(i, 4);
+
+		tegro_finding_put_named(doctor, tegro_finding_text(i, 1),
+								status_by_name(tegro_finding_text(i, 2)),
+								tegro_finding_text(i, 3), *hint ? hint : NULL);
+	}
+}
+
 const char *
 tegro_finding_whose(TegroDoctor *doctor)
 {

@@ -64,6 +64,12 @@ extern const char *tegro_finding_text(int row, int column);
 extern int64 tegro_finding_int(int row, int column);
 
 /*
+ * Puts the first n rows of the last query, whose columns are check, status,
+ * detail and hint.  Throws if a status is not one of ours.
+ */
+extern void tegro_finding_put_rows(TegroDoctor *doctor, int n);
+
+/*
  * Whose rows the caller's queries of the outbox see: words to go into a
  * sentence, "" where it is everyone's.
  */

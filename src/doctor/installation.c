@@ -18,7 +18,6 @@
 #include "access/xlog.h"
 #include "catalog/pg_collation.h"
 #include "fmgr.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -378,44 +377,16 @@ tegro_check_keys_of_session(TegroDoctor *doctor)
  * Rights and durability.
  */
 
+/* All that the catalogs tell: several checks, which are a query. */
 void
 tegro_check_rights(TegroDoctor *doctor)
 {
-	StringInfoData open;
-	StringInfoData revoke;
-	int n = tegro_finding_query(
-		"WITH o AS (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid"
-		" WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'tegro')"
-		" SELECT DISTINCT kind, name FROM ("
-		" SELECT 'ROUTINE' AS kind, p.oid::regprocedure::text AS name, coalesce(proacl, acldefault('f', proowner)) AS acl"
-		" FROM o JOIN pg_proc p ON p.oid = objid WHERE classid = 'pg_proc'::regclass"
-		" UNION ALL SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass::text, relacl"
-		" FROM o JOIN pg_class c ON c.oid = objid WHERE classid = 'pg_class'::regclass"
-		" UNION ALL SELECT 'TABLE', attrelid::regclass::text, attacl"
-		" FROM o JOIN pg_attribute a ON a.attrelid = objid WHERE classid = 'pg_class'::regclass AND attacl IS NOT NULL"
-		" UNION ALL SELECT 'FOREIGN DATA WRAPPER', quote_ident(fdwname), fdwacl"
-		" FROM o JOIN pg_foreign_data_wrapper f ON f.oid = objid WHERE classid = 'pg_foreign_data_wrapper'::regclass"
-		" ) AS x CROSS JOIN LATERAL aclexplode(acl) AS a WHERE a.grantee = 0 AND $1 IS NOT NULL ORDER BY 1, 2");
+	int n =
+		tegro_finding_query("SELECT \"check\", status, detail, hint FROM %s.tegro_doctor_rights()"
+							" WHERE $1 IS NOT NULL",
+							doctor->schema);
 
-	if (n == 0)
-	{
-		tegro_finding_put(doctor, TEGRO_FINDING_OK,
-						  "Nothing of the extension is open to PUBLIC.", NULL);
-		return;
-	}
-	initStringInfo(&open);
-	initStringInfo(&revoke);
-	for (int i = 0; i < n; i++)
-	{
-		appendStringInfo(&open, "%s%s", i > 0 ? ", " : "",
-						 tegro_finding_text(i, 2));
-		appendStringInfo(&revoke, "%sREVOKE ALL ON %s %s FROM PUBLIC;",
-						 i > 0 ? " " : "", tegro_finding_text(i, 1),
-						 tegro_finding_text(i, 2));
-	}
-	tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
-					  psprintf("Every role has rights on %s.", open.data),
-					  revoke.data);
+	tegro_finding_put_rows(doctor, n);
 }
 
 void
