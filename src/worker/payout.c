@@ -515,7 +515,7 @@ tegro_payout_main(Datum arg)
 	TegroItem *item;
 	bool is_directed;
 	volatile bool recorded = false;
-	int64 id = 0;
+	volatile int64 id = 0;
 
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -532,6 +532,8 @@ tegro_payout_main(Datum arg)
 
 	PG_TRY();
 	{
+		int64 number;
+
 		settings = MemoryContextAlloc(TopMemoryContext, shared->settings_len);
 		memcpy(settings, shared->data, shared->settings_len);
 		json = MemoryContextStrdup(TopMemoryContext,
@@ -550,7 +552,8 @@ tegro_payout_main(Datum arg)
 			record(shared, &ledger,
 				   DatumGetJsonbP(
 					   DirectFunctionCall1(jsonb_in, CStringGetDatum(json))),
-				   &id);
+				   &number);
+		id = number;
 		recorded = true;
 		set_progress(shared, PAYOUT_RECORDED, id);
 
