@@ -10,6 +10,10 @@
  * extension's owner, with a search_path of pg_catalog alone, so that no
  * object of the caller's can take the place of one of theirs.
  *
+ * Other roles' code.  Before each statement that changes a table, or locks rows
+ * of it, tegro_guard() makes sure that no trigger, rule, policy or foreign key
+ * of somebody else runs within it.
+ *
  * Many rows at once are handed to a statement as a relation of its own, as a
  * trigger's transition table is.  (Arrays and unnest() took three times as
  * long, for a dozen columns.)
@@ -38,6 +42,7 @@
 #include "utils/tuplestore.h"
 
 #include "src/base/compat.h"
+#include "src/outbox/guard.h"
 #include "src/outbox/ledger.h"
 
 /* The worker's, and set for each statement elsewhere. */
@@ -51,6 +56,7 @@ struct TegroLedgerRows
 
 /* The plans of this session, for the ledger in that schema. */
 static SPIPlanPtr plans[TEGRO_N_STATEMENTS];
+static int changed_tables[TEGRO_N_STATEMENTS]; /* of those that are planned */
 static Oid plans_namespace = InvalidOid;
 static char plans_schema[NAMEDATALEN];
 
@@ -159,6 +165,8 @@ prepare(const TegroLedger *ledger, TegroStatement which)
 			elog(ERROR, "SPI_prepare failed for \"%s\": %s", sql,
 				 SPI_result_code_string(SPI_result));
 		SPI_keepplan(plan);
+		changed_tables[which] = tegro_guard_changed_tables(
+			tegro_statements[which].text);
 		plans[which] = plan;
 	}
 }
@@ -174,6 +182,8 @@ execute(const TegroLedger *ledger, TegroStatement which, Datum *values,
 	Assert(InLocalUserIdChange());
 	Assert(values || tegro_statements[which].nargs == 0);
 	prepare(ledger, which);
+	if (changed_tables[which] != 0)
+		tegro_guard(ledger->namespace, changed_tables[which]);
 	result = SPI_execute_plan(plans[which], values, nulls, read_only, 0);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));

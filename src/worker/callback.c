@@ -319,6 +319,9 @@ tegro_call_back(const TegroLedger *ledger, const TegroCaller *caller,
 												  ALLOCSET_DEFAULT_SIZES);
 	TegroItem *item;
 
+	/* the last call may have ended in an error of our own */
+	if (caller->own_session)
+		clear_session();
 	caller->begin();
 	MemoryContextSwitchTo(context);
 	item = take(ledger, next_at);

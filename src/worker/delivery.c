@@ -31,6 +31,11 @@
  * nobody sets and that goes on while the machine sleeps, at the last moment
  * (transport/exchange.c).  So what another may have taken over is not sent.
  *
+ * While the guard stops every statement (guard.c), nothing is claimed, and what
+ * is in flight is waited for.  Answers that come meanwhile are kept here, and
+ * written as soon as the guard lets a statement pass.  If the process dies before
+ * that, they are lost, and the requests are looked up as above.
+ *
  * No answer within tegro.timeout makes the outcome unknown, and the request
  * is looked up; but its exchange stays open until the lease ends, and an
  * answer that comes late settles it if nothing else has.
@@ -49,6 +54,7 @@
 #include "src/worker/callback.h"
 #include "src/base/compat.h"
 #include "src/worker/delivery.h"
+#include "src/outbox/guard.h"
 #include "src/outbox/identity.h"
 #include "src/outbox/inbox.h"
 #include "src/base/killpoint.h"
@@ -116,14 +122,15 @@ typedef struct Loop
 	int nheld;		  /* to be settled once nobody holds their rows */
 	bool unconfirmed; /* a claim is not where it must be */
 	List *pauses;
-	bool stumbled;		   /* the last round failed: not at once again */
-	bool look;			   /* there may be something due */
-	uint64 calls;		   /* how often it had been woken at the last look */
-	int64 next_us;		   /* when the next is due; -1: unknown */
-	TimestampTz after;	   /* where the last claim ended */
-	int64 gather_until_us; /* how long answers are gathered before a commit */
-	bool gathered;		   /* none has come for long enough */
-	bool backlog;		   /* the last claim was full */
+	bool stumbled;			/* the last round failed: not at once again */
+	int64 stopped_until_us; /* the guard let no statement pass; 0: it does */
+	bool look;				/* there may be something due */
+	uint64 calls;			/* how often it had been woken at the last look */
+	int64 next_us;			/* when the next is due; -1: unknown */
+	TimestampTz after;		/* where the last claim ended */
+	int64 gather_until_us;	/* how long answers are gathered before a commit */
+	bool gathered;			/* none has come for long enough */
+	bool backlog;			/* the last claim was full */
 	int64 swept_us;
 	int64 inbox_us; /* when notifications were asked for last */
 	int64 idle_since_us;
@@ -515,7 +522,8 @@ settle_alone(Loop *loop, TegroItem *item)
 	error = try_to(loop, settle_item, item);
 	can_wait = error &&
 		(error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-		 error->sqlerrcode == ERRCODE_UNDEFINED_TABLE);
+		 error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
+		 tegro_guard_stopped(error));
 	if (error && !can_wait)
 	{
 		/*
@@ -750,6 +758,27 @@ pass_attempts(Loop *loop, const TegroClaim *claim)
 }
 
 /*
+ * The guard lets no statement pass: until a person has removed the cause, this
+ * is tried again at intervals.  Only a worker waits; a caller of tegro_deliver()
+ * gets the error.
+ */
+static void
+stop(Loop *loop, ErrorData *error)
+{
+	if (!loop->deliverer->stay)
+		ReThrowError(error);
+	tegro_guard_log(error, "delivery");
+	loop->stopped_until_us = tegro_clock_us() +
+		TEGRO_GUARD_PAUSE_MS * INT64CONST(1000);
+}
+
+static bool
+is_stopped(const Loop *loop)
+{
+	return tegro_clock_us() < loop->stopped_until_us;
+}
+
+/*
  * One transaction: settles what was ruled on and claims what there are places
  * for.  Returns what was claimed, to be sent.
  */
@@ -783,7 +812,17 @@ settle_and_claim(Loop *loop, int places)
 	if (error == NULL)
 		tegro_kill_point("after claim commit");
 
-	if (error)
+	loop->stopped_until_us = 0;
+	if (error && tegro_guard_stopped(error))
+	{
+		/* no row is to blame: what was ruled on stays as it is */
+		stop(loop, error);
+		FreeErrorData(error);
+		list_free(round.ruled);
+		round.ruled = NIL;
+		loop->look = true;
+	}
+	else if (error)
 	{
 		/* without rows of ours there is nobody else to blame, but who locks all */
 		if ((round.ruled == NIL && !mended &&
@@ -976,28 +1015,51 @@ wind_down(Loop *loop)
 	settle_held(loop, true);
 }
 
-/*
- * Deletes what was kept long enough: a part at a time, all of it in turn, and
- * then not for a while.
- */
 static void
-forget_old(Loop *loop)
+forget_some(Loop *loop, void *arg)
 {
-	int64 now = tegro_clock_us();
-	int64 pause_ms = loop->forgot_to > 0 ? FORGET_MS : SWEEP_MS;
-
-	if (tegro_retention <= 0 ||
-		now - loop->forgot_us < pause_ms * INT64CONST(1000))
-		return;
-	loop->forgot_us = now;
-	begin(loop);
 	loop->forgot_to =
 		tegro_outbox_forget(&loop->ledger,
 							TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														-tegro_retention *
 															INT64CONST(1000)),
 							loop->forgot_to);
+}
+
+/*
+ * Deletes what was kept long enough: a part at a time, all of it in turn, and
+ * then not for a while.  Where it fails, delivery goes on: a foreign key of
+ * another table can keep a row, and somebody can have a table locked.
+ */
+static void
+forget_old(Loop *loop)
+{
+	int64 now = tegro_clock_us();
+	int64 pause_ms = loop->forgot_to > 0 ? FORGET_MS : SWEEP_MS;
+	ErrorData *error;
+
+	if (tegro_retention <= 0 || is_stopped(loop) ||
+		now - loop->forgot_us < pause_ms * INT64CONST(1000))
+		return;
+	loop->forgot_us = now;
+	begin(loop);
+	error = try_to(loop, forget_some, NULL);
 	commit(loop);
+	if (error == NULL)
+		return;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
+		ReThrowError(error);
+	loop->forgot_to = 0;
+	if (tegro_guard_stopped(error))
+		stop(loop, error);
+	else
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("old requests of the tegro outbox could not be deleted: %s",
+						error->message),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0));
+	FreeErrorData(error);
 }
 
 /* In the foreground: calls all back that are due. */
@@ -1132,7 +1194,8 @@ run_loop(Loop *loop)
 		places = free_places(loop);
 		if (loop->next_us >= 0 && tegro_clock_us() >= loop->next_us)
 			loop->look = true;
-		if (loop->nruled > 0 || (loop->look && places > 0))
+		if (!is_stopped(loop) &&
+			(loop->nruled > 0 || (loop->look && places > 0)))
 		{
 			if (deliverer->report)
 				deliverer->report("delivering");
@@ -1166,15 +1229,20 @@ run_loop(Loop *loop)
 		if (deliverer->stay && idle_for_long(loop))
 			return TEGRO_NOTHING_DUE;
 
-		if (loop->nruled == 0 || loop->stumbled)
+		if (loop->nruled == 0 || loop->stumbled || is_stopped(loop))
 		{
 			long ms;
 
 			/* the latch may have been reset by what was waited for since */
 			if (tegro_wake_calls() != loop->calls)
 				loop->look = true;
-			ms = loop->stumbled ? STUMBLE_MS
-								: wait_ms(loop, free_places(loop));
+			if (is_stopped(loop))
+				ms = (long) ((loop->stopped_until_us - tegro_clock_us()) /
+							 1000) +
+					1;
+			else
+				ms = loop->stumbled ? STUMBLE_MS
+									: wait_ms(loop, free_places(loop));
 			loop->stumbled = false;
 
 			if (ms > 0 || loop->items != NIL)

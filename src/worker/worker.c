@@ -34,6 +34,7 @@
 #include <malloc.h>
 #endif
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -49,6 +50,7 @@
 #include "src/worker/callback.h"
 #include "src/base/compat.h"
 #include "src/worker/delivery.h"
+#include "src/outbox/guard.h"
 #include "src/outbox/identity.h"
 #include "src/outbox/ledger.h"
 #include "src/base/settings.h"
@@ -151,6 +153,52 @@ wait_for_signal(void)
 }
 
 /*
+ * Does a worker's work.  Returns false if the guard stopped it (guard.c), after
+ * a pause: the worker tries again until a person has removed the cause.  If it
+ * ended instead, the postmaster would start it again every few seconds.
+ */
+static bool
+do_unless_stopped(void (*work)(void *arg), void *arg, const char *doing)
+{
+	static uint32 wait_event = 0;
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = true;
+
+	PG_TRY();
+	{
+		work(arg);
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(TopMemoryContext);
+		error = CopyErrorData();
+		if (!tegro_guard_stopped(error))
+			PG_RE_THROW();
+		HOLD_INTERRUPTS();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+		tegro_guard_log(error, doing);
+		FreeErrorData(error);
+		done = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	if (done)
+		return true;
+	tegro_session_report(NULL);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 TEGRO_GUARD_PAUSE_MS,
+					 tegro_wait_event(&wait_event, "TegroHeld"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	tegro_session_reload();
+	return false;
+}
+
+/*
  * Is there anything left to send or look up in this database, or may there be
  * with the commit of a prepared transaction, which wakes nobody?
  */
@@ -227,11 +275,27 @@ ends_as_held(void)
 	return !tegro_wake_register(TEGRO_DELIVERY_WORKER);
 }
 
+/* What the delivery worker does. */
+typedef struct Delivery
+{
+	TegroDeliverer deliverer;
+	TegroDeliveryEnd end;
+} Delivery;
+
+static void
+deliver(void *arg)
+{
+	Delivery *this = arg;
+
+	this->end = tegro_deliver_due(&this->deliverer);
+}
+
 /* The delivery worker's main function; arg is the database. */
 void
 tegro_worker_main(Datum arg)
 {
-	TegroDeliverer deliverer = {0};
+	Delivery delivery = {0};
+	TegroDeliverer *deliverer = &delivery.deliverer;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
@@ -255,17 +319,23 @@ tegro_worker_main(Datum arg)
 	(void) mallopt(M_TOP_PAD, KEPT_MEMORY / 16);
 #endif
 
-	deliverer.begin = tegro_session_begin;
-	deliverer.commit = tegro_session_commit;
-	deliverer.stay = true;
-	deliverer.max = -1;
-	deliverer.stop = &stop_requested;
-	deliverer.reload = tegro_session_reload;
-	deliverer.report = tegro_session_report;
+	deliverer->begin = tegro_session_begin;
+	deliverer->commit = tegro_session_commit;
+	deliverer->stay = true;
+	deliverer->max = -1;
+	deliverer->stop = &stop_requested;
+	deliverer->reload = tegro_session_reload;
+	deliverer->report = tegro_session_report;
 
 	for (;;)
 	{
-		switch (tegro_deliver_due(&deliverer))
+		if (!do_unless_stopped(deliver, &delivery, "delivery"))
+		{
+			if (stop_requested)
+				proc_exit(1);
+			continue;
+		}
+		switch (delivery.end)
 		{
 			case TEGRO_NOTHING_DUE:
 			case TEGRO_NO_LEDGER:
@@ -290,13 +360,40 @@ tegro_worker_main(Datum arg)
 	}
 }
 
+/* What the callback worker does. */
+typedef struct Callbacks
+{
+	TegroLedger ledger;
+	TegroCaller caller;
+	bool allowed;
+	bool called;
+	TimestampTz next_at;
+} Callbacks;
+
+static void
+look_whether_allowed(void *arg)
+{
+	Callbacks *this = arg;
+
+	this->allowed = may_deliver(&this->ledger);
+}
+
+static void
+call_back(void *arg)
+{
+	Callbacks *this = arg;
+
+	this->called = tegro_call_back(&this->ledger, &this->caller,
+								   &this->next_at);
+}
+
 /* The callback worker's main function; arg is the database. */
 void
 tegro_callback_main(Datum arg)
 {
 	static uint32 wait_event = 0;
-	TegroCaller caller = {tegro_session_begin, tegro_session_commit, true};
-	TegroLedger ledger = {0};
+	Callbacks callbacks = {
+		.caller = {tegro_session_begin, tegro_session_commit, true}};
 	MemoryContext context;
 	TimestampTz idle_since = GetCurrentTimestamp();
 
@@ -308,15 +405,20 @@ tegro_callback_main(Datum arg)
 	tegro_session_force("lock_timeout",
 						"0"); /* a callback has a time limit of its own */
 
-	if (!tegro_wake_register(TEGRO_CALLBACK_WORKER) || !may_deliver(&ledger))
+	if (!tegro_wake_register(TEGRO_CALLBACK_WORKER))
+		proc_exit(0);
+	while (
+		!do_unless_stopped(look_whether_allowed, &callbacks, "calling back"))
+		;
+	if (!callbacks.allowed)
 		proc_exit(0);
 	context = AllocSetContextCreate(TopMemoryContext, "tegro callbacks",
 									ALLOCSET_DEFAULT_SIZES);
 
 	for (;;)
 	{
-		TimestampTz next_at;
 		TimestampTz now;
+		TimestampTz next_at;
 		uint64 calls = tegro_wake_calls();
 		long ms;
 
@@ -328,11 +430,13 @@ tegro_callback_main(Datum arg)
 		tegro_session_report("calling back");
 		MemoryContextSwitchTo(context);
 		MemoryContextReset(context);
-		if (tegro_call_back(&ledger, &caller, &next_at))
+		if (!do_unless_stopped(call_back, &callbacks, "calling back") ||
+			callbacks.called)
 		{
 			idle_since = GetCurrentTimestamp();
 			continue;
 		}
+		next_at = callbacks.next_at;
 		if (tegro_wake_calls() != calls)
 			continue;
 
