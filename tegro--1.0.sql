@@ -1098,3 +1098,52 @@ LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_stat_reset() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_stat_reset() IS
 'sets the counters of tegro_stat back to zero';
+
+--
+-- Rights.  ALTER DEFAULT PRIVILEGES of the role that creates the extension gives
+-- rights on every object above to other roles, and so lets them pay out.  This
+-- takes them back: nobody but the owner has any right here until an
+-- administrator grants it.  The REVOKE beside each object is for those who read
+-- it there.  Keep this at the end: it covers the objects that exist so far.
+--
+
+DO $$
+DECLARE
+	command pg_catalog.text;
+BEGIN
+	FOR command IN
+		SELECT pg_catalog.format('REVOKE ALL ON %s %s FROM %s CASCADE', o.kind,
+				   (pg_catalog.pg_identify_object(d.classid, d.objid, 0)).identity,
+				   CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'PUBLIC'
+						ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END)
+		  FROM (SELECT 'pg_catalog.pg_class'::pg_catalog.regclass AS catalog, c.oid AS id, c.relowner AS owner,
+					   CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S'::pg_catalog."char" THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
+					   coalesce(c.relacl, pg_catalog.acldefault('r'::pg_catalog."char", c.relowner)) AS acl
+				  FROM pg_catalog.pg_class AS c
+				 WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog."char"[])
+				UNION ALL
+				SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, p.proowner, 'ROUTINE',
+					   coalesce(p.proacl, pg_catalog.acldefault('f'::pg_catalog."char", p.proowner))
+				  FROM pg_catalog.pg_proc AS p
+				UNION ALL
+				SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, t.typowner, 'TYPE',
+					   coalesce(t.typacl, pg_catalog.acldefault('T'::pg_catalog."char", t.typowner))
+				  FROM pg_catalog.pg_type AS t
+				UNION ALL
+				SELECT 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass, w.oid, w.fdwowner, 'FOREIGN DATA WRAPPER',
+					   coalesce(w.fdwacl, pg_catalog.acldefault('F'::pg_catalog."char", w.fdwowner))
+				  FROM pg_catalog.pg_foreign_data_wrapper AS w) AS o,
+			   pg_catalog.pg_depend AS d,
+			   pg_catalog.pg_extension AS e,
+			   LATERAL (SELECT DISTINCT grantee FROM pg_catalog.aclexplode(o.acl)) AS a
+		 WHERE d.classid OPERATOR(pg_catalog.=) o.catalog AND d.objid OPERATOR(pg_catalog.=) o.id
+		   AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+		   AND d.refobjid OPERATOR(pg_catalog.=) e.oid
+		   AND d.deptype OPERATOR(pg_catalog.=) 'e'::pg_catalog."char"
+		   AND e.extname OPERATOR(pg_catalog.=) 'tegro'
+		   AND a.grantee OPERATOR(pg_catalog.<>) o.owner
+	LOOP
+		EXECUTE command;
+	END LOOP;
+END
+$$;

@@ -1,4 +1,5 @@
-# 009_rights.pl: only the extension's own code runs when its tables change.
+# 009_rights.pl: only the extension's own code runs when its tables change, and
+# nobody but the owner has a right that nobody granted.
 #
 # A role "app" gets what GRANT ALL ON ALL TABLES gives it, and puts a trigger on
 # each table, and a foreign key that deletes or changes rows.  What its trigger
@@ -469,6 +470,67 @@ story(
 		is($owner->query('SELECT string_agg(who, $$ $$) FROM app.proof')->{out}, 'app', 'its trigger runs as itself');
 		is(enqueue_as('order_taker', 'new')->{sqlstate}, 'TG006', 'and stops what writes, as any other');
 		nobody_else_ran_it();
+	});
+
+# All that roles other than the owner may do with the extension's objects now, or
+# could by what pg_dump takes for given.
+use constant RIGHTS => <<'END';
+WITH members AS (
+	SELECT classid, objid FROM pg_depend WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
+	   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'tegro')),
+acls AS (
+	SELECT 'pg_class'::regclass AS classid, oid, relowner AS owner, relacl AS acl FROM pg_class
+	UNION ALL SELECT 'pg_proc'::regclass, oid, proowner, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc
+	UNION ALL SELECT 'pg_type'::regclass, oid, typowner, coalesce(typacl, acldefault('T', typowner)) FROM pg_type
+	UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, oid, fdwowner, fdwacl FROM pg_foreign_data_wrapper
+	UNION ALL SELECT classoid, objoid, 10, initprivs FROM pg_init_privs)
+SELECT string_agg(DISTINCT format('%s %s to %s', privilege_type, pg_describe_object(m.classid, m.objid, 0),
+	   CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END), E'\n')
+  FROM members AS m JOIN acls ON acls.classid = m.classid AND acls.oid = m.objid, aclexplode(acl)
+ WHERE grantee <> owner
+END
+
+use constant DEFAULT_PRIVILEGES => map { "ALTER DEFAULT PRIVILEGES $_" } (
+	(map { "IN SCHEMA public GRANT ALL ON $_ TO app" } qw(TABLES FUNCTIONS SEQUENCES)),
+	(map { "GRANT ALL ON $_ TO app, stranger WITH GRANT OPTION" } qw(TABLES FUNCTIONS SEQUENCES TYPES)),
+	(map { "GRANT ALL ON $_ TO PUBLIC" } qw(TABLES FUNCTIONS SEQUENCES TYPES)),
+	'GRANT EXECUTE ON ROUTINES TO "odd ""role"');
+
+$node->safe_psql('postgres', 'CREATE ROLE "odd ""role"');
+
+story(
+	'fault 92: default privileges give nothing' => sub {
+		is($owner->query($_)->{sqlstate}, '', $_) foreach DEFAULT_PRIVILEGES;
+		is($owner->query('CREATE TABLE probe (); SELECT has_table_privilege(\'stranger\', \'probe\', \'TRIGGER\')')->{out}, 't',
+			'a table of the administrator is everybody\'s');
+		is($owner->query('CREATE EXTENSION tegro')->{sqlstate}, '', 'the extension');
+		is($owner->query(RIGHTS)->{out}, '', 'nobody else has a right on anything of it');
+		is($owner->query(qq{SELECT has_function_privilege('app', 'tegro_create_withdrawal(jsonb)', 'EXECUTE')})->{out}, 'f',
+			'a role cannot pay out');
+		is(as('app', q{SELECT tegro_create_withdrawal('{"payment_id": "stolen", "currency": "RUB", "amount": 1, "account": "4"}')})
+			->{sqlstate}, '42501', 'indeed');
+		is(as('app', q{UPDATE tegro_identity SET identity = 'x'})->{sqlstate}, '42501', 'nor change a table');
+		is(as('app', 'CREATE TRIGGER t AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUNCTION suppress_redundant_updates_trigger()')
+			->{sqlstate}, '42501', 'nor put a trigger on one');
+	});
+
+story(
+	'fault 92: a dump and its restore give what was granted' => sub {
+		my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
+
+		$owner->query($_) foreach DEFAULT_PRIVILEGES, 'CREATE EXTENSION tegro',
+		  'GRANT SELECT ON tegro_outbox TO app',
+		  'GRANT EXECUTE ON FUNCTION tegro_enqueue(text, jsonb, regprocedure, timestamptz) TO app';
+		my $rights = $owner->query(RIGHTS)->{out};
+		like($rights, qr/^EXECUTE function tegro_enqueue\(.*\) to app\nSELECT table tegro_outbox to app$/, 'two grants');
+		$node->command_ok([ 'pg_dump', '-f', $dump, $node->connstr($database) ], 'a dump');
+		$node->safe_psql('postgres', 'CREATE DATABASE restored');
+		my $restored = session($node, database => 'restored');
+		is($restored->query($_)->{sqlstate}, '', 'in the target as well') foreach DEFAULT_PRIVILEGES;
+		$node->command_ok([ 'psql', '-X', '-v', 'ON_ERROR_STOP=1', '-f', $dump, $node->connstr('restored') ], 'a restore');
+		is($restored->query(RIGHTS)->{out}, $rights, 'gives these two');
+		$restored->close;
+		$node->safe_psql('postgres', 'DROP DATABASE restored');
 	});
 
 $node->stop;
