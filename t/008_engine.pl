@@ -1,7 +1,7 @@
 #
-# The engine of calls takes what there is: of file descriptors, of the files
-# that name authorities, and of answers; and it shows foreign text only through
-# one filter.
+# The engine of calls takes what there is: of the files that name authorities, of
+# answers, and of memory; and it shows foreign text only through one filter.  File
+# descriptors: 009_descriptors.pl.
 #
 # Servers of this file's own send what no HTTP library would; sandboxes do all
 # else.  What must be waited for longest, an idle connection's end, is begun
@@ -13,6 +13,8 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
+use IO::Select;
+use IO::Socket::IP;
 use JSON::PP;
 use List::Util qw(max);
 use POSIX ();
@@ -308,6 +310,9 @@ subtest 'fault 75: the SQLSTATE is ours in whatever encoding the client reads' =
 		$result = $client->query("SELECT tegro_create_withdrawal('" . $json->encode({
 				payment_id => "\x{41d} $encoding", currency => 'RUB', amount => 1, account => '1', payment_system => 1 }) . "')");
 		is($result->{sqlstate}, 'TG001', "$encoding: a payout that is refused") or diag($result->{err});
+		# what is quoted of the caller's parameters
+		$result = $client->query("SELECT tegro_payment_url('{\"\\u041d\": 1}')");
+		is($result->{sqlstate}, '22023', "$encoding: a parameter that there is not") or diag($result->{err});
 		$client->close;
 	}
 };
@@ -345,6 +350,7 @@ sub sees_reload
 
 subtest 'fault 66: authorities are read again after a reload' => sub {
 	is(ask($session, 'balance')->{sqlstate}, '', 'they are trusted at first');
+	my $open = descriptors($session->pid);
 	foreach my $turn (1 .. 3)
 	{
 		my $before = $session->query('SELECT pg_conf_load_time()')->{out};
@@ -359,6 +365,7 @@ subtest 'fault 66: authorities are read again after a reload' => sub {
 		sees_reload($session, $before);
 		is(ask($session, 'balance')->{sqlstate}, '', "turn $turn: and again, once it names them");
 	}
+	is(descriptors($session->pid), $open, 'no connection from before a reload is left');
 };
 
 subtest 'fault 66: a worker that is busy reads authorities again, too' => sub {
@@ -384,70 +391,77 @@ subtest 'fault 66: a worker that is busy reads authorities again, too' => sub {
 	ok(wait_until(sub { $count->(q{state = 'done'}) == 4; }), 'it goes out once the authority is trusted again');
 };
 
-#
-# Descriptors
-#
+subtest 'fault 66: a busy worker delivers to a provider whose authority has changed, after a reload' => sub {
+	# what connects is led to the provider of before, or to that of now
+	my $now = sandbox(certificates => $other_certificates);
+	my $route = spew(TegroTest::scratch() . '/route', $sandbox->port);
+	my $relay = raw_server(
+		sub {
+			my ($client) = @_;
+			my $provider = IO::Socket::IP->new(PeerHost => '127.0.0.1', PeerPort => TegroTest::slurp($route)) or return;
+			my $select = IO::Select->new($client, $provider);
 
-subtest 'fault 64: more at once than descriptors: less at once, and nothing fails' => sub {
-	my ($hard) = TegroTest::must_run('prlimit', '--pid', $$, '--nofile', '--noheadings', '-o', 'HARD') =~ /(\w+)/;
-	my ($soft) = TegroTest::must_run('prlimit', '--pid', $$, '--nofile', '--noheadings', '-o', 'SOFT') =~ /(\w+)/;
+			for (;;)
+			{
+				foreach my $from ($select->can_read)
+				{
+					my $to = $from == $client ? $provider : $client;
 
-	TegroTest::must_run('prlimit', '--pid', $$, "--nofile=256:$hard");
-	my $few = cluster('few', $sandbox, %tls, environment => { preload_library() });
-	TegroTest::must_run('prlimit', '--pid', $$, "--nofile=$soft:$hard");
-	my $greedy = session($few);
+					sysread($from, my $bytes, 65536) or return;
+					$bytes = substr($bytes, syswrite($to, $bytes) // return) while length $bytes;
+				}
+			}
+		});
+	# a database, and so a worker, that has no connection yet
+	$node->safe_psql('postgres', 'CREATE DATABASE authorities');
+	$node->safe_psql('authorities', 'CREATE EXTENSION tegro');
+	set_server($node, { 'tegro.api_url' => 'https://127.0.0.1:' . $relay->port . '/api', 'tegro.timeout' => '30s' });
+	my $shop = session($node, database => 'authorities');
+	my $enqueue = sub {
+		return $shop->query(q{SELECT tegro_enqueue('createOrder', '} . $json->encode({ new_order() }) . q{')})->{out};
+	};
+	my $count = sub { return $shop->query("SELECT count(*) FROM tegro_outbox WHERE $_[0]")->{out}; };
+	my $show = sub { diag($shop->query('SELECT id, state, attempts, message FROM tegro_outbox')->{out}); };
+	my $worker = q{SELECT string_agg(pid::text, ' ') FROM pg_stat_activity
+		WHERE datname = current_database() AND backend_type = 'tegro delivery worker'};
 
 	$sandbox->begin;
-	$sandbox->fault('*', 'hold', ms => 300, times => 500);
-	$greedy->query('SET tegro.max_concurrency = 1000; SET tegro.read_retries = 0');
-	my $result = $greedy->query("SELECT count(*), count(answer), min(message) FROM tegro_batch('balance', "
-		  . "ARRAY(SELECT '{}'::jsonb FROM generate_series(1, 2000)))");
-	is($result->{out}, '2000|2000|', 'all 2,000 calls are answered') or diag($result->{err});
-	my $open = descriptors($greedy->pid);
-	cmp_ok($open, '>', 60, 'many connections are kept');
-	cmp_ok($open, '<', 150, 'but no more than a third of the descriptors');
-	$result = $greedy->query(<<'SQL');
-DO $$
-BEGIN
-	FOR i IN 1 .. 300
-	LOOP
-		EXECUTE format('CREATE TABLE t%s AS SELECT g, repeat(chr(64), 3000) FROM generate_series(1, 20) g', i);
-	END LOOP;
-END
-$$;
-SELECT count(*) > 1000 FROM pg_class, pg_attribute WHERE attrelid = pg_class.oid
-SQL
-	is($result->{out}, 't', 'the session opens files after it') or diag($result->{err});
-	is(ask($greedy, 'balance')->{sqlstate}, '', 'and makes a call');
-	$greedy->query('SET tegro.max_concurrency = 1');
-	ask($greedy, 'balance') foreach 1 .. 2;
-	$greedy->close;
+	$sandbox->fault('createOrder', 'hold', ms => 12_000, times => 3);
+	my @busy = map { $enqueue->() } 1 .. 3;
+	my $busy = 'id IN (' . join(', ', @busy) . ')';
+	ok(wait_until(sub { 3 <= scalar($sandbox->journal(method => 'createOrder')); }), 'some are on their way');
+	my $pid = $shop->query($worker)->{out};
 
-	# a name takes more for a while: a thread that looks it up, and its sockets
-	my $namer = session($few);
-	set_server($few, { 'tegro.api_url' => 'https://slow-0-few.provider.test:' . $sandbox->port . '/api' }, $namer);
-	$namer->query('SET tegro.max_concurrency = 1000; SET tegro.read_retries = 0');
-	$sandbox->begin;
-	$sandbox->fault('*', 'hold', ms => 300, times => 200);
-	$result = $namer->query("SELECT count(*), count(answer), min(message) FROM tegro_batch('balance', "
-		  . "ARRAY(SELECT '{}'::jsonb FROM generate_series(1, 1000)))");
-	is($result->{out}, '1000|1000|', 'all calls to a name are answered, too') or diag($result->{err});
-	cmp_ok(descriptors($namer->pid), '>', 60, 'as many connections are kept');
-	$namer->close;
+	# the provider and the file change, and nobody says so
+	spew("$ca_file.new", TegroTest::slurp($other_certificates->{ca}));
+	rename("$ca_file.new", $ca_file) or die "could not rename: $!";
+	spew($route, $now->port);
+	my $late = $enqueue->();
+	ok(wait_until(sub { $count->("id = $late AND message IS NOT NULL") == 1; }), 'one more is tried');
+	like($shop->query("SELECT message FROM tegro_outbox WHERE id = $late")->{out},
+		qr/could not reach.*certificate.*nothing was sent/, 'without a reload the new authority is not known');
+	is(scalar($now->journal), 0, 'and nothing reaches the provider');
 
-	# delivery
-	my $author = session($few);
-	$author->query("SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id', 'few ' || g, "
-		  . "'currency', 'RUB', 'amount', 1))) FROM generate_series(1, 300) g");
-	$author->query("ALTER SYSTEM SET tegro.max_concurrency = 1000");
-	$few->reload;
-	ok(wait_until(sub { $author->query(q{SELECT count(*) FROM tegro_outbox WHERE state = 'done'})->{out} == 300; }),
-		'a worker delivers') or diag($author->query('SELECT state, count(*), min(message) FROM tegro_outbox GROUP BY 1')->{out});
-	$author->close;
-	is(scalar(() = TegroTest::slurp($few->logfile) =~ /Too many open files|out of file descriptors/g), 0,
-		'nobody was short of descriptors');
-	$few->stop;
+	reload_conf($node);
+	$enqueue->() foreach 1 .. 20;
+	$shop->query("SELECT tegro_retry($late)");
+	ok(wait_until(sub { $count->(q{state = 'done'}) >= 21; }), 'after a reload all are delivered') or $show->();
+	is($count->("$busy AND state = 'sending'"), 3, 'while the first are still on their way') or $show->();
+	ok(wait_until(sub { $count->(q{state = 'done'}) == 24; }), 'which have their answers in the end') or $show->();
+	is(scalar($sandbox->journal(method => 'createOrder', executed => 1)), 3, 'each of these was executed once');
+	is(scalar($now->journal(method => 'createOrder', executed => 1)), 21, 'each of the others, too');
+	is($shop->query($worker)->{out}, $pid, 'all by one worker');
+
+	$shop->query('DROP EXTENSION tegro');
+	$shop->close;
+	trust($certificates->{ca});
+	set_server($node, { 'tegro.api_url' => $sandbox->api_url, 'tegro.timeout' => undef }, $session);
+	$_->stop foreach $relay, $now;
 };
+
+#
+# Memory
+#
 
 subtest 'a batch takes memory for what is in flight' => sub {
 	my $batch = session($node);

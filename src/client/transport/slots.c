@@ -16,8 +16,13 @@
  *	  than that, and closes an idle one where none of them suits;
  *	- some more for each of these whose host is a name.
  *
- * Where no slot can be had, an exchange is to wait until another has ended.
- * The first one of a process never waits.
+ * Some are left to others.  fd.c refuses a descriptor to whoever asks once its
+ * third is taken: postgres_fdw and dblink then fail, and so does each wait of
+ * theirs, even while a transaction is aborted.  Idle connections hold slots for
+ * half a minute after a batch.
+ *
+ * Where no slot can be had, an exchange waits until another has ended.  The
+ * first one of a process never waits.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,6 +40,13 @@
  * tried to a second address.
  */
 #define RESOLVING_SLOTS 4
+
+/*
+ * Descriptors that are left to other extensions of the process: connections of
+ * postgres_fdw or dblink, say, and what these wait with.  By default fd.c grants
+ * some 330 in all; 16 of them are few, but more than most sessions need.
+ */
+#define SPARE_SLOTS 16
 
 static int nslots;		 /* that are held */
 static int nconnections; /* that stand */
@@ -76,17 +88,35 @@ count_slots(int more, int resolving)
 		Min(unconnected, tegro_engine.nresolving + resolving);
 }
 
-/* Sees to it that so many slots are held; false if they cannot be had. */
+/* Holds no more slots than that. */
+static void
+give_back(int wanted)
+{
+	while (nslots > wanted)
+	{
+		ReleaseExternalFD();
+		nslots--;
+	}
+}
+
+/*
+ * Sees to it that so many slots are held; false if they cannot be had.  fd.c does
+ * not say how many it would grant, so those for others are asked for as well, and
+ * given back.
+ */
 static bool
 acquire(int wanted)
 {
-	while (nslots < wanted)
-	{
-		if (!AcquireExternalFD())
-			return false;
+	int held = nslots;
+	bool granted;
+
+	if (held >= wanted)
+		return true;
+	while (nslots < wanted + SPARE_SLOTS && AcquireExternalFD())
 		nslots++;
-	}
-	return true;
+	granted = nslots == wanted + SPARE_SLOTS;
+	give_back(Max(nslots - SPARE_SLOTS, held));
+	return granted;
 }
 
 /* Has slots for all that is in flight, whether fd.c grants them or not. */
@@ -108,13 +138,7 @@ tegro_slots_hold(void)
 void
 tegro_slots_release(void)
 {
-	int wanted = count_slots(0, 0);
-
-	while (nslots > wanted)
-	{
-		ReleaseExternalFD();
-		nslots--;
-	}
+	give_back(count_slots(0, 0));
 }
 
 int
