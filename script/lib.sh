@@ -110,15 +110,21 @@ make_directory()
 	chown "$server_user:" "$directory"
 }
 
-# remove_directory: and end what still runs a program that lies in it, such as
-# the server of a test that was cut short
+# programs_below DIRECTORY: the processes that run a program that lies there,
+# such as the server of a test that was cut short, one a line
+programs_below()
+{
+	find /proc -mindepth 2 -maxdepth 2 -name exe -lname "$1/*" \
+		-printf '%h\n' 2>/dev/null | sed 's,^/proc/,,'
+}
+
+# remove_directory: and end the programs that lie in it
 remove_directory()
 {
 	local processes
 
-	mapfile -t processes < <(find /proc -mindepth 2 -maxdepth 2 -name exe \
-		-lname "$directory/*" -printf '%h\n' 2>/dev/null)
-	kill -s KILL "${processes[@]#/proc/}" 2>/dev/null
+	mapfile -t processes < <(programs_below "$directory")
+	kill -s KILL "${processes[@]}" 2>/dev/null
 	rm -rf "$directory"
 }
 
@@ -380,6 +386,29 @@ install_privately()
 	cp -aL "$bindir/." "$installation$bindir"
 	bindir=$installation$bindir
 	export PATH=$bindir:$PATH
+}
+
+# prepare_programs NAME: makes $directory/NAME, where test programs may write,
+# and sets $as_program, what to put before a command to run it as PostgreSQL's
+# own make runs test programs, by a user that may run servers.  It needs a
+# private installation; $pgxs is set to the folder of PostgreSQL's own tests.
+prepare_programs()
+{
+	local place=$directory/$1
+
+	pgxs=$(dirname "$("$PG_CONFIG" --pgxs)")/../..
+	mkdir -p "$place/tmp_check/log" "$place/home"
+	chown -R --reference="$directory" "$place"
+	# shellcheck disable=SC2034 # for who calls
+	as_program=("${as_server[@]}" env
+		HOME="$place/home"
+		TMPDIR="$place"
+		TESTDIR="$place"
+		TESTDATADIR="$place/tmp_check"
+		TESTLOGDIR="$place/tmp_check/log"
+		PG_TEST_PORT_DIR="$place"
+		PG_REGRESS="$pgxs/src/test/regress/pg_regress"
+		PGPORT=65432)
 }
 
 # --- The sandbox -------------------------------------------------------------
