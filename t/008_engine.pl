@@ -365,7 +365,14 @@ subtest 'fault 66: authorities are read again after a reload' => sub {
 		sees_reload($session, $before);
 		is(ask($session, 'balance')->{sqlstate}, '', "turn $turn: and again, once it names them");
 	}
-	is(descriptors($session->pid), $open, 'no connection from before a reload is left');
+
+	$sandbox->fault('balance', 'hold', ms => 500, times => 5);
+	$session->query(q{SELECT count(*) FROM tegro_batch('balance', array_fill('{}'::jsonb, ARRAY[5]))});
+	cmp_ok(descriptors($session->pid), '>=', $open + 4, 'several connections are kept');
+	reload_conf($node, $session);
+	sleep 1.5;		# libcurl looks for dead ones once a second
+	is(ask($session, 'balance')->{sqlstate}, '', 'the next call is answered');
+	is(descriptors($session->pid), $open, 'and none from before the reload is left');
 };
 
 subtest 'fault 66: a worker that is busy reads authorities again, too' => sub {
@@ -445,9 +452,9 @@ subtest 'fault 66: a busy worker delivers to a provider whose authority has chan
 	reload_conf($node);
 	$enqueue->() foreach 1 .. 20;
 	$shop->query("SELECT tegro_retry($late)");
-	ok(wait_until(sub { $count->(q{state = 'done'}) >= 21; }), 'after a reload all are delivered') or $show->();
+	ok(wait_until(sub { $count->(q{state = 'done'}) >= 21; }, 40), 'after a reload all are delivered') or $show->();
 	is($count->("$busy AND state = 'sending'"), 3, 'while the first are still on their way') or $show->();
-	ok(wait_until(sub { $count->(q{state = 'done'}) == 24; }), 'which have their answers in the end') or $show->();
+	ok(wait_until(sub { $count->(q{state = 'done'}) == 24; }, 40), 'which have their answers in the end') or $show->();
 	is(scalar($sandbox->journal(method => 'createOrder', executed => 1)), 3, 'each of these was executed once');
 	is(scalar($now->journal(method => 'createOrder', executed => 1)), 21, 'each of the others, too');
 	is($shop->query($worker)->{out}, $pid, 'all by one worker');
