@@ -20,7 +20,6 @@ use List::Util qw(max);
 use Test::More;
 use TegroTest;
 use TegroLedger qw(LONG);
-use Time::HiRes qw(time);
 
 use constant LIMIT => 256;
 
