@@ -303,7 +303,10 @@ tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 		call->reference = get_reference(params, call->method);
 
 	if (OidIsValid(role))
+	{
 		keep_keys(state, tegro_keys_find(call->shop_id, role));
+		call->key_mark = tegro_keys_mark(state->keys.api_key);
+	}
 
 	call->params = params;
 	state->rest = to_php(JsonbToCString(NULL, &params->root, VARSIZE(params)),

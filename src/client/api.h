@@ -24,6 +24,7 @@ typedef struct TegroCall
 	const char *reference; /* the shop's own number, or NULL */
 	Jsonb *params;		   /* without "shop_id" */
 	int position;		   /* the caller's, among several */
+	uint64 key_mark;	   /* of the key that signs it; 0: none does */
 
 	/* while it runs */
 	bool done;

@@ -45,6 +45,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/hashfn.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
@@ -447,6 +449,7 @@ tegro_keys_find(const char *shop, Oid role)
 	if (credentials_file && *credentials_file)
 	{
 		const TegroCredentialsLine *line = find_line(shop, role);
+		char *name;
 
 		if (line)
 		{
@@ -454,11 +457,18 @@ tegro_keys_find(const char *shop, Oid role)
 			keys.secret_key = line->secret_key;
 			return keys;
 		}
+		name = GetUserNameFromId(role, true);
+		if (name == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("no API key for shop \"%s\": the role, number %u, does not exist",
+							tegro_error_for_client(shop), role),
+					 errhint("Only a line of the credentials file for any role, shop_id:*:api_key:secret_key, has a key for it.")));
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 				 errmsg("no API key for shop \"%s\" and role \"%s\"",
 						tegro_error_for_client(shop),
-						tegro_error_for_client(GetUserNameFromId(role, false))),
+						tegro_error_for_client(name)),
 				 errdetail_internal("%s", why_no_line(shop, role)),
 				 errhint("Add the line shop_id:role:api_key:secret_key to the file that tegro.credentials_file names and reload the configuration.")));
 	}
@@ -468,6 +478,19 @@ tegro_keys_find(const char *shop, Oid role)
 			 errmsg("no API key is set"),
 			 errhint("Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration.")));
 	pg_unreachable();
+}
+
+uint64
+tegro_keys_mark(const char *key)
+{
+	static uint64 seed = 0;
+	uint64 mark;
+
+	while (seed == 0)
+		seed = pg_prng_uint64(&pg_global_prng_state);
+	mark = hash_bytes_extended((const unsigned char *) key, (int) strlen(key),
+							   seed);
+	return mark != 0 ? mark : 1;
 }
 
 bool

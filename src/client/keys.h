@@ -26,9 +26,17 @@ extern void tegro_keys_define(void);
  * else the first line of the credentials file that fits both.
  *
  * Throws TG006, with a hint that says how to set them, if there are none or
- * the file can't be used.  The result is good until the next reload or SET.
+ * the file can't be used; 42704 if the file has none for a role that does not
+ * exist.  The result is good until the next reload or SET.
  */
 extern TegroKeys tegro_keys_find(const char *shop_id, Oid role);
+
+/*
+ * A mark by which an API key is known again in this process, without the key:
+ * never 0, another in each process, and the same for two keys only by an
+ * accident of 1 in 2^64.
+ */
+extern uint64 tegro_keys_mark(const char *key);
 
 /*
  * Is the value of a key's setting the server's, from the configuration file or

@@ -163,7 +163,6 @@ tegro_call(PG_FUNCTION_ARGS)
 	{
 		TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 
-		tegro_requests_require_payer(&ledger);
 		return JsonbPGetDatum(tegro_requests_pay_out(&ledger, params));
 	}
 	return call_method(method, params);

@@ -107,23 +107,6 @@ tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params)
 	return answer;
 }
 
-void
-tegro_requests_require_payer(const TegroLedger *ledger)
-{
-	Oid argument_types[1] = {JSONBOID};
-	Oid function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-								   CStringGetDatum("tegro_create_withdrawal"),
-								   PointerGetDatum(
-									   buildoidvector(argument_types, 1)),
-								   ObjectIdGetDatum(ledger->namespace));
-
-	if (!OidIsValid(function) || !tegro_may_execute(function, GetUserId()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to pay out"),
-				 errhint("Payouts, by whatever function, need EXECUTE on tegro_create_withdrawal(jsonb).")));
-}
-
 char *
 tegro_requests_callback_name(Oid function)
 {
@@ -164,8 +147,6 @@ tegro_enqueue(PG_FUNCTION_ARGS)
 		: tegro_requests_callback_name(PG_GETARG_OID(2));
 	TimestampTz deliver_after = PG_ARGISNULL(3) ? 0 : PG_GETARG_TIMESTAMPTZ(3);
 
-	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
-		tegro_requests_require_payer(&ledger);
 	if (deliver_after != 0 && TIMESTAMP_NOT_FINITE(deliver_after))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

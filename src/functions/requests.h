@@ -17,12 +17,6 @@
 extern Jsonb *tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params);
 
 /*
- * Makes sure that the current role may pay out, whichever function it calls:
- * throws unless it has EXECUTE on tegro_create_withdrawal.
- */
-extern void tegro_requests_require_payer(const TegroLedger *ledger);
-
-/*
  * The name of a callback as it is kept: with schema and arguments.  Throws if
  * it can't be called by the current role with what callbacks are called with.
  */

@@ -421,7 +421,7 @@ read_order(int row, TegroItem *item)
 static void settle(const TegroLedger *ledger, const TegroItem *item);
 
 List *
-tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
+tegro_inbox_claim(const TegroLedger *ledger, int max, TegroPauses *pauses,
 				  TegroInboxClaim *claim)
 {
 	MemoryContext caller = CurrentMemoryContext;
@@ -441,7 +441,7 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
 	Assert(IsTransactionState());
 	tegro_ledger_enter(ledger, &scope);
 	values[0] = TimestampTzGetDatum(now);
-	values[1] = tegro_ledger_texts(paused_shops);
+	values[1] = tegro_ledger_texts(tegro_pauses_names(pauses));
 	values[2] = Int32GetDatum(max);
 	nfound = (int) tegro_ledger_run(ledger, TEGRO_STMT_NOTIFICATIONS_DUE,
 									values, NULL);
@@ -474,6 +474,12 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, List *paused_shops,
 		{
 			/* it can't be looked up for now */
 			settle(ledger, item);
+			tegro_outbox_log_review(item);
+			MemoryContextDelete(item->context);
+			continue;
+		}
+		if (tegro_pauses_hold(pauses, item))
+		{
 			MemoryContextDelete(item->context);
 			continue;
 		}

@@ -64,11 +64,11 @@ typedef struct TegroInboxClaim
 } TegroInboxClaim;
 
 /*
- * Claims at most "max" notifications that are due, but for those of paused
- * shops, as tegro_outbox_claim() does with requests.
+ * Claims at most "max" notifications that are due, except those whose shop and
+ * key rest, as tegro_outbox_claim() does with requests.
  */
 extern List *tegro_inbox_claim(const TegroLedger *ledger, int max,
-							   List *paused_shops, TegroInboxClaim *claim);
+							   TegroPauses *pauses, TegroInboxClaim *claim);
 
 /*
  * Writes what became of notifications: a list of TegroItem, each with its

@@ -107,7 +107,7 @@ typedef struct TegroRuling
 	const char *raw_answer;
 	size_t raw_answer_len;
 
-	/* of its shop; 0: go on */
+	/* of its shop and key; 0: go on */
 	int64 pause_ms;
 	bool pause_until_reload;
 } TegroRuling;

@@ -48,16 +48,21 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "src/base/compat.h"
 #include "src/outbox/identity.h"
 #include "src/outbox/outbox.h"
+#include "src/outbox/payer.h"
 #include "src/outbox/ruling.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 
 /* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
 #define FORGET_MAX 1000
+
+/* Longest name of a parameter that is shown, in bytes. */
+#define MAX_NAME_LEN 64
 
 /* The number of the next request. */
 static int64
@@ -76,23 +81,113 @@ next_id(const TegroLedger *ledger)
 	return nextval_internal(sequence, true);
 }
 
+/*
+ * Returns the number of the request that has a call's reference already, if it
+ * is the same request and the role is a member of the role that enqueued it.
+ * Throws TG007 if not.
+ *
+ * Another role's request is not to be found out about: not its number, not its
+ * state, and not, by guessing, its parameters.  So the answer is the same
+ * whatever that request is.  "Member" is what the policy tegro_outbox_own says.
+ *
+ * quietly: no warning if the request will not do what the caller may expect.
+ */
+static int64
+find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
+			  const char *callback, bool quietly)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Datum values[6] = {CStringGetTextDatum(call->shop_id),
+					   CStringGetTextDatum(call->method->name),
+					   CStringGetTextDatum(call->reference),
+					   JsonbPGetDatum(call->params),
+					   ObjectIdGetDatum(role),
+					   ObjectIdGetDatum(GetUserId())};
+	TegroLedgerScope scope;
+	int64 id;
+	const char *state;
+	const char *recorded_callback;
+	const char *differs;
+	bool is_members;
+	bool is_users;
+	bool isnull;
+
+	tegro_ledger_enter(ledger, &scope);
+	if (tegro_ledger_run(ledger, TEGRO_STMT_FIND_REFERENCE, values, NULL) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access to the outbox")));
+	id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	/* a role that does not exist has superusers for members, and no others */
+	is_members = DatumGetBool(tegro_ledger_column(0, 4, &isnull));
+	is_users = DatumGetBool(tegro_ledger_column(0, 5, &isnull));
+	/* for longer than the scope */
+	MemoryContextSwitchTo(context);
+	state = tegro_ledger_text(0, 2);
+	recorded_callback = tegro_ledger_text(0, 3);
+	differs = tegro_ledger_text(0, 6);
+	tegro_ledger_leave(&scope);
+	Assert(CurrentMemoryContext == context);
+
+	/* a trigger enqueues for the table's owner, and tells whoever fired it */
+	if (!is_members || (differs && !is_users))
+		ereport(ERROR,
+				(errcode(TEGRO_ERRCODE_CONFLICT),
+				 errmsg("%s \"%s\" of shop \"%s\" has been used",
+						call->method->reference, call->reference, call->shop_id),
+				 errdetail("Another role has used it for %s.", call->method->name),
+				 errhint("Choose a new %s, one that has not been used before.",
+						 call->method->reference)));
+	if (differs)
+		ereport(ERROR,
+				(errcode(TEGRO_ERRCODE_CONFLICT),
+				 errmsg("%s \"%s\" of shop \"%s\" is another request",
+						call->method->reference, call->reference, call->shop_id),
+				 errdetail("Request " INT64_FORMAT " of the outbox has the same %s and a different \"%s\".",
+						   id, call->method->reference,
+						   tegro_error_excerpt(differs, strlen(differs), MAX_NAME_LEN, NULL)),
+				 errhint("Choose a new %s, one that has not been used before.",
+						 call->method->reference)));
+	if (quietly)
+		return id;
+
+	/* its number looks like success to a caller that does not ask for the outcome */
+	if (strcmp(state, TEGRO_CANCELLED) == 0 ||
+		strcmp(state, TEGRO_FAILED) == 0)
+		ereport(WARNING,
+				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and is \"%s\"",
+						call->method->reference, call->reference, id, state),
+				 errdetail("It is not sent again by that."),
+				 errhint("tegro_retry(" INT64_FORMAT ") sends it.", id)));
+	if (callback &&
+		(recorded_callback == NULL ||
+		 strcmp(callback, recorded_callback) != 0))
+		ereport(WARNING,
+				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and does not call %s",
+						call->method->reference, call->reference, id, callback),
+				 recorded_callback
+					 ? errdetail("It was enqueued with the callback %s and keeps it.", recorded_callback)
+					 : errdetail("It was enqueued without a callback and stays so."),
+				 errhint("tegro_wait(" INT64_FORMAT ") returns its outcome.", id)));
+	return id;
+}
+
 int64
 tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 					 Jsonb *params, Oid role, const char *callback,
 					 TimestampTz deliver_after, bool *inserted)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
+	TegroCall *call;
 	TegroLedgerScope scope;
 	Datum values[TEGRO_N_COLUMNS];
 	bool nulls[TEGRO_N_COLUMNS];
 	TegroLedgerRows *rows;
-	bool isnull;
 	bool is_new;
-	bool same = true;
-	const char *state = TEGRO_READY;
 	int64 id;
 
+	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
+		tegro_payer_require(ledger, role);
+	call = tegro_api_prepare(method, params, InvalidOid);
 	if (call->method->effect != TEGRO_ORDERS &&
 		call->method->effect != TEGRO_PAYS_OUT)
 		ereport(ERROR,
@@ -139,47 +234,9 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 	if (inserted)
 		*inserted = is_new;
 
+	/* it is there already: an uncommitted insert of it was waited for */
 	if (!is_new)
-	{
-		/* it is there already: another's insert was waited for */
-		Datum reference[4] = {CStringGetTextDatum(call->shop_id),
-							  CStringGetTextDatum(call->method->name),
-							  CStringGetTextDatum(call->reference),
-							  JsonbPGetDatum(call->params)};
-
-		tegro_ledger_enter(ledger, &scope);
-		if (tegro_ledger_run(ledger, TEGRO_STMT_FIND_REFERENCE, reference,
-							 NULL) != 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("could not serialize access to the outbox")));
-		id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
-		same = DatumGetBool(tegro_ledger_column(0, 2, &isnull));
-		/* for longer than the scope */
-		MemoryContextSwitchTo(caller);
-		state = tegro_ledger_text(0, 3);
-		tegro_ledger_leave(&scope);
-	}
-
-	Assert(CurrentMemoryContext == caller);
-	if (!same)
-		ereport(ERROR,
-				(errcode(TEGRO_ERRCODE_CONFLICT),
-				 errmsg("%s \"%s\" of shop \"%s\" is another request",
-						call->method->reference, call->reference, call->shop_id),
-				 errdetail("Request " INT64_FORMAT " of the outbox has the same %s and other parameters.",
-						   id, call->method->reference),
-				 errhint("Use a number of the shop's own that was never used for %s.",
-						 call->method->name)));
-	/* its number looks like success to who does not ask for the outcome */
-	if (inserted == NULL &&
-		(strcmp(state, TEGRO_CANCELLED) == 0 ||
-		 strcmp(state, TEGRO_FAILED) == 0))
-		ereport(WARNING,
-				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and is \"%s\"",
-						call->method->reference, call->reference, id, state),
-				 errdetail("It is not sent again by that."),
-				 errhint("tegro_retry(" INT64_FORMAT ") sends it.", id)));
+		id = find_recorded(ledger, call, role, callback, inserted != NULL);
 	return id;
 }
 
@@ -281,13 +338,17 @@ tegro_outbox_build_request(TegroItem *item)
 				ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
 			PG_RE_THROW();
 		FlushErrorState();
-		ruling = tegro_rule_postponed(item,
-									  pstrdup(
-										  unpack_sql_state(error->sqlerrcode)),
-									  error->hint
-										  ? psprintf("%s; %s", error->message,
-													 error->hint)
-										  : error->message);
+		ruling =
+			(error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT
+				 /* the role is gone for good: no later try is any better */
+				 ? tegro_rule_set_aside
+				 : tegro_rule_postponed)(item,
+										 pstrdup(unpack_sql_state(
+											 error->sqlerrcode)),
+										 error->hint ? psprintf("%s; %s",
+																error->message,
+																error->hint)
+													 : error->message);
 	}
 	PG_END_TRY();
 	return ruling;
@@ -396,13 +457,40 @@ record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 }
 
 /*
+ * A payout is sent, at first and again, only while the role that enqueued it may
+ * pay out; otherwise a person decides.  Look-ups need no such right.
+ */
+static TegroRuling *
+check_payer(const TegroLedger *ledger, const TegroItem *item)
+{
+	char *why;
+
+	if (tegro_method_effect(item->method) != TEGRO_PAYS_OUT ||
+		tegro_payer_may(ledger, item->role, &why))
+		return NULL;
+	return tegro_rule_set_aside(item,
+								pstrdup(unpack_sql_state(
+									ERRCODE_INSUFFICIENT_PRIVILEGE)),
+								psprintf("%s; %sresolve it as failed with tegro_resolve, and have another role pay out",
+										 why,
+										 SearchSysCacheExists1(AUTHOID,
+															   ObjectIdGetDatum(
+																   item->role))
+											 ? "grant it again and resend it with tegro_resolve, or "
+											 : ""));
+}
+
+/*
  * Finds out what is due for an item, and builds the request that it needs.
  * Returns a ruling if nothing is to be done for it now: it is put off, or has
  * changed its state by being looked at.
  */
 static TegroRuling *
-prepare_item(TegroItem *item, const char *identity, const char *own)
+prepare_item(const TegroLedger *ledger, TegroItem *item, const char *identity,
+			 const char *own)
 {
+	TegroRuling *ruling;
+
 	/*
 	 * From before a failover: what is ready may have been sent there, and the
 	 * doubt about what is unknown begins anew, for it may have been sent again.
@@ -415,7 +503,8 @@ prepare_item(TegroItem *item, const char *identity, const char *own)
 	if (strcmp(item->state, TEGRO_READY) == 0)
 	{
 		item->task = TEGRO_SEND;
-		return tegro_outbox_build_request(item);
+		ruling = check_payer(ledger, item);
+		return ruling ? ruling : tegro_outbox_build_request(item);
 	}
 	if (strcmp(item->state, TEGRO_SENDING) == 0)
 		return tegro_rule_orphaned(item);
@@ -439,14 +528,37 @@ end_of_lease(void)
 									   tegro_claim_timeout * INT64CONST(1000));
 }
 
+void
+tegro_outbox_log_review(const TegroItem *item)
+{
+	const char *message = item->ruling->message ? item->ruling->message : "";
+
+	if (strcmp(item->ruling->state, TEGRO_IN_REVIEW) != 0 ||
+		strcmp(item->state, TEGRO_IN_REVIEW) == 0)
+		return;
+	if (item->is_notification)
+		ereport(LOG,
+				(errmsg("notification " INT64_FORMAT " of tegro is in review: %s",
+						item->id, message)));
+	else
+		ereport(LOG,
+				(errmsg("request " INT64_FORMAT " of the tegro outbox is in review: %s",
+						item->id, message)));
+}
+
+/* Where in the order of what is due a claim begins. */
+static Datum
+begin_of_claim(const TegroClaim *claim)
+{
+	return TimestampTzGetDatum(claim->fast ? claim->after : DT_NOBEGIN);
+}
+
 /* Finds and locks the rows that a claim made "now" takes; returns how many. */
 static int
 find_due(const TegroLedger *ledger, const TegroClaim *claim, TimestampTz now)
 {
-	Datum values[4] = {TimestampTzGetDatum(now),
-					   TimestampTzGetDatum(claim->fast ? claim->after
-													   : DT_NOBEGIN),
-					   tegro_ledger_texts(claim->paused_shops),
+	Datum values[4] = {TimestampTzGetDatum(now), begin_of_claim(claim),
+					   tegro_ledger_texts(tegro_pauses_names(claim->pauses)),
 					   Int32GetDatum(claim->max)};
 
 	return (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE, values, NULL);
@@ -481,6 +593,7 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	List *to_send = NIL;
 	List *to_take = NIL;
 	List *put_off = NIL;
+	List *resting = NIL;
 	TegroItem **found;
 	char **identities;
 	TimestampTz now = GetCurrentTimestamp();
@@ -520,10 +633,13 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 		TegroItem *item = found[i];
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = prepare_item(item, identities[i], claim->identity);
+		item->ruling = prepare_item(ledger, item, identities[i],
+									claim->identity);
 		MemoryContextSwitchTo(old);
 		if (item->ruling)
 			put_off = lappend(put_off, item);
+		else if (tegro_pauses_hold(claim->pauses, item))
+			resting = lappend(resting, item);
 		else if (item->task == TEGRO_SEND)
 			to_send = lappend(to_send, item);
 		else
@@ -538,15 +654,21 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 
 	MemoryContextSwitchTo(caller);
 	items = list_concat_copy(to_send, to_take);
-	Assert(list_length(items) + list_length(put_off) == nfound);
+	Assert(list_length(items) + list_length(put_off) + list_length(resting) ==
+		   nfound);
 	foreach(cell, put_off)
+	{
+		tegro_outbox_log_review(lfirst(cell));
+		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
+	}
+	foreach(cell, resting)
 		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
 
 	/* what was settled just now may be due, so ask from this claim's time on */
 	claim->next_at = claim->inbox_at = 0;
 	if (!claim->full)
 	{
-		Datum values[1] = {TimestampTzGetDatum(now)};
+		Datum values[2] = {TimestampTzGetDatum(now), begin_of_claim(claim)};
 
 		(void) tegro_ledger_run(ledger, TEGRO_STMT_NEXT_AT, values, NULL);
 		claim->next_at = DatumGetTimestampTz(
@@ -914,6 +1036,7 @@ typedef struct Ending
 	const char *sqlstate;
 	const char *message;
 	Jsonb *answer;
+	bool never_sent; /* certainly */
 } Ending;
 
 /* Reads it, in the current memory context, whatever the caller's snapshot. */
@@ -942,6 +1065,7 @@ read_ending(const TegroLedger *ledger, int64 id, Oid caller)
 				 errmsg("request " INT64_FORMAT " was enqueued or changed by this very transaction", id),
 				 errdetail("It is delivered after the transaction has committed."),
 				 errhint("Commit first, then wait.")));
+	ending.never_sent = DatumGetBool(tegro_ledger_column(0, 9, &isnull));
 	MemoryContextSwitchTo(context);
 	ending.state = tegro_ledger_text(0, 1);
 	ending.answer = tegro_ledger_jsonb(0, 2);
@@ -1003,6 +1127,16 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 		outcome->hint =
 			psprintf("Correct it in a request under another number; tegro_retry(" INT64_FORMAT
 					 ") sends this one again as it is.",
+					 id);
+	}
+	else if (strcmp(ending.state, TEGRO_IN_REVIEW) == 0 && ending.never_sent)
+	{
+		outcome->result = TEGRO_NOT_SENT;
+		outcome->message = psprintf("%s \"%s\" is set aside", method,
+									reference);
+		outcome->hint =
+			psprintf("A person decides with tegro_resolve.  Before you pay in another way, call tegro_resolve(" INT64_FORMAT
+					 ", 'failed', reason), so that nobody resends it.",
 					 id);
 	}
 	else if (strcmp(ending.state, TEGRO_IN_REVIEW) == 0)

@@ -14,6 +14,7 @@
 
 #include "src/outbox/item.h"
 #include "src/outbox/ledger.h"
+#include "src/outbox/pause.h"
 
 /*
  * Puts a request into the outbox, in the current transaction, and has the
@@ -37,10 +38,11 @@ typedef struct TegroClaim
 	int max;			 /* at most so many requests */
 	bool fast;			 /* pass over what is due before "after" */
 	TimestampTz after;	 /* in: see fast; out: where it got to */
-	List *paused_shops;	 /* of char *; their requests stay */
+	TegroPauses *pauses; /* requests whose shop and key rest stay */
 	char *identity;		 /* this server's */
 	bool full;			 /* out: there may be more */
-	TimestampTz next_at; /* out: when the next is due; 0: none is */
+	TimestampTz next_at; /* out: when the next is due, of what was not passed
+						  * over; 0: none is */
 	/* out, unless full: when a notification is due, if not taken; 0: none is */
 	TimestampTz inbox_at;
 } TegroClaim;
@@ -66,6 +68,9 @@ extern uint64 tegro_outbox_pass_attempts(const TegroLedger *ledger,
  * missing, say.
  */
 extern struct TegroRuling *tegro_outbox_build_request(TegroItem *item);
+
+/* Notes in the log that an item goes into review now, if it does. */
+extern void tegro_outbox_log_review(const TegroItem *item);
 
 /*
  * Claims one request, which was enqueued in the current transaction, to be

@@ -7,6 +7,10 @@
  *
  *		ready    -> sending		claimed, on record, committed (outbox.c)
  *		ready    -> unknown		it comes from another server: look first
+ *		ready    -> review		a payout, and the role that enqueued it may not pay
+ *								out any more
+ *		ready, unknown,
+ *		review   -> review		its role does not exist, and so has no key
  *		sending  -> ready		certainly not sent; or refused for now
  *		sending  -> done		answered
  *		sending  -> failed		refused
@@ -104,6 +108,7 @@ typedef struct Change
 static const Change request_changes[] = {
 	{TEGRO_READY, TEGRO_READY},
 	{TEGRO_READY, TEGRO_IN_DOUBT},
+	{TEGRO_READY, TEGRO_IN_REVIEW},
 	{TEGRO_SENDING, TEGRO_READY},
 	{TEGRO_SENDING, TEGRO_DONE},
 	{TEGRO_SENDING, TEGRO_FAILED},
@@ -458,6 +463,18 @@ tegro_rule_postponed(const TegroItem *item, const char *sqlstate,
 }
 
 TegroRuling *
+tegro_rule_set_aside(const TegroItem *item, const char *sqlstate,
+					 const char *why)
+{
+	TegroRuling *ruling = begin_ruling(item, item->state);
+
+	finish(ruling, TEGRO_IN_REVIEW);
+	ruling->sqlstate = sqlstate;
+	ruling->message = why;
+	return ruling;
+}
+
+TegroRuling *
 tegro_rule_orphaned(const TegroItem *item)
 {
 	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
@@ -747,9 +764,12 @@ rule_absent(const TegroItem *item)
 
 	if (strcmp(item->state, TEGRO_IN_REVIEW) == 0)
 	{
-		/* a person has it now; it is looked up in case it shows up */
+		/*
+		 * A person has it now; it is looked up in case it shows up.  If it was
+		 * set aside before it was sent, there is nothing to wait for.
+		 */
 		ruling->message = item->message;
-		if (in_doubt_ms < REVIEW_LOOK_UP_MS)
+		if (item->unknown_since != 0 && in_doubt_ms < REVIEW_LOOK_UP_MS)
 			ruling->delay_ms = Max(in_doubt_ms / 4, settle_ms / 4);
 		return ruling;
 	}

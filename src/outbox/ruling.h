@@ -50,6 +50,14 @@ extern TegroRuling *tegro_rule_postponed(const TegroItem *item,
 										 const char *sqlstate,
 										 const char *why);
 
+/*
+ * It can't be sent or looked up until a person has done something about it: it
+ * is in review, and nothing is done for it by itself.
+ */
+extern TegroRuling *tegro_rule_set_aside(const TegroItem *item,
+										 const char *sqlstate,
+										 const char *why);
+
 /* The deliverer that had it is gone: whether it was sent is not known. */
 extern TegroRuling *tegro_rule_orphaned(const TegroItem *item);
 

@@ -20,6 +20,14 @@
 	" absent, unknown_since, enqueued_by::oid, identity, answer, callback,"     \
 	" message, next_at"
 
+/*
+ * Shops and roles that rest are passed over; see pause.c for the names.  There
+ * are hardly ever any.
+ */
+#define DOES_NOT_REST(role, shop, names)                                 \
+	"(cardinality(" names ") = 0 OR " role "::oid::text || ' ' || " shop \
+	" <> ALL (" names "))"
+
 #define NOTIFICATION_COLUMNS                                               \
 	"n.id, n.shop_id, n.order_id, n.fields, n.state, n.lease, n.failures," \
 	" n.waiting_since, n.role::oid, n.answer, n.callback, n.message"
@@ -105,15 +113,23 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " ON CONFLICT (shop_id, method, reference) DO NOTHING",
 		 .given = given_request},
 	[TEGRO_STMT_FIND_REFERENCE] =
-		{"SELECT id, params = $4, state FROM %1$s.tegro_outbox"
-		 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
-		 4,
-		 {TEXTOID, TEXTOID, TEXTOID, JSONBOID}},
+		/* $5 is the role for whom, $6 the one that is told */
+	{"SELECT id, state, callback, pg_has_role($5, enqueued_by::oid, 'MEMBER'),"
+	 " pg_has_role($6, enqueued_by::oid, 'MEMBER'),"
+	 /* the first parameter that differs; null if none does */
+	 " CASE WHEN params <> $4 THEN (SELECT key"
+	 " FROM jsonb_each(params) AS a (key, value) FULL JOIN jsonb_each($4) AS b (key, value) USING (key)"
+	 " WHERE a.value IS DISTINCT FROM b.value ORDER BY key COLLATE \"C\" LIMIT 1) END"
+	 " FROM %1$s.tegro_outbox"
+	 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
+	 6,
+	 {TEXTOID, TEXTOID, TEXTOID, JSONBOID, OIDOID, OIDOID}},
 	[TEGRO_STMT_DUE] =
 		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
-		 " WHERE next_at <= $1 AND next_at >= $2 AND shop_id <> ALL ($3)"
-		 " AND (lease_until IS NULL OR lease_until <= $1)"
-		 " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
+		 " WHERE next_at <= $1 AND next_at >= $2"
+		 " AND " DOES_NOT_REST("enqueued_by", "shop_id",
+							   "$3") " AND (lease_until IS NULL OR lease_until <= $1)"
+									 " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
 		 4,
 		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
 	[TEGRO_STMT_ONE] = {"SELECT " ITEM_COLUMNS
@@ -123,12 +139,12 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_NEXT_AT] =
 		/* what is taken is due again when its lease ends */
 	{"SELECT least((SELECT min(lease_until) FROM %1$s.tegro_outbox"
-	 " WHERE next_at <= $1 AND lease_until > $1),"
+	 " WHERE next_at <= $1 AND next_at >= $2 AND lease_until > $1),"
 	 " (SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1)),"
 	 /* so that who delivers need not ask for notifications where none waits */
 	 " (SELECT next_at FROM %1$s.tegro_notification WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1)",
-	 1,
-	 {TIMESTAMPTZOID}},
+	 2,
+	 {TIMESTAMPTZOID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_DUE_COUNT] =
 		{"SELECT count(*) FROM (SELECT FROM %1$s.tegro_outbox WHERE next_at <= $1"
 		 " AND (lease_until IS NULL OR lease_until <= $1) LIMIT $2) AS due",
@@ -257,7 +273,9 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 3,
 		 {TIMESTAMPTZOID, INT4OID, INT8OID}},
 	[TEGRO_STMT_OUTCOME] =
-		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin"
+		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin,"
+		 /* no send is on record, here or elsewhere, that somebody decided about */
+		 " attempts = 0 AND unknown_since IS NULL AND decision IS NULL"
 		 " FROM %1$s.tegro_outbox WHERE id = $1",
 		 2,
 		 {INT8OID, OIDOID}},
@@ -406,9 +424,10 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " (SELECT o.answer #>> '{data,id}' FROM %1$s.tegro_outbox o"
 		 "   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id)"
 		 " FROM %1$s.tegro_notification n"
-		 " WHERE n.next_at <= $1 AND n.shop_id <> ALL ($2)"
-		 " AND (n.lease_until IS NULL OR n.lease_until <= $1)"
-		 " ORDER BY n.next_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED",
+		 " WHERE n.next_at <= $1"
+		 " AND " DOES_NOT_REST("n.role", "n.shop_id",
+							   "$2") " AND (n.lease_until IS NULL OR n.lease_until <= $1)"
+									 " ORDER BY n.next_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED",
 		 3,
 		 {TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
 	[TEGRO_STMT_NEXT_NOTIFICATION_AT] =

@@ -47,6 +47,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -91,7 +92,14 @@
 /* The pause after a round that failed. */
 #define STUMBLE_MS 100
 
-/* How long a shop rests whose key was not accepted, or until a reload. */
+/*
+ * While rows rest: one part in so many of the time goes into reading them, and a
+ * row is found at once if it is committed within so long after it became due.
+ */
+#define SWEEP_SHARE 10
+#define LATE_MS		1000
+
+/* How long a key rests that was not accepted, or until a reload. */
 #define UNAUTHORIZED_PAUSE_MS (10 * 60 * 1000)
 
 /* How often it is tried to settle a request whose row someone holds. */
@@ -99,15 +107,6 @@
 
 /* The pause between the parts in which old requests are deleted. */
 #define FORGET_MS 1000
-
-/* A shop that is left alone for a while. */
-typedef struct Pause
-{
-	char *shop_id;
-	int64 until_us; /* on tegro_clock_us() */
-	bool until_reload;
-	TimestampTz reload_time; /* PgReloadTime when it began */
-} Pause;
 
 /* What the loop keeps between rounds. */
 typedef struct Loop
@@ -121,7 +120,7 @@ typedef struct Loop
 	int nruled;		  /* to be settled, without those held */
 	int nheld;		  /* to be settled once nobody holds their rows */
 	bool unconfirmed; /* a claim is not where it must be */
-	List *pauses;
+	TegroPauses *pauses;
 	bool stumbled;			/* the last round failed: not at once again */
 	int64 stopped_until_us; /* the guard let no statement pass; 0: it does */
 	bool look;				/* there may be something due */
@@ -131,8 +130,11 @@ typedef struct Loop
 	int64 gather_until_us;	/* how long answers are gathered before a commit */
 	bool gathered;			/* none has come for long enough */
 	bool backlog;			/* the last claim was full */
-	int64 swept_us;
-	int64 inbox_us; /* when notifications were asked for last */
+	int64 swept_us;			/* when the whole index was swept last */
+	int64 sweep_us;			/* how long that took */
+	bool sweep_owed;		/* something may be due before "after" */
+	int64 inbox_us;			/* when notifications were asked for last */
+	int64 inbox_took_us;	/* how long that took */
 	int64 idle_since_us;
 	double tokens; /* of tegro.rate_limit */
 	int64 tokens_us;
@@ -204,62 +206,46 @@ try_to(Loop *loop, void (*work)(Loop *loop, void *arg), void *arg)
 
 
 /*
- * Pauses.
+ * Pauses: see pause.c.
  */
 
-static void
-pause_shop(Loop *loop, const char *shop_id, int64 ms, bool until_reload,
-		   const char *why)
+/* A role's name in quotes, or its number; palloc'd. */
+static char *
+quoted_role(Oid role)
 {
-	MemoryContext old = MemoryContextSwitchTo(loop->context);
-	Pause *rest = NULL;
-	ListCell *cell;
+	char *name = GetUserNameFromId(role, true);
 
-	Assert(ms > 0);
-	foreach(cell, loop->pauses)
-	{
-		if (strcmp(((Pause *) lfirst(cell))->shop_id, shop_id) == 0)
-			rest = lfirst(cell);
-	}
-	if (rest == NULL)
-	{
-		rest = palloc0(sizeof(Pause));
-		rest->shop_id = pstrdup(shop_id);
-		loop->pauses = lappend(loop->pauses, rest);
-		ereport(LOG,
-				(errmsg("tegro delivery pauses for shop \"%s\"", shop_id),
-				 why ? errdetail_internal("%s", why) : 0));
-	}
-	rest->until_us = Max(rest->until_us, tegro_clock_us() + ms * 1000);
-	rest->until_reload |= until_reload;
-	rest->reload_time = PgReloadTime;
+	return name ? psprintf("\"%s\"", name) : psprintf("%u", role);
+}
+
+/* Has the shop and key of an item rest, for at least "ms". */
+static void
+pause_key(Loop *loop, const TegroItem *item, int64 ms, bool until_reload)
+{
+	MemoryContext old = CurrentMemoryContext;
+	bool begins;
+
+	if (!tegro_pauses_add(loop->pauses, item, ms, until_reload))
+		return;
+	/* the role's name is in the catalog */
+	begins = !IsTransactionState();
+	if (begins)
+		StartTransactionCommand();
+	ereport(LOG,
+			(errmsg("tegro delivery pauses for shop \"%s\" and the key of role %s",
+					item->shop_id, quoted_role(item->role)),
+			 item->ruling->message ? errdetail_internal("%s", item->ruling->message) : 0));
+	if (begins)
+		CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
 }
 
-/* The shops that rest now, as names; ends the pauses that are over. */
-static List *
-paused_shops(Loop *loop)
+/* Ends the pauses that are over: their requests are due. */
+static void
+end_pauses(Loop *loop)
 {
-	List *names = NIL;
-	ListCell *cell;
-	int64 now = tegro_clock_us();
-
-	foreach(cell, loop->pauses)
-	{
-		Pause *rest = lfirst(cell);
-
-		if (now >= rest->until_us ||
-			(rest->until_reload && rest->reload_time != PgReloadTime))
-		{
-			pfree(rest->shop_id);
-			pfree(rest);
-			loop->pauses = foreach_delete_current(loop->pauses, cell);
-			loop->look = true;
-		}
-		else
-			names = lappend(names, rest->shop_id);
-	}
-	return names;
+	if (tegro_pauses_end(loop->pauses))
+		loop->look = true;
 }
 
 
@@ -427,11 +413,9 @@ take_down(Loop *loop)
 			if (!item->given_up)
 				loop->nopen--;
 			if (item->ruling->pause_until_reload)
-				pause_shop(loop, item->shop_id, UNAUTHORIZED_PAUSE_MS, true,
-						   item->ruling->message);
+				pause_key(loop, item, UNAUTHORIZED_PAUSE_MS, true);
 			else if (item->ruling->pause_ms > 0)
-				pause_shop(loop, item->shop_id, item->ruling->pause_ms, false,
-						   item->ruling->message);
+				pause_key(loop, item, item->ruling->pause_ms, false);
 		}
 	}
 }
@@ -442,14 +426,7 @@ settled(Loop *loop, TegroItem *item)
 {
 	Assert(item->ruled && item->ruling && item->held_us == 0);
 	Assert(loop->nruled > 0);
-	if (strcmp(item->ruling->state, TEGRO_IN_REVIEW) == 0 &&
-		strcmp(item->state, TEGRO_IN_REVIEW) != 0)
-		ereport(LOG,
-				item->is_notification
-					? errmsg("notification " INT64_FORMAT " of tegro is in review: %s",
-							 item->id, item->ruling->message ? item->ruling->message : "")
-					: errmsg("request " INT64_FORMAT " of the tegro outbox is in review: %s",
-							 item->id, item->ruling->message ? item->ruling->message : ""));
+	tegro_outbox_log_review(item);
 	item->ruled = false;
 	loop->nruled--;
 	loop->deliverer->settled++;
@@ -657,19 +634,49 @@ typedef struct Round
 	TegroInboxClaim inbox; /* out */
 } Round;
 
+/*
+ * Do rows stay due because their keys rest?  There may be very many of them, so
+ * that no claim should read them all.
+ */
+static bool
+rows_rest(const Loop *loop)
+{
+	/* in the foreground, a claim tells whether anything is left */
+	return loop->deliverer->stay && tegro_pauses_any(loop->pauses);
+}
+
+/*
+ * When the whole index is swept again, by tegro_clock_us().
+ *
+ * While a backlog is worked off: now and then.  While rows rest: a sweep reads
+ * all of them, and what it looks for is a row that became due in the past, since
+ * its transaction was open for long.  So it may take a tenth of the time.
+ */
+static int64
+next_sweep_us(const Loop *loop)
+{
+	if (rows_rest(loop))
+		return loop->swept_us +
+			Min(loop->sweep_us * SWEEP_SHARE,
+				FULL_SWEEP_MS * INT64CONST(1000));
+	return loop->backlog ? loop->swept_us + FULL_SWEEP_MS * INT64CONST(1000)
+						 : 0;
+}
+
 /* Claims at most "places" requests. */
 static List *
 claim_requests(Loop *loop, TegroClaim *claim, int places)
 {
 	int64 now = tegro_clock_us();
+	bool rest = rows_rest(loop);
+	TimestampTz begun = GetCurrentTimestamp();
 	List *claimed;
 
 	Assert(places > 0);
 	claim->max = places;
-	claim->fast = loop->backlog &&
-		now - loop->swept_us < FULL_SWEEP_MS * INT64CONST(1000);
+	claim->fast = now < next_sweep_us(loop);
 	claimed = tegro_outbox_claim(&loop->ledger, claim);
-	if (claim->fast && !claim->full)
+	if (claim->fast && !claim->full && !rest)
 	{
 		/* the end of the backlog, or so it seems: look everywhere */
 		claim->fast = false;
@@ -679,8 +686,15 @@ claim_requests(Loop *loop, TegroClaim *claim, int places)
 			claimed = list_concat(claimed,
 								  tegro_outbox_claim(&loop->ledger, claim));
 	}
+	/* all that is due by now was seen, but for what was not committed yet */
+	if (rest && !claim->full)
+		claim->after = TimestampTzPlusMilliseconds(begun, -LATE_MS);
+	loop->sweep_owed = claim->fast && rest;
 	if (!claim->fast)
+	{
 		loop->swept_us = now;
+		loop->sweep_us = tegro_clock_us() - now;
+	}
 	return claimed;
 }
 
@@ -688,9 +702,21 @@ claim_requests(Loop *loop, TegroClaim *claim, int places)
 static List *
 claim_notifications(Loop *loop, Round *round, int places)
 {
-	loop->inbox_us = tegro_clock_us();
-	return tegro_inbox_claim(&loop->ledger, places, round->claim.paused_shops,
-							 &round->inbox);
+	int64 now = tegro_clock_us();
+	int64 rest_us = loop->inbox_us + loop->inbox_took_us * SWEEP_SHARE - now;
+	List *claimed;
+
+	/* those that rest are all read each time */
+	if (rows_rest(loop) && rest_us > 0)
+	{
+		round->inbox.next_at = GetCurrentTimestamp() + rest_us;
+		return NIL;
+	}
+	claimed = tegro_inbox_claim(&loop->ledger, places, loop->pauses,
+								&round->inbox);
+	loop->inbox_us = now;
+	loop->inbox_took_us = tegro_clock_us() - now;
+	return claimed;
 }
 
 /*
@@ -714,7 +740,7 @@ do_round(Loop *loop, void *arg)
 
 	loop->calls = tegro_wake_calls();
 	claim->after = loop->after;
-	claim->paused_shops = paused_shops(loop);
+	claim->pauses = loop->pauses;
 	claim->identity = loop->identity;
 	claim->full = true; /* who knows, until requests are asked for */
 	old = MemoryContextSwitchTo(round->context);
@@ -844,6 +870,7 @@ settle_and_claim(Loop *loop, int places)
 	{
 		TegroClaim *claim = &round.claim;
 		TimestampTz next_at = claim->next_at;
+		int64 next_us;
 
 		claimed = list_copy(round.claimed);
 		foreach(cell, claimed)
@@ -855,10 +882,15 @@ settle_and_claim(Loop *loop, int places)
 		loop->after = claim->after;
 		loop->backlog = claim->full;
 		loop->look = claim->full || round.inbox.full;
-		loop->next_us = loop->look ? tegro_clock_us()
+		next_us = loop->look ? tegro_clock_us()
 			: next_at == 0
 			? -1
 			: tegro_clock_us() + Max(next_at - GetCurrentTimestamp(), 0);
+		/* a fast claim does not see all that an earlier one did */
+		if (claim->fast && loop->next_us > tegro_clock_us() &&
+			(next_us < 0 || loop->next_us < next_us))
+			next_us = loop->next_us;
+		loop->next_us = next_us;
 	}
 	/* what was claimed has moved out of it */
 	Assert(CurrentMemoryContext == loop->context);
@@ -953,11 +985,12 @@ wait_ms(Loop *loop, int places)
 		return 0;
 	if (loop->next_us >= 0 && places > 0)
 		until_us = Min(until_us, loop->next_us);
+	if (loop->sweep_owed && places > 0)
+		until_us = Min(until_us, next_sweep_us(loop));
 	if (tegro_rate_limit > 0 && (loop->look || loop->next_us >= 0) &&
 		places == 0)
 		until_us = Min(until_us, now + INT64CONST(1000000) / tegro_rate_limit);
-	foreach(cell, loop->pauses)
-		until_us = Min(until_us, ((Pause *) lfirst(cell))->until_us);
+	until_us = tegro_pauses_until(loop->pauses, until_us);
 	if (tegro_retention > 0 && loop->forgot_to > 0)
 		until_us = Min(until_us,
 					   loop->forgot_us + FORGET_MS * INT64CONST(1000));
@@ -1119,9 +1152,10 @@ idle_for_long(Loop *loop)
 	bool prepared;
 	bool callbacks;
 
-	/* who has paused a shop must stay, or the next would send for it */
+	/* a worker that knows of a pause must stay, or the next would send for it */
 	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
-		loop->pauses != NIL || (tegro_retention > 0 && loop->forgot_to > 0))
+		tegro_pauses_any(loop->pauses) ||
+		(tegro_retention > 0 && loop->forgot_to > 0))
 	{
 		loop->idle_since_us = tegro_clock_us();
 		return false;
@@ -1190,9 +1224,10 @@ run_loop(Loop *loop)
 			loop->gathered = !tegro_transport_wait(GATHER_PAUSE_MS);
 			continue;
 		}
-		list_free(paused_shops(loop));
+		end_pauses(loop);
 		places = free_places(loop);
-		if (loop->next_us >= 0 && tegro_clock_us() >= loop->next_us)
+		if ((loop->next_us >= 0 && tegro_clock_us() >= loop->next_us) ||
+			(loop->sweep_owed && tegro_clock_us() >= next_sweep_us(loop)))
 			loop->look = true;
 		if (!is_stopped(loop) &&
 			(loop->nruled > 0 || (loop->look && places > 0)))
@@ -1280,6 +1315,7 @@ tegro_deliver_due(TegroDeliverer *deliverer)
 		loop = MemoryContextAllocZero(context, sizeof(Loop));
 		loop->deliverer = deliverer;
 		loop->context = context;
+		loop->pauses = tegro_pauses_create(context);
 		loop->look = true;
 		loop->next_us = -1;
 		loop->idle_since_us = loop->tokens_us = tegro_clock_us();

@@ -52,6 +52,7 @@
 #include "src/base/compat.h"
 #include "src/worker/delivery.h"
 #include "src/outbox/identity.h"
+#include "src/outbox/payer.h"
 #include "src/base/killpoint.h"
 #include "src/worker/payout.h"
 #include "src/outbox/ruling.h"
@@ -379,6 +380,7 @@ tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 
 	tegro_refuse_in_binary_upgrade();
 	PreventCommandIfReadOnly("tegro_create_withdrawal()");
+	tegro_payer_require(ledger, role);
 
 	/* what is wrong with the parameters or the keys is said here, at once */
 	call = tegro_api_prepare("createWithdrawal", params, role);
