@@ -340,7 +340,7 @@ sub at
 
 	$sandbox->fault('balance', 'answer', status => 403, body => '<html>error 1010</html>');
 	finds(doctor(), 'provider', 'error', qr/HTTP 403.*error 1010/, qr/User-Agent/, "the CDN's refusal");
-	finds(with({ 'tegro.user_agent' => 'curl/7.88.1' }), 'provider', 'error', qr/HTTP 403/, qr/ALTER SYSTEM RESET tegro\.user_agent; SELECT pg_reload_conf\(\);/, '... of a User-Agent');
+	finds(with({ 'tegro.user_agent' => 'node' }), 'provider', 'error', qr/HTTP 403/, qr/ALTER SYSTEM RESET tegro\.user_agent; SELECT pg_reload_conf\(\);/, '... of a User-Agent');
 	finds(doctor(undef, "SET tegro.api_key = '@{[CANARY]}';\n"), 'provider', 'error', qr/Wrong authorization token/, qr/^Copy the API key of shop/, 'a wrong key',
 		also => [ 'keys in session', 'secret key' ]);
 	$sandbox->fault('balance', 'answer', status => 401, body => '{"type":"error","desc":"no"}');
