@@ -960,7 +960,8 @@ finding (topic, status, detail, hint) AS (
 	  JOIN pg_catalog.pg_rewrite x ON x.ev_class OPERATOR(pg_catalog.=) r.oid
 	 WHERE NOT (r.relkind OPERATOR(pg_catalog.=) 'v' AND x.rulename OPERATOR(pg_catalog.=) '_RETURN')
 	UNION ALL
-	SELECT 'tables', 'error',
+	-- without row security, a policy has no effect
+	SELECT 'tables', CASE WHEN r.relrowsecurity THEN 'error' ELSE 'warning' END,
 		   pg_catalog.format('Policy %I of table %s is not the extension''s%s.', x.polname, r.title,
 							 CASE WHEN o.relid IS NOT NULL THEN ' any more: it was changed' END),
 		   pg_catalog.concat(

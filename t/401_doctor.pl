@@ -780,6 +780,7 @@ CREATE TRIGGER "t 1" AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUN
 CREATE TRIGGER pay BEFORE UPDATE ON tegro_notification FOR EACH ROW EXECUTE FUNCTION tegro_create_withdrawal_trigger('{}');
 CREATE RULE "r 1" AS ON INSERT TO tegro_attempt DO ALSO NOTIFY something;
 CREATE POLICY more ON tegro_outbox USING (true);
+CREATE POLICY idle ON tegro_identity USING (true);
 ALTER POLICY tegro_attempt_own ON tegro_attempt USING (true);
 ALTER POLICY tegro_notification_own ON tegro_notification TO app;
 ALTER TABLE tegro_payment_callback DISABLE ROW LEVEL SECURITY;
@@ -795,6 +796,7 @@ END
 		[ 'tables', 'error', qr/^Trigger pay of table public\.tegro_notification is not the extension's/, qr/^DROP TRIGGER pay ON/ ],
 		[ 'tables', 'error', qr/^Rule "r 1" of public\.tegro_attempt/, qr/^DROP RULE "r 1" ON public\.tegro_attempt;$/ ],
 		[ 'tables', 'error', qr/^Policy more of table public\.tegro_outbox is not the extension's\./, qr/^DROP POLICY more ON public\.tegro_outbox;$/ ],
+		[ 'tables', 'warning', qr/^Policy idle of table public\.tegro_identity is not the extension's\./, qr/^DROP POLICY idle ON public\.tegro_identity;$/ ],
 		[ 'tables', 'error', qr/^Policy tegro_attempt_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY tegro_attempt_own ON public\.tegro_attempt FOR SELECT USING/ ],
 		[ 'tables', 'error', qr/^Policy tegro_notification_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY/ ],
 		[ 'tables', 'error', qr/^Row security is off for table public\.tegro_payment_callback/, qr/^ALTER TABLE public\.tegro_payment_callback ENABLE ROW LEVEL SECURITY;$/ ],
