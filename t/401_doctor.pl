@@ -803,6 +803,33 @@ END
 		[ 'tables', 'error', qr/^Row security of table public\.tegro_identity applies to its owner/, qr/^ALTER TABLE public\.tegro_identity NO FORCE ROW LEVEL SECURITY;$/ ],
 		[ 'tables', 'error', qr/^Table "App s"\.heir inherits from table public\.tegro_attempt/, qr/^ALTER TABLE "App s"\.heir NO INHERIT public\.tegro_attempt;$/ ],
 		map { [ 'tables', 'error', qr/^Foreign key $_ of table "App s"\.child follows/, qr/^ALTER TABLE "App s"\.child DROP CONSTRAINT $_;$/ ] } ('"k 1"', 'k2', 'k3'));
+	# the doctor's query and the guard's list of what is the extension's own
+	foreach my $case (
+		[ 'CREATE TRIGGER t AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUNCTION "App s".own()', 1 ],
+		[ 'CREATE RULE r AS ON INSERT TO tegro_attempt DO ALSO NOTIFY something', 1 ],
+		[ 'CREATE POLICY more ON tegro_identity USING (true)', 0 ],
+		[ 'ALTER POLICY tegro_attempt_own ON tegro_attempt USING (true)', 1 ],
+		[ 'ALTER POLICY tegro_notification_own ON tegro_notification TO app', 1 ],
+		[ 'ALTER TABLE tegro_identity FORCE ROW LEVEL SECURITY', 1 ],
+		[ 'CREATE TABLE "App s".heir2 () INHERITS (tegro_attempt)', 1 ],
+		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_outbox ON DELETE CASCADE)', 1 ],
+		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_outbox ON UPDATE SET NULL)', 1 ],
+		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_notification ON DELETE SET DEFAULT)', 1 ],
+		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_outbox)', 0 ],
+		[ 'SELECT', 0 ])
+	{
+		my ($break, $stops) = @$case;
+		my $session = session($node);
+
+		$session->query("BEGIN; $break");
+		is($session->query(q{SELECT count(*) FROM tegro_doctor_rights() WHERE "check" = 'tables' AND status = 'error'})->{out},
+			$stops, "the doctor on $break");
+		is($session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "guarded", "currency": "RUB", "amount": 1}')})->{sqlstate},
+			$stops ? 'TG006' : '', '... agrees with the guard');
+		$session->query('ROLLBACK');
+		$session->close;
+	}
+
 	configure("tegro.retention = '30d'");
 	mended('a plain foreign key, which stops retention', 'SELECT',
 		[ 'tables', 'warning', qr/^Foreign key plain of table "App s"\.child prevents .* tegro\.retention/, qr/^ALTER TABLE "App s"\.child DROP CONSTRAINT plain;$/ ]);
