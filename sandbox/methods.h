@@ -83,7 +83,7 @@ void methods_read_nonce(const char *body, size_t length,
 						struct outcome *outcome);
 
 /*
- * From now on, for so many milliseconds, look-ups find nothing: neither orders
+ * From now on, for so many milliseconds, lookups find nothing: neither orders
  * nor withdrawals, or only one of the two where the method is about it.
  */
 void methods_hide(enum method method, int64_t ms);

@@ -59,6 +59,8 @@ const struct guess guesses[] = {
 	 "--require", "roskassa, clients; receipt: clients"},
 	{"a receipt that does not add up", "refused", "--bad-receipt",
 	 "docs: an error on the payment page; its text: clients"},
+	{"numbers as strings, texts as integers", "taken", NULL,
+	 "roskassa: payment_id; others: none"},
 	{"currencies known", "any text", "--currencies", "docs: about 34"},
 	{"currency_id", "1 RUB, 2 USD, 3 EUR, 4 UAH, then as met", NULL,
 	 "docs: 1, and the order of balances"},

@@ -110,10 +110,15 @@ subtest 'settle' => sub {
 		'by the shop\'s number: the newest');
 
 	# forgotten with all else
-	settle($s, payment_id => 'd', result => 'failed', ms => 200);
+	settle($s, payment_id => 'd', result => 'failed', ms => 600);
 	control($s, 'POST', 'reset', {});
 	pay_out($s, $_) for 'e' .. 'k';
-	sleep 0.5;
+	# each has changed as often as the one whose plan was forgotten
+	for my $id ('e' .. 'k')
+	{
+		settle($s, payment_id => $id, result => 'accepted') for 1 .. 2;
+	}
+	sleep 0.7;
 	is(scalar(grep { $_->{status} != 0 } @{ answer_of($s, 'withdrawals')->{data} }), 0, 'a reset drops plans');
 
 	for (
