@@ -317,7 +317,7 @@ AS 'MODULE_PATHNAME', 'tegro_create_withdrawal'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE COST 10000;
 REVOKE ALL ON FUNCTION @extschema@.tegro_create_withdrawal(pg_catalog.jsonb) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_create_withdrawal(pg_catalog.jsonb) IS
-'pays out now (method createWithdrawal), through the outbox: the request is on record before it is sent, whatever becomes of this transaction; params need currency, account, amount and payment_id, the shop''s own number (one is made up, and returned, if it is missing); the same payment_id again returns what became of it';
+'pays out now (method createWithdrawal), through the outbox: the request is on record before it is sent, whatever becomes of this transaction; params need currency, account, amount and payment_id, the shop''s own number; the same payment_id again returns what became of it';
 
 CREATE FUNCTION @extschema@.tegro_enqueue(method pg_catalog.text, params pg_catalog.jsonb, callback pg_catalog.regprocedure DEFAULT NULL, deliver_after pg_catalog.timestamptz DEFAULT NULL)
 RETURNS pg_catalog.int8

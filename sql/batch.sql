@@ -32,7 +32,7 @@ SELECT count(answer) AS answered, array_agg(DISTINCT sqlstate) FILTER (WHERE sql
 SELECT count(*) FROM jsonb_array_elements(tegro_orders() -> 'data');
 
 -- what is wrong from the start is an error, before the first request
-SELECT * FROM tegro_batch('createOrder', ARRAY['{"order_id": "first"}', NULL]::jsonb[]);
+SELECT * FROM tegro_batch('createOrder', ARRAY['{"order_id": "first", "amount": 1, "currency": "RUB"}', NULL]::jsonb[]);
 SELECT * FROM tegro_batch('createOrder', ARRAY['{"order_id": "first", "amount": 1, "currency": "RUB"}', '{"order_id": "2", "amount": 0.12345678901234567891}']::jsonb[]);
 SELECT * FROM tegro_batch('createOrder', ARRAY['{"order_id": "first", "amount": 1, "currency": "RUB"}', '[]']::jsonb[]);
 SELECT * FROM tegro_batch('balance', NULL);

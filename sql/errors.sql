@@ -47,12 +47,49 @@ SELECT * FROM try($$SELECT tegro_order('')$$);
 SELECT * FROM try($$SELECT tegro_withdrawal('')$$);
 SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 0.12345678901234567891, "order_id": "1"}')$$);
 SELECT * FROM try($$SELECT tegro_create_order('{"currency": "RUB", "amount": 12345678901234567890, "order_id": "1"}')$$);
+-- what a payment needs
+CREATE FUNCTION order_with(params jsonb) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	message text; detail text; hint text;
+BEGIN
+	PERFORM tegro_enqueue('createOrder', '{"order_id": "with", "currency": "RUB", "amount": 100}' || params);
+	RETURN 'enqueued';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+	RETURN concat_ws(' | ', SQLSTATE, message, nullif(detail, ''), nullif(hint, ''));
+END $$;
+SELECT params, order_with(params) FROM (VALUES
+	('{"currency": null}'::jsonb), ('{"currency": ""}'), ('{"currency": 643}'),
+	('{"amount": null}'), ('{"amount": 0}'), ('{"amount": "0.00"}'), ('{"amount": -1}'), ('{"amount": "1,5"}'),
+	('{"amount": "ten"}'), ('{"amount": true}'), ('{"amount": ""}'), ('{"amount": 1e50}'),
+	('{"amount": 0.30000000000000004}'), ('{"amount": "0.1000000000001"}'),
+	('{"receipt": "none"}'), ('{"receipt": {}}'), ('{"receipt": {"items": []}}'), ('{"receipt": {"items": {}}}'),
+	('{"receipt": {"items": [1]}}'), ('{"receipt": {"items": [{"name": "Tea", "price": 100}]}}'),
+	('{"receipt": {"items": [{"name": "", "count": 1, "price": 100}]}}'),
+	('{"receipt": {"items": [{"name": "Tea", "count": 0, "price": 100}]}}'),
+	('{"receipt": {"items": [{"name": "Tea", "count": 1, "price": 150}, {"name": "Off", "count": 1, "price": -50}]}}'),
+	('{"receipt": {"items": [{"name": "Tea", "count": 6, "price": 100}]}}'),
+	('{"receipt": {"items": [{"name": "Tea", "count": 3, "price": 33.33}, {"name": "Bag", "count": 1, "price": "0.02"}]}}')
+	) AS v(params);
+-- nothing of it has used the reference
+SELECT count(*) FROM tegro_outbox WHERE reference = 'with';
+DROP FUNCTION order_with(jsonb);
+SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "1", "currency": "RUB"}')$$);
+SELECT * FROM try($$SELECT tegro_call('createOrder', '{"order_id": "1", "amount": 1}')$$);
+SELECT * FROM try($$SELECT * FROM tegro_batch('createOrder', ARRAY['{"order_id": "1", "currency": "RUB", "amount": 1}', '{"order_id": "2", "amount": 1}']::jsonb[])$$);
+SELECT * FROM try($$SELECT tegro_create_withdrawal('{"payment_id": "1", "amount": 1, "currency": "RUB"}')$$);
+SELECT * FROM try($$SELECT tegro_create_withdrawal('{"payment_id": "1", "amount": 1, "account": "4111"}')$$);
+SELECT * FROM try($$SELECT tegro_create_withdrawal('{"payment_id": "1", "currency": "RUB", "account": "4111"}')$$);
+SELECT * FROM try($$SELECT tegro_create_withdrawal('{"amount": 1, "currency": "RUB", "account": "4111"}')$$);
+SELECT * FROM try($$SELECT tegro_enqueue('createWithdrawal', '{"amount": 1, "currency": "RUB", "account": "4111"}')$$);
+SELECT * FROM try($$SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "1", "amount": 1, "currency": "RUB", "account": ["4111"]}')$$);
 SELECT * FROM try($$SELECT tegro_call('x', ('{"a":' || repeat('[', 512) || repeat(']', 512) || '}')::jsonb)$$);
 
 
 -- Refused.
 SELECT * FROM try($$SELECT tegro_order('no such order')$$);
-SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "1", "amount": 1}')$$);
+\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "answer", "status": 200, "body": "{\"type\":\"error\",\"desc\":\"Wrong currency\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT * FROM try($$SELECT tegro_create_order('{"order_id": "1", "amount": 1, "currency": "XXX"}')$$);
 SET tegro.api_key = 'another key';
 SELECT * FROM try($$SELECT tegro_balance()$$);
 RESET tegro.api_key;

@@ -15,7 +15,7 @@ SELECT md5('amount=100&currency=RUB&order_id=123&shop_id=D0F98E7D7742609DC508D86
 SELECT link('{"shop_id": "D0F98E7D7742609DC508D86BB7500914", "amount": 100, "currency": "RUB", "order_id": "123",
     "lang": "ru", "payment_system": 10, "success_url": "https://shop.example/?paid=1&n=2", "fail_url": "https://shop.example/no",
     "notify_url": "https://shop.example/rpc/tegro_notify", "fields": {"email": "a@b.example", "phone": null},
-    "receipt": {"items": [{"name": "Чай / 50 г", "count": 2, "price": 50.50}, {"name": "~", "count": 1, "price": "0.10"}]}}') AS link \gset
+    "receipt": {"items": [{"name": "Чай / 50 г", "count": 2, "price": 49.95}, {"name": "~", "count": 1, "price": "0.10"}]}}') AS link \gset
 SELECT unnest(string_to_array(:'link', '&'));
 
 -- the shop is tegro.shop_id, unless it is given; null is not given
@@ -71,6 +71,9 @@ SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "succe
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "fields": ["a@b.example"]}');
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "receipt": "none"}');
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "receipt": {"items": ' || repeat('[', 20) || '1' || repeat(']', 20) || '}}');
+SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "receipt": {"items": [{"name": "Tea", "count": 6, "price": 1}]}}');
+SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "receipt": {"items": [{"name": "Tea", "count": 1}]}}');
+SELECT * FROM try_link('{"amount": "0.1000000000001", "currency": "RUB", "order_id": "1"}');
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "' || repeat('x', 501) || '"}');
 SELECT * FROM try_link('{"amount": 1, "currency": "RUB", "order_id": "1", "fields": {"email": "' || repeat('x', 70000) || '"}}');
 SET tegro.shop_id = '';

@@ -53,7 +53,7 @@ SELECT tegro_enqueue('createOrder', '{"order_id": "A1", "amount": 200, "currency
 -- What can't be sent is not taken.
 SELECT tegro_enqueue('balance', '{}');
 SELECT tegro_enqueue('createOrder', '{"amount": 1}');
-SELECT tegro_enqueue('createOrder', '{"order_id": "1", "nonce": 5}');
+SELECT tegro_enqueue('createOrder', '{"order_id": "1", "currency": "RUB", "amount": 1, "nonce": 5}');
 SELECT tegro_enqueue('createOrder', '{"order_id": "1", "amount": 0.12345678901234567891}');
 SELECT tegro_enqueue('createOrder', '[]');
 SELECT tegro_enqueue(NULL, '{}');
@@ -61,7 +61,8 @@ SELECT tegro_enqueue('createOrder', '{"order_id": "1"}', deliver_after => 'infin
 SELECT tegro_enqueue('createOrder', '{"order_id": "1"}', 'now()'::regprocedure);
 
 -- A refusal.
-SELECT tegro_enqueue('createOrder', '{"order_id": "bad", "amount": -1, "currency": "RUB"}') AS id \gset
+\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "answer", "status": 200, "body": "{\"type\":\"error\",\"desc\":\"Wrong currency\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT tegro_enqueue('createOrder', '{"order_id": "bad", "amount": 1, "currency": "XXX"}') AS id \gset
 SELECT tegro_wait(:id);
 \echo :LAST_ERROR_SQLSTATE
 SELECT state, attempts, sqlstate FROM tegro_outbox WHERE id = :id;

@@ -13,7 +13,8 @@ SELECT method, connections IN (0, 1) AS connections, bytes_sent > 50 AND bytes_r
        wait_ms > 0 AND wait_ms <= total_ms AS times, latency_requests[array_length(latency_ms, 1)] AS histogram
   FROM tegro_stat WHERE requests > 0;
 \set VERBOSITY terse
-SELECT tegro_create_order('{"order_id": "1"}') ->> 'type' AS type;
+\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "answer", "status": 200, "body": "{\"type\":\"error\",\"desc\":\"Wrong currency\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+SELECT tegro_create_order('{"order_id": "1", "currency": "XXX", "amount": 1}') ->> 'type' AS type;
 \! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "execute_then_close"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SELECT tegro_create_order('{"order_id": "2", "currency": "RUB", "amount": 1}') ->> 'type' AS type;
 \! curl -sS -o /dev/null -d '{"method": "shops", "times": 1, "action": "answer", "status": 502, "body": "gone"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"

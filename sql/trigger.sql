@@ -28,6 +28,8 @@ SELECT tegro_order('shop order 2') #>> '{data,amount}' AS amount;
 -- A refusal is the statement's error: no row.
 \set VERBOSITY terse
 INSERT INTO shop_order (total) VALUES (-1);
+\! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "answer", "status": 200, "body": "{\"type\":\"error\",\"desc\":\"Wrong currency\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+INSERT INTO shop_order (total) VALUES (1);
 \set VERBOSITY default
 SELECT count(*) FROM shop_order;
 

@@ -654,8 +654,8 @@ SQL
 	{
 		my $sql = quote_bytes($text);
 		my $object =
-		  "jsonb_build_object($sql, $sql, 'order_id', $sql, 'in', jsonb_build_array($sql))";
-		my $params = { $text => $text, order_id => $text, in => [$text] };
+		  "jsonb_build_object($sql, $sql, 'order_id', $sql, 'currency', $sql, 'amount', 1, 'in', jsonb_build_array($sql))";
+		my $params = { $text => $text, order_id => $text, currency => $text, amount => 1, in => [$text] };
 
 		push @calls,
 		  [ "tegro_call('balance', $object)", 'balance', $params ],
@@ -751,7 +751,7 @@ SQL
 		'tegro_balance()',
 		'tegro_shops()',
 		q{tegro_call('newMethod')},
-		q{tegro_create_order('{"order_id": "1"}')},
+		q{tegro_create_order('{"order_id": "1", "currency": "RUB", "amount": 1}')},
 		q{(tegro_batch('balance', ARRAY['{}'::jsonb]))})
 	{
 		my $result = ask($admin, "SELECT $call");
@@ -1259,7 +1259,7 @@ SQL
 	$sandbox->fault('*', 'hold', ms => 3000);
 	ask($alice, q{SET tegro.timeout = '10s'});
 	my $id;
-	$alice->send(q{SELECT tegro_create_order('{"order_id": "2"}')});
+	$alice->send(q{SELECT tegro_create_order('{"order_id": "2", "currency": "RUB", "amount": 1}')});
 	ok( wait_until(
 			sub {
 				ask($admin,

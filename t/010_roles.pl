@@ -1,7 +1,8 @@
 # 010_roles.pl: roles beside each other, and roles that are gone.
 #
 # Several roles share an outbox.  None learns of another's requests by enqueuing,
-# none is held up by another's key, and none pays out once its right is gone.
+# none is held up by another's key, and none pays out once its right is gone.  What
+# is wrong with a request is found before it uses its reference.
 #
 # The credentials file is written anew in the course of the test.  The journal
 # of the sandbox tells what was sent.
@@ -376,6 +377,79 @@ subtest 'fault 100: a trigger of an owner who may not pay out' => sub {
 			'{"payment_id": "$number", "amount": "$amount", "account": "$account", "currency": "RUB"}')});
 	like(error_of('order_taker', q{INSERT INTO wages.due VALUES ('t1', 5, '4100')}),
 		qr/42501: permission denied to pay out\nDETAIL:  Role "order_taker"/, 'fires no payout');
+};
+
+
+#
+# 56, 78: parameters, before a reference is used
+#
+
+subtest 'fault 56: an UPDATE that is evaluated twice' => sub {
+	do_as('app', q{CREATE TABLE shop.salary (id int PRIMARY KEY, n int DEFAULT 0, answer jsonb);
+		INSERT INTO shop.salary VALUES (1); GRANT SELECT, UPDATE ON shop.salary TO boss; GRANT USAGE ON SCHEMA shop TO boss});
+	my $pay = sub {
+		my ($number) = @_;
+		my $first = session($node, user => 'boss');
+
+		# the second waits for the first, and then evaluates its SET again
+		$first->query('BEGIN');
+		$first->query('UPDATE shop.salary SET n = n + 1 WHERE id = 1');
+		$session{app}->send(qq{UPDATE shop.salary SET answer = tegro_create_withdrawal(
+			'{$number "currency": "RUB", "amount": 61, "account": "4100"}') WHERE id = 1});
+		sleep 1;
+		$first->query('COMMIT');
+		$first->close;
+		return $session{app}->wait;
+	};
+
+	like($pay->('')->{err}, qr/22023: "payment_id" is missing from the parameters.*\nHINT:  Give the shop's own number/s,
+		'without a payment_id, it is an error that asks for it');
+	is(scalar(grep { ($_->{params}{amount} // 0) == 61 } $sandbox->journal), 0, 'and nothing is sent');
+	is($pay->('"payment_id": "twice",')->{err}, '', 'with one');
+	is(scalar(sends('twice')), 1, 'it is paid once');
+};
+
+subtest 'fault 78: what is wrong uses no reference' => sub {
+	my $receipt = { items => [ { name => 'Tea', count => 6, price => 100 } ] };
+	my $arguments = order('wrong', amount => 100, receipt => $receipt);
+	my ($params) = $arguments =~ /, (.*)/s;
+	my $wrong = qr/22023: "receipt" does not add up to the amount\nDETAIL:  Its items add up to 600, and the amount is 100\./;
+
+	like(error_of('app', 'SELECT ' . sprintf($_, $params)), $wrong, "a receipt that does not add up: $_")
+	  foreach q{tegro_enqueue('createOrder', %s)}, 'tegro_create_order(%s)', q{tegro_call('createOrder', %s)};
+	do_as('postgres', 'GRANT EXECUTE ON FUNCTION tegro_batch(text, jsonb[]), tegro_payment_url(jsonb) TO app');
+	like(error_of('app', "SELECT * FROM tegro_batch('createOrder', ARRAY[$params]::jsonb[])"), $wrong, 'in a batch');
+	like(error_of('app', "SELECT tegro_payment_url($params)"), $wrong, 'in a link');
+	do_as('app', q{CREATE TABLE shop.receipts (number text, total numeric, items jsonb);
+		CREATE TRIGGER ask AFTER INSERT ON shop.receipts FOR EACH ROW EXECUTE FUNCTION tegro_create_order_trigger(
+			'{"order_id": "$number", "amount": "$total", "currency": "RUB", "receipt": {"items": "$items"}}')});
+	my $insert = q{INSERT INTO shop.receipts VALUES ('wrong', 100, '[{"name": "Tea", "count": %s, "price": 100}]')};
+	like(error_of('app', sprintf($insert, 6)), $wrong, 'by a trigger');
+	like(error_of('app', q{INSERT INTO shop.receipts VALUES ('wrong', 100)}), qr/22023: "receipt" must be an object/,
+		'by a trigger without items');
+
+	is(row($node, 'wrong'), undef, 'nothing is on record');
+	is(scalar(sends('wrong')), 0, 'nothing was sent');
+	do_as('app', sprintf($insert, 1));
+	state_becomes('wrong', 'done', 'the same reference, corrected');
+};
+
+subtest 'an amount is a decimal number' => sub {
+	my $floats = q{'createOrder', jsonb_build_object('order_id', 'float', 'currency', 'RUB', 'amount', 0.1::float8 + 0.2::float8)};
+
+	like(error_of('app', "SELECT tegro_enqueue($floats)"),
+		qr/22023: "amount" 0\.30000000000000004 has 17 decimals\nDETAIL:  At most 12 are allowed \(tegro\.max_amount_decimals\)/,
+		'a slip of floating point is refused');
+	set_server($node, { 'tegro.max_amount_decimals' => 17 }, values %session);
+	enqueue_as('app', $floats, 'deliver_after => ' . q{'} . LATER . q{'});
+	set_server($node, { 'tegro.max_amount_decimals' => 1 }, values %session);
+	like(error_of('app', 'SELECT tegro_enqueue(' . order('cents', amount => 1.25) . ')'), qr/22023: "amount" 1\.25 has 2 decimals/,
+		'the limit is a setting');
+	enqueue_as('app', order('tenths', amount => '1.500'));
+	state_becomes('tenths', 'done', 'zeros at the end are no decimals');
+	do_as('app', q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'float'});
+	state_becomes('float', 'done', 'what was enqueued under another limit is sent');
+	set_server($node, { 'tegro.max_amount_decimals' => undef }, values %session);
 };
 
 

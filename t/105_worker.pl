@@ -593,7 +593,7 @@ END
 	# latch; yet it hears of the retry.
 	my $session = create_database('saved');
 
-	enqueue($session, 'createOrder', 'saved', amount => -1);
+	enqueue($session, 'createOrder', 'saved', payment_system => 'no such system');
 	ok(becomes_true('saved', q{SELECT state = 'failed' FROM tegro_outbox WHERE reference = 'saved'}), 'an order that failed');
 	sleep 1.5;
 	# executed at once: a request that is held and then executed would be a second one

@@ -393,7 +393,7 @@ sub at
 	my $session = session($node);
 	my $identity = $session->query(<<'END')->{out};
 BEGIN;
-SELECT tegro_enqueue('createOrder', '{"order_id": "rolled back"}') \g /dev/null
+SELECT tegro_enqueue('createOrder', '{"order_id": "rolled back", "currency": "RUB", "amount": 1}') \g /dev/null
 SELECT identity FROM tegro_outbox;
 ROLLBACK;
 END

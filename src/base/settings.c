@@ -45,6 +45,7 @@ int tegro_claim_timeout = 60;
 int tegro_review_after = 15 * 60;
 int tegro_withdrawal_unknown = TEGRO_REVIEW;
 int tegro_max_attempts = 20;
+int tegro_max_amount_decimals = 12;
 int tegro_rate_limit = 0;
 int tegro_worker_idle_timeout = 60;
 int tegro_retention = 0;
@@ -351,6 +352,11 @@ tegro_settings_define(void)
 							"How often a request that the provider refuses for now is sent.",
 							NULL,
 							&tegro_max_attempts, 20, 1, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("tegro.max_amount_decimals",
+							"Most decimals that the amount of an order or a payout may have.",
+							"More are a slip of floating point.",
+							&tegro_max_amount_decimals, 12, 0, 30,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tegro.rate_limit",
 							"Requests a second that a deliverer sends at most; 0 for no limit.",

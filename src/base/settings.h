@@ -38,6 +38,7 @@ extern int tegro_claim_timeout;		 /* s */
 extern int tegro_review_after;		 /* s */
 extern int tegro_withdrawal_unknown; /* TegroWithdrawalUnknown */
 extern int tegro_max_attempts;
+extern int tegro_max_amount_decimals;
 extern int tegro_rate_limit;		  /* requests a second, 0: none */
 extern int tegro_worker_idle_timeout; /* s */
 extern int tegro_retention;			  /* s, 0: for ever */

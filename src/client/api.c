@@ -48,6 +48,7 @@
 #include "src/base/settings.h"
 #include "src/client/keys.h"
 #include "src/client/method.h"
+#include "src/client/parameters.h"
 #include "src/client/stats.h"
 
 /*
@@ -255,7 +256,10 @@ tegro_api_share_keys(TegroCall *call, const TegroCall *other)
 TegroCall *
 tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 {
-	return tegro_api_prepare_for_shop(method, params, NULL, role);
+	TegroCall *call = tegro_api_prepare_for_shop(method, params, NULL, role);
+
+	tegro_parameters_check(call->method, call->params);
+	return call;
 }
 
 TegroCall *

@@ -63,7 +63,11 @@ typedef struct TegroRequest
 extern TegroCall *tegro_api_prepare(const char *method, Jsonb *params,
 									Oid role);
 
-/* The same for a shop that "params" don't name; NULL: if they don't. */
+/*
+ * The same for a shop that "params" don't name; NULL: if they don't.  For
+ * parameters that were checked before (parameters.h): what depends on settings,
+ * which may have changed since, is not checked again.
+ */
 extern TegroCall *tegro_api_prepare_for_shop(const char *method, Jsonb *params,
 											 const char *shop_id, Oid role);
 

@@ -34,8 +34,8 @@
 #include "src/base/argument.h"
 #include "src/base/compat.h"
 #include "src/outbox/outbox.h"
-#include "src/functions/requests.h"
 #include "src/base/settings.h"
+#include "src/worker/payout.h"
 
 PG_FUNCTION_INFO_V1(tegro_call);
 PG_FUNCTION_INFO_V1(tegro_create_order);
@@ -163,7 +163,7 @@ tegro_call(PG_FUNCTION_ARGS)
 	{
 		TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 
-		return JsonbPGetDatum(tegro_requests_pay_out(&ledger, params));
+		return JsonbPGetDatum(tegro_payout(&ledger, params, GetUserId()));
 	}
 	return call_method(method, params);
 }
@@ -297,9 +297,11 @@ static TegroCall *
 make_call(int i, void *arg)
 {
 	Batch *batch = arg;
-	TegroCall *call = tegro_api_prepare(batch->method,
-										DatumGetJsonbP(batch->elements[i]),
-										InvalidOid);
+	/* all of them were checked before the first was sent */
+	TegroCall *call = tegro_api_prepare_for_shop(batch->method,
+												 DatumGetJsonbP(
+													 batch->elements[i]),
+												 NULL, InvalidOid);
 
 	tegro_api_share_keys(call, find_signer(batch, call->shop_id));
 	call->position = i + 1;
@@ -435,7 +437,9 @@ tegro_preview(PG_FUNCTION_ARGS)
 {
 	char *method = tegro_get_text(fcinfo, 0, "method");
 	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
-	TegroCall *call = tegro_api_prepare(method, params, InvalidOid);
+	/* shown as it is, whether it can be sent or not */
+	TegroCall *call = tegro_api_prepare_for_shop(method, params, NULL,
+												 InvalidOid);
 	TegroRequest request = tegro_api_build(call);
 	TegroJsonbState headers = tegro_begin_params();
 	TupleDesc tupdesc;

@@ -35,6 +35,7 @@
 
 #include "src/client/api.h"
 #include "src/client/keys.h"
+#include "src/client/parameters.h"
 #include "src/base/argument.h"
 #include "src/base/compat.h"
 #include "src/base/error.h"
@@ -388,6 +389,8 @@ tegro_payment_url(PG_FUNCTION_ARGS)
 			append_nested(&query, name, value.val.binary.data, 1);
 	}
 	append_pair(&query, "sign", sign);
+	/* behind what says more exactly how a link is written */
+	tegro_parameters_check_amount(params);
 
 	PG_RETURN_TEXT_P(
 		cstring_to_text(psprintf("%s?%s", page_url(), query.data)));

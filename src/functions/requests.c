@@ -19,7 +19,6 @@
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -27,7 +26,6 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "utils/uuid.h"
 
 #include "src/base/argument.h"
 #include "src/worker/callback.h"
@@ -66,45 +64,9 @@ tegro_create_withdrawal(PG_FUNCTION_ARGS)
 {
 	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 
-	return JsonbPGetDatum(
-		tegro_requests_pay_out(&ledger, tegro_get_jsonb(fcinfo, 0, "params")));
-}
-
-/* {"payment_id": a new UUID} */
-static Jsonb *
-new_payment_id(void)
-{
-	TegroJsonbState state = tegro_begin_params();
-	Datum uuid = OidFunctionCall0(F_GEN_RANDOM_UUID);
-
-	tegro_add_text_param(&state, "payment_id",
-						 cstring_to_text(DatumGetCString(
-							 DirectFunctionCall1(uuid_out, uuid))));
-	return tegro_finish_params(&state);
-}
-
-Jsonb *
-tegro_requests_pay_out(const TegroLedger *ledger, Jsonb *params)
-{
-	JsonbValue value;
-	Jsonb *generated = NULL;
-	Jsonb *answer;
-
-	if (JB_ROOT_IS_OBJECT(params) &&
-		getKeyJsonValueFromContainer(&params->root, "payment_id", 10,
-									 &value) == NULL)
-	{
-		generated = new_payment_id();
-		params = DatumGetJsonbP(
-			DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(params),
-								JsonbPGetDatum(generated)));
-	}
-	answer = tegro_payout(ledger, params, GetUserId());
-	if (generated)
-		answer = DatumGetJsonbP(
-			DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(answer),
-								JsonbPGetDatum(generated)));
-	return answer;
+	return JsonbPGetDatum(tegro_payout(&ledger,
+									   tegro_get_jsonb(fcinfo, 0, "params"),
+									   GetUserId()));
 }
 
 char *

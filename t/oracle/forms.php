@@ -149,8 +149,9 @@ switch ($argv[1]) {
 			if (mt_rand(0, 1))
 				$other['fields'] = ['email' => string(), 'k' . string() => nested(2)];
 			if (mt_rand(0, 1))
-				$other['receipt'] = ['items' => array_map(fn () => ['name' => string(),
-					'count' => mt_rand(1, 9), 'price' => mt_rand(1, 100000) / 100],
+				/* it must add up to the amount: all but the first item are presents */
+				$other['receipt'] = ['items' => array_map(fn ($i) => ['name' => string(1),
+					'count' => $i == 1 ? 1 : mt_rand(1, 9), 'price' => $i == 1 ? $signed['amount'] : 0],
 					range(1, mt_rand(1, 4)))];
 			$text = (function ($fields) { ksort($fields); return http_build_query($fields); })($signed);
 			$params = $signed + $other;

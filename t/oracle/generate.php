@@ -150,11 +150,13 @@ for ($n = 1; $n <= (int) $argv[2]; $n++) {
 	$marked = false;
 	$method = mt_rand(0, 1) ? 'createOrder' : 'unknownMethod';
 	$members = [];
-	$used = ['nonce' => true, 'shop_id' => true, 'order_id' => true];
+	$used = array_fill_keys(['nonce', 'shop_id', 'order_id', 'currency', 'amount', 'receipt'], true);
 	if (mt_rand(0, 3) == 0)
 		$members[] = '"shop_id":' . string_text(1);
 	if ($method == 'createOrder' || mt_rand(0, 1))
 		$members[] = '"order_id":' . (mt_rand(0, 1) ? string_text(1) : mt_rand(1, 1000000));
+	if ($method == 'createOrder')
+		array_push($members, '"currency":' . string_text(1), '"amount":' . mt_rand(1, 1000000) / 100);
 	for ($i = mt_rand(0, 5); $i > 0; $i--) {
 		$key = string_text();
 		if (isset($used['k' . json_decode($key)]) || isset($used[json_decode($key)]))

@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * parameters.h
+ *		Checks of the parameters that make a payment.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TEGRO_PARAMETERS_H
+#define TEGRO_PARAMETERS_H
+
+#include "utils/jsonb.h"
+
+#include "src/client/method.h"
+
+/*
+ * Throws 22023 unless a method that makes an order or a payout has the
+ * parameters that it needs: currency, an amount, for a payout an account; and
+ * where there is a receipt, it adds up to the amount.  Accepts anything for
+ * other methods.
+ *
+ * params: an object.  The merchant's reference is checked by
+ * tegro_api_prepare(), which needs it as text.
+ */
+extern void tegro_parameters_check(const TegroMethod *method, Jsonb *params);
+
+/*
+ * Throws 22023 unless "amount" of an object is a number above zero, or a string
+ * that is one, with at most tegro.max_amount_decimals decimals, and "receipt",
+ * if there is one that is not null, adds up to it.  For payment links.
+ */
+extern void tegro_parameters_check_amount(Jsonb *params);
+
+#endif /* TEGRO_PARAMETERS_H */
