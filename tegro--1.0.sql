@@ -549,39 +549,23 @@ COMMENT ON FUNCTION @extschema@.tegro_payment_url(pg_catalog.jsonb) IS
 
 CREATE FUNCTION @extschema@.tegro_verify_notification(pg_catalog.text)
 RETURNS pg_catalog.bool
-AS 'MODULE_PATHNAME', 'tegro_verify_notification_text'
+AS 'MODULE_PATHNAME', 'tegro_verify_notification'
 LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
 REVOKE ALL ON FUNCTION @extschema@.tegro_verify_notification(pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_verify_notification(pg_catalog.text) IS
-'is this form, as it came, signed as a notification? That is no proof of a payment: tegro_notify asks for one';
-
-CREATE FUNCTION @extschema@.tegro_verify_notification(pg_catalog.jsonb)
-RETURNS pg_catalog.bool
-AS 'MODULE_PATHNAME', 'tegro_verify_notification_jsonb'
-LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED;
-REVOKE ALL ON FUNCTION @extschema@.tegro_verify_notification(pg_catalog.jsonb) FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.tegro_verify_notification(pg_catalog.jsonb) IS
-'the same for its fields as a JSON object';
+'is this body, as it came, signed as a notification? That is no proof of a payment: tegro_notify asks for one';
 
 CREATE FUNCTION @extschema@.tegro_notify(pg_catalog.text)
 RETURNS pg_catalog.bool
-AS 'MODULE_PATHNAME', 'tegro_notify_text'
+AS 'MODULE_PATHNAME', 'tegro_notify_body'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_notify(pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_notify(pg_catalog.text) IS
-'takes a notification, the form as it came: verifies it and puts it on record, once; after commit the provider is asked whether the order is paid; false if it was on record already, an error (28000) if it is not signed';
-
-CREATE FUNCTION @extschema@.tegro_notify(pg_catalog.jsonb)
-RETURNS pg_catalog.bool
-AS 'MODULE_PATHNAME', 'tegro_notify_jsonb'
-LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION @extschema@.tegro_notify(pg_catalog.jsonb) FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.tegro_notify(pg_catalog.jsonb) IS
-'the same for its fields as a JSON object';
+'takes a notification, its body as it came: urlencoded, multipart/form-data or JSON; verifies it and puts it on record, once; after commit the provider is asked whether the order is paid; false if it was on record already, an error (28000) if it is not signed';
 
 CREATE FUNCTION @extschema@.tegro_notify(
 	shop_id pg_catalog.text, amount pg_catalog.text, order_id pg_catalog.text,
-	payment_system pg_catalog.text, currency pg_catalog.text, sign pg_catalog.text,
+	currency pg_catalog.text, sign pg_catalog.text, payment_system pg_catalog.text DEFAULT NULL,
 	test pg_catalog.text DEFAULT NULL, status pg_catalog.text DEFAULT NULL, payment_id pg_catalog.text DEFAULT NULL)
 RETURNS pg_catalog.bool
 AS 'MODULE_PATHNAME', 'tegro_notify_fields'

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * notification.c
- *		Fuzzes the verification of notifications, as forms and as JSON.
+ *		Fuzzes the verification of notifications, however they are written.
  *
  * Nobody guesses a signature, so each form is also tried with the right one
- * put in.  Then it depends on its fields alone whether it counts, and it must
- * count in both ways of bringing it, or in neither.
+ * put in.  Then it depends on its fields alone whether it counts.  It must count
+ * as JSON and as multipart, too, or in no way of writing it.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,19 +18,20 @@
 #include "utils/jsonb.h"
 
 #include "src/base/argument.h"
+#include "src/format/form.h"
 #include "src/format/query.h"
 #include "src/format/signature.h"
 
 #include "backend.h"
 #include "fuzz.h"
+#include "parts.h"
 
 #define SECRET_KEY "fuzzed"
 
 /* Shorter than the longest form that is looked at, as JSON, too. */
 #define MAX_SIGNED (16 * 1024)
 
-extern Datum tegro_verify_notification_text(PG_FUNCTION_ARGS);
-extern Datum tegro_verify_notification_jsonb(PG_FUNCTION_ARGS);
+extern Datum tegro_verify_notification(PG_FUNCTION_ARGS);
 
 static bool
 verify_form(const char *bytes, size_t len)
@@ -38,12 +39,12 @@ verify_form(const char *bytes, size_t len)
 	text *form = cstring_to_text_with_len(bytes, (int) len);
 
 	form = (text *) tegro_fuzz_at_fence(form, VARSIZE(form), sizeof(int32));
-	return DatumGetBool(DirectFunctionCall1(tegro_verify_notification_text,
-											PointerGetDatum(form)));
+	return DatumGetBool(
+		DirectFunctionCall1(tegro_verify_notification, PointerGetDatum(form)));
 }
 
 /* The fields as a JSON object; NULL if it can't be one of strings. */
-static Jsonb *
+static char *
 as_json(const TegroQueryField *fields, size_t nfields)
 {
 	TegroJsonbState params = tegro_begin_params();
@@ -58,7 +59,7 @@ as_json(const TegroQueryField *fields, size_t nfields)
 													  (int) fields[i]
 														  .value_len));
 	}
-	return tegro_finish_params(&params);
+	return JsonbToCString(NULL, &tegro_finish_params(&params)->root, 0);
 }
 
 /* Signs the form, in place of what it has as "sign", and has it verified. */
@@ -66,7 +67,7 @@ static void
 check_signed(const char *bytes, size_t len)
 {
 	static const char *const needed[] = {"amount", "currency", "order_id",
-										 "payment_system", "shop_id"};
+										 "shop_id"};
 	TegroQueryField fields[TEGRO_QUERY_MAX_FIELDS];
 	TegroQueryField kept[TEGRO_QUERY_MAX_FIELDS];
 	size_t nfields, nkept = 0;
@@ -76,7 +77,8 @@ check_signed(const char *bytes, size_t len)
 	size_t text_len;
 	bool is_whole = true;
 	bool verdict;
-	Jsonb *json;
+	char *other;
+	size_t other_len;
 
 	if (tegro_query_read(pnstrdup(bytes, len), len, fields, &nfields) !=
 			TEGRO_QUERY_OK ||
@@ -129,33 +131,14 @@ check_signed(const char *bytes, size_t len)
 	{
 		kept[nkept++] = (TegroQueryField){"sign", strlen("sign"), hex,
 										  TEGRO_MD5_LEN};
-		json = as_json(kept, nkept);
-		if (json != NULL)
-			MUST(DatumGetBool(
-					 DirectFunctionCall1(tegro_verify_notification_jsonb,
-										 JsonbPGetDatum(json))) == verdict);
+		other = as_json(kept, nkept);
+		if (other != NULL)
+			MUST(verify_form(other, strlen(other)) == verdict);
+		other = write_parts(kept, nkept, &other_len);
+		if (other != NULL && other_len < TEGRO_FORM_MAX_LEN)
+			MUST(verify_form(other, other_len) == verdict);
+		free(other);
 	}
-}
-
-/* Is it JSON?  That is the caller's business, and PostgreSQL's. */
-static Jsonb *
-read_json(const char *bytes)
-{
-	Jsonb *volatile json = NULL;
-	MemoryContext context = CurrentMemoryContext;
-
-	PG_TRY();
-	{
-		json = DatumGetJsonbP(
-			DirectFunctionCall1(jsonb_in, CStringGetDatum(bytes)));
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return json;
 }
 
 void
@@ -163,7 +146,6 @@ tegro_fuzz_notification(const uint8_t *data, size_t size)
 {
 	static bool is_set = false;
 	char *bytes = pnstrdup((const char *) data, size);
-	Jsonb *json;
 
 	if (!is_set)
 	{
@@ -176,8 +158,4 @@ tegro_fuzz_notification(const uint8_t *data, size_t size)
 
 	(void) verify_form(bytes, size);
 	check_signed(bytes, size);
-	json = read_json(bytes);
-	if (json != NULL && JB_ROOT_IS_OBJECT(json))
-		(void) DirectFunctionCall1(tegro_verify_notification_jsonb,
-								   JsonbPGetDatum(json));
 }

@@ -9,6 +9,9 @@ SET tegro.secret_key = 'GB%^&*YJni677';
 -- what the provider's examples give
 SELECT link('{"shop_id": "D0F98E7D7742609DC508D86BB7500914", "amount": 100, "currency": "RUB", "order_id": "123"}');
 SELECT link('{"shop_id": "D0F98E7D7742609DC508D86BB7500914", "amount": 100, "currency": "RUB", "order_id": "123", "test": 1}');
+-- test=0 is left out: nobody signs it
+SELECT test, link(jsonb_build_object('shop_id', 'D0F98E7D7742609DC508D86BB7500914', 'amount', 100, 'currency', 'RUB', 'order_id', '123', 'test', test))
+  FROM jsonb_array_elements('[0, "0", false, null, 1, "1", true]') AS test;
 SELECT md5('amount=100&currency=RUB&order_id=123&shop_id=D0F98E7D7742609DC508D86BB7500914' || 'GB%^&*YJni677') AS sign;
 
 -- what is not signed changes no signature

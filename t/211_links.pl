@@ -118,13 +118,12 @@ subtest 'a link points to the place of the API' => sub {
 	my $result = query(
 		$node, qq{
 		$settings
-		CREATE TABLE form (id int, kind text, form text, fields text);
+		CREATE TABLE form (id int, kind text, form text, json text, multipart text);
 		COPY form FROM '$given' $csv;
 		COPY (SELECT json_build_object('id', id, 'text', tegro_verify_notification(form),
-				'json', tegro_verify_notification(fields::jsonb)) FROM form WHERE fields <> ''
-			  UNION ALL
-			  SELECT json_build_object('id', id, 'text', tegro_verify_notification(form))
-				FROM form WHERE fields IS NULL OR fields = '') TO '$dir/verified' $csv});
+				'json', CASE WHEN json <> '' THEN tegro_verify_notification(json) END,
+				'multipart', CASE WHEN multipart <> '' THEN tegro_verify_notification(multipart::jsonb #>> '{}') END)
+				FROM form) TO '$dir/verified' $csv});
 
 	is($result->{err}, '', '10,000 notifications were verified');
 	my $counts = agrees(
@@ -133,9 +132,10 @@ subtest 'a link points to the place of the API' => sub {
 	is($counts->{notifications}, 10_000, 'every one of them was judged');
 	cmp_ok($counts->{accepted}, '>', 4_000, 'many were accepted');
 	cmp_ok($counts->{refused}, '>', 4_000, 'and as many refused');
-	cmp_ok($counts->{link}, '>', 300, 'among them the fields of links');
+	cmp_ok($counts->{link}, '>', 300, 'many have the fields of links, without payment_system');
 	cmp_ok($counts->{'as JSON'}, '>', 4_000, 'many came as JSON, too');
-	is($counts->{'refused by us alone'} // 0, 0, 'none of them that PHP would take, but links');
+	cmp_ok($counts->{'as multipart'}, '>', 4_000, 'and as multipart');
+	is($counts->{'refused by us alone'} // 0, 0, 'all were accepted that PHP would accept');
 
 	# without the library's own writer of forms in between: the key matters
 	is(query($node, q{SELECT count(*) FILTER (WHERE tegro_verify_notification(form)) FROM form WHERE kind = 'right'})->{out},
@@ -162,6 +162,22 @@ subtest 'a link points to the place of the API' => sub {
 		is($session->query("SELECT tegro_verify_notification('$fields&sign=$sign')")->{out},
 			't', "$encoding: é in a form is verified");
 
+		# written without escapes, as the client's encoding has it
+		my $part = sub { qq(--b\\r\\nContent-Disposition: form-data; name="$_[0]"\\r\\n\\r\\n$_[1]\\r\\n) };
+		my %value = map { split(/=/, $_, 2) } split(/&/, $fields);
+		$value{order_id} = "\xc3\xa9";
+		my $has_e = $encoding ne 'WIN1251';
+		my $multipart = join('', map { $part->($_, $value{$_}) } sort keys %value) . $part->('sign', $sign) . '--b--';
+		my $json = encode_json({ %value, order_id => 'E', sign => $sign }) =~ s/"E"/"\xc3\xa9"/r;
+		my $escaped = encode_json({ %value, order_id => 'E', sign => $sign }) =~ s/"E"/"\\u00e9"/r;
+		is($session->query("SELECT tegro_verify_notification(E'$multipart')")->{$has_e ? 'out' : 'sqlstate'},
+			$has_e ? 't' : '22P05', "$encoding: é in multipart");
+		is($session->query("SELECT tegro_verify_notification('$json')")->{$has_e ? 'out' : 'sqlstate'},
+			$has_e ? 't' : '22P05', "$encoding: é in JSON");
+		# SQL_ASCII has no characters that an escape could mean
+		is($session->query("SELECT tegro_verify_notification('$escaped')")->{out},
+			$encoding =~ /^(UTF8|LATIN1)$/ ? 't' : 'f', "$encoding: an escaped é in JSON");
+
 		my $recorded = $session->query("SELECT tegro_notify('$fields&sign=$sign')");
 		if ($encoding eq 'WIN1251')
 		{
@@ -181,8 +197,11 @@ subtest 'a link points to the place of the API' => sub {
 		{
 			foreach my $bytes ('\xff', 'a\xc3', '\xed\xa0\x80')
 			{
-				is($session->query("SELECT tegro_verify_notification(jsonb_build_object('a', E'$bytes'))")->{out},
-					'f', "$encoding: what is not UTF-8 is not verified: $bytes");
+				foreach my $body (qq({"a": "$bytes"}), qq(--b\\r\\nContent-Disposition: form-data; name=a\\r\\n\\r\\n$bytes\\r\\n--b--))
+				{
+					is($session->query("SELECT tegro_verify_notification(E'$body')")->{out},
+						'f', "$encoding: what is not UTF-8 is not verified: $bytes");
+				}
 			}
 		}
 		$session->close;

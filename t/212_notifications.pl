@@ -34,7 +34,7 @@ CREATE ROLE web LOGIN;
 GRANT EXECUTE ON FUNCTION tegro_on_payment(regprocedure, text), tegro_create_order_trigger(),
 	tegro_payment_url(jsonb), tegro_retry_notification(bigint) TO shopkeeper;
 GRANT SELECT ON tegro_notification TO shopkeeper;
-GRANT EXECUTE ON FUNCTION tegro_notify(text), tegro_notify(jsonb),
+GRANT EXECUTE ON FUNCTION tegro_notify(text),
 	tegro_notify(text, text, text, text, text, text, text, text, text) TO web;
 CREATE SCHEMA shop AUTHORIZATION shopkeeper;
 SET ROLE shopkeeper;
@@ -61,7 +61,7 @@ TegroTest::spew($credentials, join(':', SHOP_ID, 'shopkeeper', API_KEY, SECRET_K
 $node->reload;
 
 # What comes by HTTP is handed to tegro_notify() as it is: 200 for what was
-# taken, now or before, 403 for what was not.
+# taken, now or before, 500 for what was not, so that it is sent again.
 my $relay = raw_server(
 	sub {
 		my ($socket) = @_;
@@ -69,9 +69,9 @@ my $relay = raw_server(
 
 		while (my $request = read_request($socket))
 		{
-			my $body = $request->{body} =~ s/'/''/gr;
-			my $result = $session->query("SELECT tegro_notify('$body')");
-			my $status = $result->{sqlstate} eq '' ? '200 OK' : '403 Forbidden';
+			my $body = unpack('H*', $request->{body});
+			my $result = $session->query("SELECT tegro_notify(convert_from('\\x$body', 'UTF8'))");
+			my $status = $result->{sqlstate} eq '' ? '200 OK' : '500 Internal Server Error';
 
 			print {$socket} "HTTP/1.1 $status\r\nContent-Length: 0\r\n\r\n";
 			$socket->flush;
@@ -271,7 +271,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 {
 	order('B1', 100);
 	my $paid = pay('B1', tamper => JSON::PP::true);
-	is($paid->{notification_status}, 403, 'what was tampered with is refused');
+	is($paid->{notification_status}, 500, 'what was tampered with is refused');
 	is(scalar(notifications('B1')), 0, 'and not recorded');
 
 	order('B2', 100);
@@ -279,11 +279,6 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	is($refused->{sqlstate}, '28000', 'so is one of another key');
 	is($refused->{out}, '', 'with no answer');
 
-	# what every customer has: the signed part of a link
-	my $link = query($node, q{SELECT tegro_payment_url('{"order_id": "B2", "amount": 100, "currency": "RUB"}')},
-		user => 'shopkeeper')->{out};
-	is(bring($link =~ s/^.*\?//r)->{sqlstate}, '28000', "a link's own fields");
-	is(bring(($link =~ s/^.*\?//r) . '&payment_system=10&status=1')->{sqlstate}, '28000', 'and with more to them');
 
 	# the role that brings it brings the key, too
 	ask($node, $_) foreach (
@@ -326,8 +321,6 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	# nor is it called again, which others would wait for
 	ask($node, q{UPDATE tegro_outbox SET callback_at = NULL WHERE reference = 'B8'});
 
-	is(bring(form(order_id => 'B2', shop_id => 'X'))->{sqlstate}, 'TG006', 'a shop without a key is an error');
-
 	# the key has leaked: the provider has the last word
 	is(bring(form(order_id => 'B2'))->{out}, 't', 'one that is signed right, of an order that is not paid');
 	ok(wait_until(sub { look_ups('B2') >= 2 }), 'is looked up, and again');
@@ -363,6 +356,138 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	is("$row->{state} $row->{confirmed}", 'waiting 0', 'but it is not ours');
 	is(shop_row('B5'), 'unpaid 0', 'and not credited');
 }
+
+#
+# However it is written
+#
+
+subtest 'fault 77: urlencoded, multipart, JSON, with payment_system and without, in capitals' => sub {
+	my %write = (
+		urlencoded => sub { map { ('-d', "$_[$_ * 2]=$_[$_ * 2 + 1]") } 0 .. $#_ / 2 },
+		multipart => sub { map { ('-F', "$_[$_ * 2]=$_[$_ * 2 + 1]") } 0 .. $#_ / 2 },
+		JSON => sub { my %fields = @_; ('-H', 'Content-Type: application/json', '-d', encode_json(\%fields)) });
+	my $number = 0;
+
+	foreach my $way (sort keys %write)
+	{
+		foreach my $system (undef, 10)
+		{
+			foreach my $case (qw(lc uc))
+			{
+				my $order = 'W' . ++$number;
+				my %fields = map { split(/=/, $_, 2) } split(/&/, form(order_id => $order, payment_system => $system));
+				my $name = "$way, " . ($system ? 'with' : 'without') . " payment_system, sign $case";
+
+				$fields{sign} = uc $fields{sign} if $case eq 'uc';
+				order($order, 100);
+				pay($order, notify_url => 'http://127.0.0.1:1/');
+				open(my $curl, '-|', 'curl', '-sS', '--noproxy', '*', '-o', '/dev/null', '-w', '%{http_code}',
+					$write{$way}->(map { ($_, $fields{$_}) } sort keys %fields), $notify_url)
+				  or die "curl: $!";
+				is(scalar <$curl>, '200', "$name: taken");
+				settled($order);
+				is(shop_row($order), 'paid 1', "$name: credited");
+				# the same written otherwise is a replay
+				is(bring(form(order_id => $order, payment_system => $system))->{out}, 'f', "$name: once");
+			}
+		}
+	}
+	is($number, 12, 'each way was tried');
+};
+
+subtest "fault 77: a payment link's own fields are a hint, and no more" => sub {
+	my $link = query($node, q{SELECT tegro_payment_url('{"order_id": "B6", "amount": 100, "currency": "RUB"}')},
+		user => 'shopkeeper')->{out} =~ s/^.*\?//r;
+
+	order('B6', 100);
+	is(bring("$link&payment_system=10")->{sqlstate}, '28000', 'with more to them they are not signed');
+	is(bring($link)->{out}, 't', 'as they are, every customer can bring them');
+	ok(wait_until(sub { look_ups('B6') >= 1 }), 'the provider is asked');
+	my ($row) = notifications('B6');
+	is("$row->{state} $row->{confirmed} " . shop_row('B6'), 'waiting 0 unpaid 0', 'and nothing is credited');
+
+	# and do not make the payment wait
+	is(bring(form(order_id => 'B6'))->{out}, 'f', "the provider's notification says the same");
+	ask($node, q{UPDATE tegro_notification SET next_at = now() + interval '3 hours', waiting_since = now() - interval '1 day',
+		failures = 100, payment_id = NULL WHERE order_id = 'B6'});
+	my $before = look_ups('B6');
+	is(bring(form(order_id => 'B6', payment_id => 17))->{out}, 'f', 'it comes, much later');
+	is(ask($node, q{SELECT next_at < now() + interval '61 seconds', next_at > now() + interval '50 seconds', payment_id, failures
+		FROM tegro_notification WHERE order_id = 'B6'})->{out}, 't|t|17|100', 'the order is looked up within a minute');
+	ask($node, q{UPDATE tegro_notification SET next_at = next_at - interval '20 seconds' WHERE order_id = 'B6'});
+	bring($link) for 1 .. 5;
+	is(ask($node, q{SELECT next_at < now() + interval '41 seconds' FROM tegro_notification WHERE order_id = 'B6'})->{out},
+		't', 'others do not put that off');
+	is(look_ups('B6'), $before, 'nor cause more');
+	pay('B6', notify_url => 'http://127.0.0.1:1/');
+	ask($node, q{UPDATE tegro_notification SET next_at = now(), failures = 1 WHERE order_id = 'B6'});
+	query($node, q{SELECT tegro_retry_notification(id) FROM tegro_notification WHERE order_id = 'B6'}, user => 'shopkeeper');
+	settled('B6');
+	is(shop_row('B6'), 'paid 1', 'and what is paid is credited');
+};
+
+subtest 'fault 104: nobody learns which shops have keys' => sub {
+	my $keys = TegroTest::slurp($credentials);
+	my $form = form(order_id => 'O1');
+	my $other = 'A77C266B1D9953AA863D3FBEF4B1D64F';
+	# with its place in the source: they are one error
+	my $refusal = qr/ERROR:  28000: notification is not signed by the provider\nDETAIL:  It was not recorded\.\n/;
+	my %texts;
+	my $answer = sub {
+		my ($name, $body, $cause) = @_;
+		my $mark = log_mark($node);
+		my $session = session($node, user => 'web');
+
+		# whatever a client can ask to be told
+		$session->query('SET client_min_messages = debug1');
+		my $taken = $session->query("SELECT tegro_notify('$body')");
+		is("$taken->{out} $taken->{sqlstate}", ' 28000', "$name: is not taken");
+		like($taken->{err}, $refusal, "$name: with one text");
+		$texts{ $taken->{err} } = 1;
+		like(log_since($node, $mark), qr/DETAIL:  It was not recorded\.  $cause/, "$name: the log has the cause");
+
+		$mark = log_mark($node);
+		my $verified = $session->query("SELECT tegro_verify_notification('$body')");
+		is("$verified->{out} $verified->{err}", 'f ', "$name: is not verified, without a word");
+		like(log_since($node, $mark), qr/notification was not verified\n[^\n]*DETAIL:  $cause/, "$name: the log has the cause");
+		$mark = log_mark($node);
+		$session->query("SELECT tegro_verify_notification('$body')") for 1 .. 20;
+		unlike(log_since($node, $mark), qr/was not verified/, "$name: once in a minute");
+		$session->close;
+	};
+
+	ask($node, 'GRANT EXECUTE ON FUNCTION tegro_verify_notification(text) TO web');
+	TegroTest::spew($credentials, $keys . join(':', SHOP_ID, 'web', API_KEY, SECRET_KEY) . "\n"
+		  . "$other:*:another-key:\n", 0600);
+	$node->reload;
+	is(bring($form)->{out}, 't', 'one that is signed');
+	$answer->('wrong signature', form(order_id => 'O1', key => 'x'), 'The signature is not that of shop "' . SHOP_ID . '"');
+	$answer->('no such shop', form(order_id => 'O1', shop_id => 'X'), 'There is no secret key for shop "X" and role "web"');
+	$answer->('no secret key', form(order_id => 'O1', shop_id => $other), qq(There is no secret key for shop "$other" and role "web"));
+	# what signs where there is no key is no key
+	$answer->('the stand-in for a key', form(order_id => 'O1', shop_id => 'X', key => 'no key, of a usual length'), 'There is no secret key');
+	chmod(0644, $credentials);
+	$node->reload;
+	$answer->('no usable file', $form, 'could not use the credentials file: File "[^"]*": It belongs to user \d+ with mode 0644');
+	is(query($node, q{SELECT tegro_payment_url('{"order_id": "1", "amount": 1, "currency": "RUB"}')})->{sqlstate}, 'TG006',
+		'others are told that');
+	TegroTest::spew($credentials, $keys, 0600);
+	chmod(0600, $credentials);
+	$node->reload;
+
+	# as if there were no shop in it at all
+	foreach my $body (form(order_id => 'O1', shop_id => undef), form(order_id => 'O1', shop_id => ''), '', 'x', '{}', '[')
+	{
+		my $result = bring($body);
+
+		is("$result->{out} $result->{sqlstate}", ' 28000', "no shop_id: $body");
+		like($result->{err}, $refusal, 'the same text');
+		$texts{ $result->{err} } = 1;
+	}
+	is(scalar(keys %texts), 1, 'there is one answer for all: ' . join('', keys %texts));
+	ask($node, 'REVOKE EXECUTE ON FUNCTION tegro_verify_notification(text) FROM web');
+	ask($node, q{UPDATE tegro_notification SET next_at = NULL, state = 'unpaid' WHERE order_id = 'O1'});
+};
 
 #
 # Tests
@@ -527,7 +652,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 		 WHERE d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass
 		   AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'tegro')
 		   AND has_function_privilege('web', p.oid, 'EXECUTE')})->{out};
-	is($allowed, 'tegro_notify tegro_notify tegro_notify', 'who brings notifications may do nothing else');
+	is($allowed, 'tegro_notify tegro_notify', 'who brings notifications may do nothing else');
 	my $tables = ask($node, q{
 		SELECT count(*) FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
 		 WHERE d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_class'::regclass
@@ -557,7 +682,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	settled('G1');
 	is(shop_row('G1'), 'paid 1', 'about it');
 	$session->close;
-	ask($node, 'DROP OWNED BY web; GRANT EXECUTE ON FUNCTION tegro_notify(text), tegro_notify(jsonb),
+	ask($node, 'DROP OWNED BY web; GRANT EXECUTE ON FUNCTION tegro_notify(text),
 		tegro_notify(text, text, text, text, text, text, text, text, text) TO web');
 	is(bring(form(order_id => 'G1'))->{out}, 'f', 'it was recorded');
 }

@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
@@ -91,6 +93,31 @@ Jsonb *
 tegro_finish_params(TegroJsonbState *state)
 {
 	return JsonbValueToJsonb(tegro_push_jsonb(state, WJB_END_OBJECT, NULL));
+}
+
+char *
+tegro_to_utf8(const char *bytes, size_t len)
+{
+	int encoding = GetDatabaseEncoding();
+	size_t room = len * MAX_CONVERSION_GROWTH + 1;
+	char *utf8;
+	Oid conversion;
+
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return pg_verify_mbstr(PG_UTF8, bytes, (int) len, true)
+			? pnstrdup(bytes, len)
+			: NULL;
+	conversion = FindDefaultConversionProc(encoding, PG_UTF8);
+	if (!OidIsValid(conversion))
+		return NULL;
+	utf8 = palloc(room);
+	if (pg_do_encoding_conversion_buf(conversion, encoding, PG_UTF8,
+									  (unsigned char *) unconstify(char *,
+																   bytes),
+									  (int) len, (unsigned char *) utf8,
+									  (int) room, true) != (int) len)
+		return NULL;
+	return utf8;
 }
 
 char *

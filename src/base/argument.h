@@ -28,6 +28,12 @@ extern void tegro_add_int_param(TegroJsonbState *state, const char *name,
 								int64 number);
 extern Jsonb *tegro_finish_params(TegroJsonbState *state);
 
+/*
+ * Text in server encoding, "len" bytes without a NUL, as UTF-8.  NULL if it has
+ * none: in SQL_ASCII, bytes that are not UTF-8.  In the current context.
+ */
+extern char *tegro_to_utf8(const char *bytes, size_t len);
+
 /* A string's text, or a number's; NULL for all else.  In the current context. */
 extern char *tegro_scalar_text(const JsonbValue *value);
 

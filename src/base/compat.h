@@ -23,7 +23,9 @@
 #include "access/tupdesc.h"
 #include "access/xlog.h"
 #include "catalog/pg_proc.h"
+#include "common/jsonapi.h"
 #include "executor/executor.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
 #include "optimizer/pathnode.h"
@@ -233,6 +235,34 @@ tegro_push_jsonb(TegroJsonbState *state, JsonbIteratorToken token,
 #endif
 	return state->result;
 }
+
+/*
+ * A lexer of JSON in server encoding, in the current memory context, which
+ * resolves the escapes of strings.
+ */
+static inline JsonLexContext *
+tegro_create_json_lexer(char *json, size_t len)
+{
+#if PG_VERSION_NUM >= 170000
+	return makeJsonLexContextCstringLen(NULL, json, len, GetDatabaseEncoding(),
+										true);
+#else
+	return makeJsonLexContextCstringLen(json, (int) len, GetDatabaseEncoding(),
+										true);
+#endif
+}
+
+/*
+ * What a callback of the JSON parser returns.  Before 16 that is nothing, and
+ * only an error ends the parser.
+ */
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType TegroJsonVerdict;
+#define TEGRO_JSON_CONTINUE return JSON_SUCCESS
+#else
+typedef void TegroJsonVerdict;
+#define TEGRO_JSON_CONTINUE return
+#endif
 
 /* From 19 on a row type that was made column by column is to be completed. */
 static inline void

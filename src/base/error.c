@@ -69,6 +69,15 @@ tegro_error_raise(const TegroOutcome *outcome)
 	pg_unreachable();
 }
 
+bool
+tegro_error_is_about_data(int sqlerrcode)
+{
+	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return category != ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
+		category != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES);
+}
+
 /*
  * Characters that show as nothing, or turn the text around them: from U+200B
  * to U+200F, U+202A to U+202E, U+2060 to U+206F, and U+FEFF.

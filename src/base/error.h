@@ -65,6 +65,13 @@ extern ErrorData *tegro_error_catch(void (*work)(void *arg), void *arg,
 									MemoryContext context);
 
 /*
+ * Is an error about the data that PostgreSQL's parser of JSON was given?  All
+ * that it throws is, as 0A000 on 15 for an escape that the database's encoding
+ * does not have, except a cancel (class 57) and a lack of memory (class 53).
+ */
+extern bool tegro_error_is_about_data(int sqlerrcode);
+
+/*
  * Makes foreign bytes fit to be shown: at most "max_len" of them, in server
  * encoding, control characters, what is not text and what the client's encoding
  * does not have as \xNN, and secrets as "********".  Returns a palloc'd string,

@@ -45,20 +45,6 @@
 #define MAX_WHY_LEN 500
 
 /*
- * Is an error about the answer?  All that the parser throws is, as 0A000 on 15
- * for an escape that the database's encoding does not have, except a cancel
- * (class 57) and a lack of memory (class 53).
- */
-static bool
-is_about_data(int sqlerrcode)
-{
-	int category = ERRCODE_TO_CATEGORY(sqlerrcode);
-
-	return category != ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
-		category != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES);
-}
-
-/*
  * Do exponents add too many digits to the numbers?  Of text that is not JSON it
  * says anything.
  */
@@ -114,7 +100,7 @@ parse(const char *bytes, size_t len, const char **why)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (!is_about_data(error->sqlerrcode))
+		if (!tegro_error_is_about_data(error->sqlerrcode))
 			PG_RE_THROW();
 		FlushErrorState();
 		/* from 16 on, PostgreSQL's message doesn't say what can't be held */

@@ -499,24 +499,47 @@ tegro_keys_is_servers(const char *name)
 	return tegro_setting_source(name) <= PGC_S_ARGV;
 }
 
+/*
+ * The secret key, or NULL.  *line receives the line of the credentials file
+ * that fits, with a secret key or without; NULL if none does.
+ */
+static const char *
+find_secret(const char *shop, Oid role, bool trusted,
+			const TegroCredentialsLine **line)
+{
+	*line = NULL;
+	if (secret_key && *secret_key &&
+		(!trusted || tegro_keys_is_servers("tegro.secret_key")))
+		return secret_key;
+	if (credentials_file && *credentials_file)
+		*line = find_line(shop, role);
+	return *line && *(*line)->secret_key != '\0' ? (*line)->secret_key : NULL;
+}
+
+const char *
+tegro_keys_find_secret(const char *shop, Oid role, bool trusted)
+{
+	const TegroCredentialsLine *line;
+
+	return find_secret(shop, role, trusted, &line);
+}
+
 const char *
 tegro_keys_secret(const char *shop, Oid role, bool trusted)
 {
+	const TegroCredentialsLine *line;
+	const char *key;
 	const char *hint =
 		"Name a file with the line shop_id:role:api_key:secret_key in tegro.credentials_file and reload the configuration.";
 
 	if (*shop == '\0')
 		tegro_settings_refuse_no_shop();
-	if (secret_key && *secret_key &&
-		(!trusted || tegro_keys_is_servers("tegro.secret_key")))
-		return secret_key;
+	key = find_secret(shop, role, trusted, &line);
+	if (key)
+		return key;
 
 	if (credentials_file && *credentials_file)
 	{
-		const TegroCredentialsLine *line = find_line(shop, role);
-
-		if (line && *line->secret_key != '\0')
-			return line->secret_key;
 		hint = line
 			? "Write it as the fourth field of the shop's line, shop_id:role:api_key:secret_key, in the file that tegro.credentials_file names, and reload the configuration."
 			: "Add the line shop_id:role:api_key:secret_key to the file that tegro.credentials_file names and reload the configuration.";

@@ -59,4 +59,12 @@ extern bool tegro_keys_is_servers(const char *name);
 extern const char *tegro_keys_secret(const char *shop_id, Oid role,
 									 bool trusted);
 
+/*
+ * The same for a shop that a stranger named: NULL if there is no key, or no
+ * shop, and no error.  Takes as long for a shop without a key as for one with
+ * a key.  Throws TG006 if the credentials file can't be used.
+ */
+extern const char *tegro_keys_find_secret(const char *shop_id, Oid role,
+										  bool trusted);
+
 #endif /* TEGRO_KEYS_H */

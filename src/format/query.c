@@ -126,8 +126,8 @@ utf8_length(const unsigned char *s, size_t len)
 	return need;
 }
 
-static bool
-is_text(const char *bytes, size_t len)
+bool
+tegro_query_is_text(const char *bytes, size_t len)
 {
 	size_t i = 0;
 
@@ -168,7 +168,8 @@ decode(char *bytes, size_t *len)
 			*o++ = bytes[i];
 	}
 	*len = (size_t) (o - bytes);
-	return is_text(bytes, *len) ? TEGRO_QUERY_OK : TEGRO_QUERY_NOT_TEXT;
+	return tegro_query_is_text(bytes, *len) ? TEGRO_QUERY_OK
+											: TEGRO_QUERY_NOT_TEXT;
 }
 
 TegroQueryStatus
@@ -293,6 +294,9 @@ tegro_query_sort(TegroQueryField *fields, size_t nfields)
 {
 	for (size_t i = 0; i < nfields; i++)
 	{
+		if (fields[i].name_len > TEGRO_QUERY_MAX_NAME_LEN ||
+			fields[i].value_len > TEGRO_QUERY_MAX_VALUE_LEN)
+			return TEGRO_QUERY_TOO_LONG;
 		if (!is_plain_name(&fields[i]))
 			return TEGRO_QUERY_BAD_NAME;
 		for (size_t k = 0; k < i; k++)

@@ -12,10 +12,19 @@
 #include <stddef.h>
 
 /*
- * Most fields of a form that is read: the provider's have ten.  More would
- * only be work that anyone could cause.
+ * Most fields of a form that is read.  The provider's have ten; a receipt that
+ * it sends along has three for each item.  Anyone can send a form, and each
+ * name is compared with each other one.
  */
 #define TEGRO_QUERY_MAX_FIELDS 100
+
+/*
+ * Longest name and value of a form, decoded, in bytes.  The provider's names
+ * have up to 30; a merchant's reference has at most 500.  The rest is room for
+ * fields that the provider may add.
+ */
+#define TEGRO_QUERY_MAX_NAME_LEN  256
+#define TEGRO_QUERY_MAX_VALUE_LEN (8 * 1024)
 
 typedef enum TegroQueryStatus
 {
@@ -25,6 +34,9 @@ typedef enum TegroQueryStatus
 	TEGRO_QUERY_BAD_NAME,	  /* a name that could be read in two ways */
 	TEGRO_QUERY_REPEATED,	  /* one name twice, or as a value and an array */
 	TEGRO_QUERY_TOO_MANY,	  /* more than TEGRO_QUERY_MAX_FIELDS */
+	TEGRO_QUERY_TOO_LONG,	  /* a body, name or value above its limit */
+	TEGRO_QUERY_BAD_PART,	  /* multipart that breaks a rule of multipart.c */
+	TEGRO_QUERY_IS_JSON,	  /* JSON, which src/format does not read */
 	TEGRO_QUERY_LOSES_DIGITS, /* a number that PHP would round */
 } TegroQueryStatus;
 
@@ -49,6 +61,9 @@ typedef struct TegroQueryField
  */
 extern size_t tegro_query_encode(const char *bytes, size_t len, char *out);
 
+/* Are these bytes text: UTF-8 without a NUL? */
+extern bool tegro_query_is_text(const char *bytes, size_t len);
+
 /*
  * Takes an application/x-www-form-urlencoded body apart, and decodes it in
  * place; the fields point into it, in its order.
@@ -62,7 +77,8 @@ extern TegroQueryStatus tegro_query_read(char *body, size_t len,
 /*
  * Brings fields into the order in which they are signed, PHP's ksort() of the
  * outermost names.  Refuses fields which PHP, of one version or another, or
- * another reader, could take for others; see query.c.
+ * another reader, could take for others; see query.c.  Refuses names and
+ * values above their limits.
  */
 extern TegroQueryStatus tegro_query_sort(TegroQueryField *fields,
 										 size_t nfields);

@@ -51,8 +51,9 @@ extern bool tegro_signature_form(const char *key, size_t key_len,
 								 char hex[TEGRO_MD5_LEN + 1]);
 
 /*
- * Are two strings of bytes the same?  Takes as long for the first difference
- * as for the last, so that nobody can guess a signature byte by byte.
+ * Are two signatures of "len" hex digits the same?  Upper case and lower case
+ * do not matter.  Takes as long for the first difference as for the last, so
+ * that nobody can guess a signature byte by byte.
  */
 extern bool tegro_signature_equal(const char *a, const char *b, size_t len);
 

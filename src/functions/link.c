@@ -8,7 +8,7 @@
  *
  * A customer who opens the link is shown the provider's page; the order comes
  * into being there.  Five parameters are signed: shop_id, amount, order_id,
- * currency and, where it is given, test.  All others travel beside them, and
+ * currency and, for a test, test=1.  All others travel beside them, and
  * the customer can change them.  So nothing may hang on those, and a name
  * that is none of them is refused: of a mistyped one nobody would ever hear.
  *
@@ -255,6 +255,9 @@ parameter_text(Jsonb *params, int n)
 			if (string == NULL ||
 				(strcmp(string, "0") != 0 && strcmp(string, "1") != 0))
 				refuse(name, "0 or 1", "With 1, nothing is really paid.");
+			/* no program signs test=0, so the provider may not expect it */
+			if (*string == '0')
+				return NULL;
 			break;
 		case KIND_INTEGER:
 			if (string == NULL || *string == '\0' || value.type == jbvBool ||

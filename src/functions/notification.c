@@ -7,61 +7,64 @@
  * signature is the MD5 of all fields but "sign", written as PHP's ksort() and
  * http_build_query() do, with the shop's secret key behind them.
  *
- * Three ways lead here: the form as it came, the same as JSON, and its fields
- * as arguments, which is what PostgREST makes of a form.  All of them become
- * one list of names and values (query.c), and what is verified is what is
- * used: the fields are read from that very list.
+ * There are two ways to bring one: its body as it came, urlencoded, multipart
+ * or JSON (form.c, jsonform.c), and its fields as arguments, as PostgREST makes
+ * them of a form.  Both become one list of names and values (query.c), and what
+ * is verified is what is used: the fields are read from that very list.
  *
  * What a valid signature does not mean:
  *
  *	- That it is new.  It carries no time; see inbox.c.
- *	- That it is a notification.  A payment link is signed with the same key
- *	  in the same way, and every customer has one: its fields, posted here,
- *	  would say that he has paid.  A link's signature never covers
- *	  "payment_system", a notification's always does, so without that field
- *	  nothing is valid.
- *	- That it is the provider's, once the key has leaked.  So an order is
- *	  confirmed by asking the provider, and by nothing else.
+ *	- That the provider sent it.  A payment link is signed with the same key in
+ *	  the same way, and every customer has one.  The provider does not document
+ *	  a field that only a notification has, so a link's fields are valid here.
+ *	- That it is true, once the key has leaked.
+ *
+ * So a notification is a hint to look.  An order is confirmed by asking the
+ * provider, and by nothing else.
  *
  * Whose key.  tegro_verify_notification() asks with the caller's.
  * tegro_notify() is for a role that may do nothing else, so it asks as the role
  * that registered the shop's callback, and a key that the session has set for
  * itself does not count: whoever brings the key can sign what he likes.
  *
+ * One answer.  The caller may be anybody on the internet.  A wrong signature, a
+ * shop that we do not have, a shop without a key and a credentials file that
+ * can't be used give the same answer, after the same work: without a key, the
+ * MD5 is made with another one.  Else anybody could find out which shops have
+ * keys here.  The server's log has the cause.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
+#include "utils/timestamp.h"
 
 #include "src/client/api.h"
 #include "src/client/keys.h"
 #include "src/base/argument.h"
 #include "src/base/compat.h"
+#include "src/base/error.h"
 #include "src/outbox/inbox.h"
+#include "src/format/form.h"
 #include "src/format/query.h"
+#include "src/functions/jsonform.h"
 #include "src/functions/requests.h"
 #include "src/base/settings.h"
 #include "src/format/signature.h"
 
-PG_FUNCTION_INFO_V1(tegro_verify_notification_text);
-PG_FUNCTION_INFO_V1(tegro_verify_notification_jsonb);
-PG_FUNCTION_INFO_V1(tegro_notify_text);
-PG_FUNCTION_INFO_V1(tegro_notify_jsonb);
+PG_FUNCTION_INFO_V1(tegro_verify_notification);
+PG_FUNCTION_INFO_V1(tegro_notify_body);
 PG_FUNCTION_INFO_V1(tegro_notify_fields);
 PG_FUNCTION_INFO_V1(tegro_on_payment);
 PG_FUNCTION_INFO_V1(tegro_retry_notification);
-
-/*
- * Longest form.  The provider's have some 300 bytes; what is larger is not
- * worth the work of looking at it, since anyone may send it.
- */
-#define MAX_FORM_LEN (64 * 1024)
 
 /*
  * Longest shop, status, currency or number of the provider's; the shop's own
@@ -72,6 +75,18 @@ PG_FUNCTION_INFO_V1(tegro_retry_notification);
 /* Digits of an amount; more would be no money, and costs time to compare. */
 #define MAX_AMOUNT_LEN 40
 
+/* Bytes of a shop's public key that are shown in the log. */
+#define MAX_SHOWN_LEN 64
+
+/*
+ * How often a process logs a notification that it did not verify, for each
+ * cause, in ms.  Anybody can bring as many as he likes.
+ */
+#define LOG_INTERVAL_MS (60 * 1000)
+
+/* Signs where there is no key; see "One answer" above. */
+#define NO_KEY "no key, of a usual length"
+
 /* What came, decoded, in UTF-8. */
 typedef struct Form
 {
@@ -80,129 +95,48 @@ typedef struct Form
 	bool valid; /* false: it can't be one of the provider's */
 } Form;
 
+/* Why a notification is refused. */
+typedef enum Cause
+{
+	CAUSE_NONE,
+	CAUSE_FORM,		 /* it can't be one of the provider's */
+	CAUSE_NO_KEY,	 /* no secret key for the shop */
+	CAUSE_NO_KEYS,	 /* the credentials file can't be used */
+	CAUSE_SIGNATURE, /* it is not signed with the shop's key */
+} Cause;
+
+typedef struct Verdict
+{
+	Cause cause;
+	char *detail; /* for the log; NULL: CAUSE_NONE */
+} Verdict;
+
 
 /*
  * Reading.
  */
 
-/*
- * The form as it came.  What is not ASCII is escaped in a form, so the server's
- * encoding does not matter here.
- */
+/* The body as it came, a text. */
 static void
-read_text(text *body, Form *form)
+read_body(Datum datum, Form *form)
 {
-	size_t len = VARSIZE_ANY_EXHDR(body);
-	char *bytes;
+	text *body;
+	char *utf8;
+	TegroQueryStatus status;
 
+	/* one that is stored compressed must not grow beyond the limit here */
 	form->valid = false;
-	if (len > MAX_FORM_LEN)
+	if (toast_raw_datum_size(datum) - VARHDRSZ > TEGRO_FORM_MAX_LEN)
 		return;
-	/* a copy, to be decoded in place */
-	bytes = pnstrdup(VARDATA_ANY(body), len);
-	for (size_t i = 0; i < len; i++)
-	{
-		if ((unsigned char) bytes[i] >= 0x80)
-			return;
-	}
-	form->valid = tegro_query_read(bytes, len, form->fields, &form->nfields) ==
-		TEGRO_QUERY_OK;
-}
-
-/* Server text in UTF-8; NULL if it is not text, as it may be in SQL_ASCII. */
-static char *
-to_utf8(const char *bytes, int len)
-{
-	char *copy = pnstrdup(bytes, len);
-
-	if (GetDatabaseEncoding() == PG_SQL_ASCII)
-		return pg_verify_mbstr(PG_UTF8, copy, len, true) ? copy : NULL;
-	return pg_server_to_any(copy, len, PG_UTF8);
-}
-
-/* Adds a field; name and value are the server's encoding. */
-static void
-add_field(Form *form, const char *name, int name_len, const char *value,
-		  int value_len)
-{
-	TegroQueryField *field = &form->fields[form->nfields];
-
-	if (form->nfields == TEGRO_QUERY_MAX_FIELDS ||
-		(field->name = to_utf8(name, name_len)) == NULL ||
-		(field->value = to_utf8(value, value_len)) == NULL)
-	{
-		form->valid = false;
+	body = DatumGetTextPP(datum);
+	utf8 = tegro_to_utf8(VARDATA_ANY(body), VARSIZE_ANY_EXHDR(body));
+	if (utf8 == NULL)
 		return;
-	}
-	field->name_len = strlen(field->name);
-	field->value_len = strlen(field->value);
-	form->nfields++;
-}
-
-/*
- * The fields of a JSON object, as PHP's http_build_query() would write their
- * values.  Names with brackets, arrays and objects are no field of a
- * notification's, and have lost their order in a jsonb.
- */
-static void
-read_jsonb(Jsonb *object, Form *form)
-{
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue value;
-	JsonbValue key;
-
-	form->nfields = 0;
-	form->valid = JB_ROOT_IS_OBJECT(object) &&
-		VARSIZE(object) - VARHDRSZ <= MAX_FORM_LEN;
-	if (!form->valid)
-		return;
-
-	memset(&key, 0, sizeof(key));
-	iterator = JsonbIteratorInit(&object->root);
-	while (form->valid &&
-		   (token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		char *digits;
-		char *out;
-		size_t len;
-
-		if (token == WJB_KEY)
-		{
-			key = value;
-			form->valid = memchr(key.val.string.val, '[',
-								 key.val.string.len) == NULL;
-		}
-		if (token != WJB_VALUE)
-			continue;
-		switch (value.type)
-		{
-			case jbvNull:
-				break; /* PHP leaves it out */
-			case jbvString:
-				add_field(form, key.val.string.val, key.val.string.len,
-						  value.val.string.val, value.val.string.len);
-				break;
-			case jbvBool:
-				add_field(form, key.val.string.val, key.val.string.len,
-						  value.val.boolean ? "1" : "0", 1);
-				break;
-			case jbvNumeric:
-				digits = DatumGetCString(
-					DirectFunctionCall1(numeric_out,
-										NumericGetDatum(value.val.numeric)));
-				out = palloc(strlen(digits) + 1);
-				form->valid = tegro_query_number(digits, strlen(digits), out,
-												 &len) == TEGRO_QUERY_OK;
-				if (form->valid)
-					add_field(form, key.val.string.val, key.val.string.len,
-							  out, (int) len);
-				break;
-			default:
-				form->valid = false;
-				break;
-		}
-	}
+	status = tegro_form_read(utf8, strlen(utf8), form->fields, &form->nfields);
+	form->valid = status == TEGRO_QUERY_IS_JSON
+		? tegro_jsonform_read(text_to_cstring(body), VARSIZE_ANY_EXHDR(body),
+							  form->fields, &form->nfields)
+		: status == TEGRO_QUERY_OK;
 }
 
 
@@ -238,7 +172,7 @@ static bool
 is_notification(Form *form, char **shop_id)
 {
 	static const char *const needed[] = {"amount", "currency", "order_id",
-										 "payment_system", "shop_id"};
+										 "shop_id"};
 	const TegroQueryField *sign;
 
 	if (!form->valid ||
@@ -292,38 +226,107 @@ is_signed(const Form *form, const char *key)
 	return tegro_signature_equal(sign->value, expected, TEGRO_MD5_LEN);
 }
 
-static bool
-verify(Form *form)
+/*
+ * The secret key of a shop that a stranger named; NULL, and why, if there is
+ * none.  A file that can't be used is an error to everybody else.
+ */
+static const char *
+find_key(const char *shop_id, Oid role, bool trusted, Verdict *verdict)
 {
-	char *shop_id;
+	MemoryContext context = CurrentMemoryContext;
+	const char *volatile key = NULL;
+	ErrorData *volatile error = NULL;
 
-	return is_notification(form, &shop_id) &&
-		is_signed(form, tegro_keys_secret(shop_id, GetUserId(), false));
+	PG_TRY();
+	{
+		key = tegro_keys_find_secret(shop_id, role, trusted);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (error->sqlerrcode != TEGRO_ERRCODE_MISCONFIGURED)
+			PG_RE_THROW();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+
+	if (error)
+	{
+		verdict->cause = CAUSE_NO_KEYS;
+		verdict->detail = psprintf("%s: %s", error->message,
+								   error->detail_log ? error->detail_log
+													 : error->detail);
+	}
+	else if (key == NULL)
+		verdict->cause = CAUSE_NO_KEY;
+	return key;
+}
+
+/*
+ * Is a notification, sorted by is_notification(), signed with the shop's key,
+ * as "role" has it?
+ */
+static Verdict
+check_signature(const Form *form, const char *shop_id, Oid role, bool trusted)
+{
+	Verdict verdict = {CAUSE_NONE, NULL};
+	const char *key = find_key(shop_id, role, trusted, &verdict);
+	bool is_right = is_signed(form, key ? key : NO_KEY);
+	const char *role_name = GetUserNameFromId(role, true);
+	const char *shown = tegro_error_excerpt(shop_id, strlen(shop_id),
+											MAX_SHOWN_LEN, NULL);
+
+	if (verdict.cause == CAUSE_NONE && !is_right)
+		verdict.cause = CAUSE_SIGNATURE;
+	if (verdict.cause == CAUSE_NO_KEY)
+		verdict.detail =
+			psprintf("There is no secret key for shop \"%s\" and role \"%s\".",
+					 shown, role_name ? role_name : "-");
+	else if (verdict.cause == CAUSE_SIGNATURE)
+		verdict.detail = psprintf("The signature is not that of shop \"%s\".",
+								  shown);
+	return verdict;
+}
+
+/* Tells the administrator, but not the caller, why verifying failed. */
+static void
+log_refusal(const Verdict *verdict)
+{
+	static TimestampTz logged_at[CAUSE_SIGNATURE + 1];
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now >= logged_at[verdict->cause] &&
+		!TimestampDifferenceExceeds(logged_at[verdict->cause], now,
+									LOG_INTERVAL_MS))
+		return;
+	logged_at[verdict->cause] = now;
+	/* LOG would reach a client that asks for it by client_min_messages */
+	ereport(LOG_SERVER_ONLY,
+			(errmsg("notification was not verified"),
+			 errdetail_internal("%s", verdict->detail),
+			 errhidestmt(true),
+			 errhidecontext(true)));
 }
 
 /*
  * tegro_verify_notification(text) returns boolean
  */
 Datum
-tegro_verify_notification_text(PG_FUNCTION_ARGS)
+tegro_verify_notification(PG_FUNCTION_ARGS)
 {
 	Form *form = palloc0(sizeof(Form));
+	Verdict verdict;
+	char *shop_id;
 
 	tegro_require_argument(fcinfo, 0, "notification");
-	read_text(PG_GETARG_TEXT_PP(0), form);
-	PG_RETURN_BOOL(verify(form));
-}
-
-/*
- * tegro_verify_notification(jsonb) returns boolean
- */
-Datum
-tegro_verify_notification_jsonb(PG_FUNCTION_ARGS)
-{
-	Form *form = palloc0(sizeof(Form));
-
-	read_jsonb(tegro_get_jsonb(fcinfo, 0, "notification"), form);
-	PG_RETURN_BOOL(verify(form));
+	read_body(PG_GETARG_DATUM(0), form);
+	if (!is_notification(form, &shop_id))
+		PG_RETURN_BOOL(false);
+	verdict = check_signature(form, shop_id, GetUserId(), false);
+	if (verdict.cause != CAUSE_NONE)
+		log_refusal(&verdict);
+	PG_RETURN_BOOL(verdict.cause == CAUSE_NONE);
 }
 
 
@@ -409,54 +412,43 @@ notify(FunctionCallInfo fcinfo, Form *form)
 {
 	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
 	TegroTarget target = {GetUserId(), NULL};
+	Verdict verdict = {CAUSE_FORM, "It is not a notification."};
 	TegroNotification notification;
 	char *shop_id;
 
 	if (is_notification(form, &shop_id))
 	{
 		(void) tegro_inbox_target(&ledger, shop_id, &target);
-		if (is_signed(form, tegro_keys_secret(shop_id, target.role, true)))
-		{
-			fill(form, &notification);
-			return tegro_inbox_record(&ledger, &notification, &target);
-		}
+		verdict = check_signature(form, shop_id, target.role, true);
 	}
 	/* of class 28, which PostgREST answers with 403 */
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
-			 errmsg("notification is not signed by the provider"),
-			 errdetail("It was not recorded.")));
-	pg_unreachable();
+	if (verdict.cause != CAUSE_NONE)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+				 errmsg("notification is not signed by the provider"),
+				 errdetail("It was not recorded."),
+				 errdetail_log("It was not recorded.  %s", verdict.detail)));
+
+	fill(form, &notification);
+	return tegro_inbox_record(&ledger, &notification, &target);
 }
 
 /*
  * tegro_notify(text) returns boolean
  */
 Datum
-tegro_notify_text(PG_FUNCTION_ARGS)
+tegro_notify_body(PG_FUNCTION_ARGS)
 {
 	Form *form = palloc0(sizeof(Form));
 
 	tegro_require_argument(fcinfo, 0, "notification");
-	read_text(PG_GETARG_TEXT_PP(0), form);
+	read_body(PG_GETARG_DATUM(0), form);
 	PG_RETURN_BOOL(notify(fcinfo, form));
 }
 
 /*
- * tegro_notify(jsonb) returns boolean
- */
-Datum
-tegro_notify_jsonb(PG_FUNCTION_ARGS)
-{
-	Form *form = palloc0(sizeof(Form));
-
-	read_jsonb(tegro_get_jsonb(fcinfo, 0, "notification"), form);
-	PG_RETURN_BOOL(notify(fcinfo, form));
-}
-
-/*
- * tegro_notify(shop_id text, amount text, order_id text, payment_system text,
- *				currency text, sign text, test text, status text,
+ * tegro_notify(shop_id text, amount text, order_id text, currency text,
+ *				sign text, payment_system text, test text, status text,
  *				payment_id text) returns boolean
  *
  * An argument that is NULL is a field that was not there.
@@ -464,26 +456,31 @@ tegro_notify_jsonb(PG_FUNCTION_ARGS)
 Datum
 tegro_notify_fields(PG_FUNCTION_ARGS)
 {
-	static const char *const names[] = {"shop_id",	 "amount",
-										"order_id",	 "payment_system",
-										"currency",	 "sign",
-										"test",		 "status",
-										"payment_id"};
+	static const char *const names[] = {"shop_id",	"amount", "order_id",
+										"currency", "sign",	  "payment_system",
+										"test",		"status", "payment_id"};
 	Form *form = palloc0(sizeof(Form));
 
 	form->valid = true;
-	for (int i = 0; i < lengthof(names); i++)
+	for (int i = 0; i < lengthof(names) && form->valid; i++)
 	{
+		TegroQueryField *field = &form->fields[form->nfields];
 		text *value;
 
 		if (PG_ARGISNULL(i))
 			continue;
+		field->name = names[i];
+		field->name_len = strlen(names[i]);
+		form->valid = toast_raw_datum_size(PG_GETARG_DATUM(i)) - VARHDRSZ <=
+			TEGRO_QUERY_MAX_VALUE_LEN;
+		if (!form->valid)
+			break;
 		value = PG_GETARG_TEXT_PP(i);
-		if (VARSIZE_ANY_EXHDR(value) > MAX_FORM_LEN)
-			form->valid = false;
-		else
-			add_field(form, names[i], (int) strlen(names[i]),
-					  VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+		field->value = tegro_to_utf8(VARDATA_ANY(value),
+									 VARSIZE_ANY_EXHDR(value));
+		form->valid = field->value != NULL;
+		field->value_len = form->valid ? strlen(field->value) : 0;
+		form->nfields++;
 	}
 	PG_RETURN_BOOL(notify(fcinfo, form));
 }

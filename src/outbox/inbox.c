@@ -257,6 +257,25 @@ record_variant(const TegroLedger *ledger,
 	return tegro_ledger_run(ledger, TEGRO_STMT_RECORD, values, nulls) > 0;
 }
 
+/*
+ * Has the order of a notification that waits looked up within a minute, since
+ * it came again.  Returns false if it need not be.  "values" are those of
+ * TEGRO_STMT_RECORD.
+ */
+static bool
+hasten(const TegroLedger *ledger, const TegroNotification *notification,
+	   const Datum *values)
+{
+	Datum key[5];
+	char nulls[6] = "     ";
+
+	memcpy(key, values, 4 * sizeof(Datum));
+	key[4] = tegro_ledger_datum(notification->payment_id);
+	nulls[4] = tegro_ledger_null(notification->payment_id == NULL);
+	return tegro_ledger_run(ledger, TEGRO_STMT_HASTEN_NOTIFICATION, key,
+							nulls) > 0;
+}
+
 bool
 tegro_inbox_record(const TegroLedger *ledger,
 				   const TegroNotification *notification,
@@ -326,7 +345,9 @@ tegro_inbox_record(const TegroLedger *ledger,
 								difference, recorded);
 	is_due = is_new ||
 		(difference == NULL &&
-		 tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values, nulls) > 0);
+		 (tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values, nulls) >
+			  0 ||
+		  hasten(ledger, notification, values)));
 	tegro_ledger_leave(&scope);
 
 	/* a replay gives nobody any work */

@@ -417,6 +417,18 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 14,
 		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, NUMERICOID, TEXTOID, TEXTOID,
 		  JSONBOID, REGROLEOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}},
+	/*
+	 * A customer can bring the fields of his link long before he pays.  The
+	 * provider's notification then is a replay, and must not wait for hours.
+	 * This causes no more than one lookup a minute, however many come.
+	 */
+	[TEGRO_STMT_HASTEN_NOTIFICATION] =
+		{"UPDATE %1$s.tegro_notification SET next_at = clock_timestamp() + interval '1 minute',"
+		 " payment_id = coalesce(payment_id, $5)"
+		 " WHERE " FIRST_NOTIFICATION " AND state = 'waiting'"
+		 " AND next_at > clock_timestamp() + interval '1 minute'",
+		 5,
+		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID}},
 	[TEGRO_STMT_NOTIFICATIONS_DUE] =
 		{"SELECT " NOTIFICATION_COLUMNS ", n.payment_id,"
 		 " (SELECT o.params FROM %1$s.tegro_outbox o"
