@@ -23,7 +23,9 @@ use TegroTest;
 use TegroLedger;
 use Time::HiRes qw(sleep time);
 
-my $sandbox = sandbox();
+my $second_shop = 'A77C266B1D9953AA863D3FBEF4B1D64F';
+my $sandbox = sandbox(arguments => [ '--shop', "$second_shop:second-api-key:second-secret-key" ]);
+my $manual = TegroTest::slurp("$FindBin::RealBin/../docs/notifications.md");
 my $node = ledger_cluster('notifications', $sandbox);
 my $other_key = 'another secret key';
 
@@ -429,7 +431,6 @@ subtest "fault 77: a payment link's own fields are a hint, and no more" => sub {
 subtest 'fault 104: nobody learns which shops have keys' => sub {
 	my $keys = TegroTest::slurp($credentials);
 	my $form = form(order_id => 'O1');
-	my $other = 'A77C266B1D9953AA863D3FBEF4B1D64F';
 	# with its place in the source: they are one error
 	my $refusal = qr/ERROR:  28000: notification is not signed by the provider\nDETAIL:  It was not recorded\.\n/;
 	my %texts;
@@ -458,12 +459,13 @@ subtest 'fault 104: nobody learns which shops have keys' => sub {
 
 	ask($node, 'GRANT EXECUTE ON FUNCTION tegro_verify_notification(text) TO web');
 	TegroTest::spew($credentials, $keys . join(':', SHOP_ID, 'web', API_KEY, SECRET_KEY) . "\n"
-		  . "$other:*:another-key:\n", 0600);
+		  . "$second_shop:*:another-key:\n", 0600);
 	$node->reload;
 	is(bring($form)->{out}, 't', 'one that is signed');
 	$answer->('wrong signature', form(order_id => 'O1', key => 'x'), 'The signature is not that of shop "' . SHOP_ID . '"');
 	$answer->('no such shop', form(order_id => 'O1', shop_id => 'X'), 'There is no secret key for shop "X" and role "web"');
-	$answer->('no secret key', form(order_id => 'O1', shop_id => $other), qq(There is no secret key for shop "$other" and role "web"));
+	$answer->('no secret key', form(order_id => 'O1', shop_id => $second_shop),
+		qq(There is no secret key for shop "$second_shop" and role "web"));
 	# what signs where there is no key is no key
 	$answer->('the stand-in for a key', form(order_id => 'O1', shop_id => 'X', key => 'no key, of a usual length'), 'There is no secret key');
 	chmod(0644, $credentials);
@@ -487,6 +489,89 @@ subtest 'fault 104: nobody learns which shops have keys' => sub {
 	is(scalar(keys %texts), 1, 'there is one answer for all: ' . join('', keys %texts));
 	ask($node, 'REVOKE EXECUTE ON FUNCTION tegro_verify_notification(text) FROM web');
 	ask($node, q{UPDATE tegro_notification SET next_at = NULL, state = 'unpaid' WHERE order_id = 'O1'});
+};
+
+subtest "faults 94, 103: the manual's function compares shop, currency and amount" => sub {
+	my $sql = join("\n", $manual =~ /^(CREATE TABLE shop\.orders .*?^\);)\n(CREATE FUNCTION shop\.order_paid.*?^END;)$/ms);
+	my $keys = TegroTest::slurp($credentials);
+	my $run = sub { query($node, $_[0], database => 'manual') };
+	my $open = sub {
+		my ($link) = @_;
+
+		open(my $curl, '-|', 'curl', '-sS', '--noproxy', '*', $link) or die "curl: $!";
+		return do { local $/; <$curl> } =~ /id="order">(\d+)</ ? $1 + 0 : undef;
+	};
+	my $told = sub {
+		my ($number, %fields) = @_;
+		my $form = form(order_id => $number, %fields);
+
+		is($run->("SELECT tegro_notify('$form')")->{out}, 't', "$number: a payment is told");
+		ok(wait_until(sub { $run->(qq{SELECT count(*) FROM tegro_notification WHERE order_id = '$number'
+			AND confirmed AND callback_state = 'done'})->{out} >= ($fields{seen} // 1) }), "$number: it is confirmed");
+		return $run->("SELECT paid_at IS NOT NULL FROM shop.orders WHERE number = $number")->{out};
+	};
+
+	TegroTest::spew($credentials, $keys . "$second_shop:postgres:second-api-key:second-secret-key\n", 0600);
+	$node->reload;
+	query($node, 'CREATE DATABASE manual');
+	$run->('CREATE EXTENSION tegro; CREATE SCHEMA shop');
+	is($run->("SET tegro.shop_id = '" . SHOP_ID . "'; $sql")->{err}, '', 'the function is made');
+	is($run->("SELECT tegro_on_payment('shop.order_paid(bigint,text,text,jsonb)', '$_')")->{err}, '', "and registered: $_")
+	  foreach SHOP_ID, $second_shop;
+	is($run->(q{INSERT INTO shop.orders (number, total, currency) VALUES (1, 100, 'RUB'), (2, 10, 'RUB'), (3, 100, 'USD')})->{err},
+		'', 'with three orders');
+
+	# an order of the same number and amount, paid in another shop
+	is($run->(qq{SELECT tegro_create_order('{"shop_id": "$second_shop", "order_id": "1", "amount": 100, "currency": "RUB"}') ->> 'type'})->{out},
+		'success', 'another shop has an order 1');
+	pay('1', shop_id => $second_shop, notify_url => 'http://127.0.0.1:1/');
+	is($told->(1, shop_id => $second_shop, key => 'second-secret-key'), 'f', 'which credits nothing here');
+	is($run->(q{SELECT tegro_create_order('{"order_id": "1", "amount": 100, "currency": "RUB"}') ->> 'type'})->{out}, 'success', 'ours');
+	pay('1', shop_id => SHOP_ID, notify_url => 'http://127.0.0.1:1/');
+	is($told->(1, seen => 2), 't', 'is credited when it is paid');
+
+	# an old link, which asks for less
+	my $link = $run->(q{SELECT tegro_payment_url('{"order_id": "2", "amount": 10, "currency": "RUB"}')})->{out};
+	$run->(q{UPDATE shop.orders SET total = 90000 WHERE number = 2});
+	$sandbox->control('POST', 'pay', { order_id => $open->($link), notify_url => 'http://127.0.0.1:1/' });
+	is($told->(2, amount => '10.00'), 'f', 'an old link pays what it says, and no more');
+
+	# the same amount in another currency
+	is($run->(q{SELECT tegro_create_order('{"order_id": "3", "amount": 100, "currency": "RUB"}') ->> 'type'})->{out}, 'success', 'RUB for USD');
+	pay('3', notify_url => 'http://127.0.0.1:1/');
+	is($told->(3), 'f', 'is another currency');
+
+	TegroTest::spew($credentials, $keys, 0600);
+	$node->reload;
+	ask($node, q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'manual'});
+	is(query($node, 'DROP DATABASE manual WITH (FORCE)')->{err}, '', 'and gone');
+};
+
+subtest "the manual's CGI program" => sub {
+	my ($program) = $manual =~ /^```sh\n(#!.*?)^```$/ms;
+	my $dir = TegroTest::scratch();
+	my ($host, $port) = ($node->host, $node->port);
+	my $post = sub {
+		my ($body) = @_;
+
+		TegroTest::spew("$dir/body", $body);
+		local $ENV{PGSERVICEFILE} = "$dir/services";
+		return scalar `sh $dir/program < $dir/body 2> $dir/errors`;
+	};
+	my %fields = map { split(/=/, $_, 2) } split(/&/, form(order_id => 'W-1'));
+	my %body = (
+		urlencoded => join('&', map { "$_=$fields{$_}" } sort keys %fields),
+		JSON => encode_json(\%fields),
+		multipart => join('', map { "--b\r\nContent-Disposition: form-data; name=\"$_\"\r\nContent-Type: text/plain\r\n\r\n$fields{$_}\r\n" }
+			  sort keys %fields) . "--b--\r\n");
+
+	TegroTest::spew("$dir/program", $program);
+	TegroTest::spew("$dir/services", "[web]\nhost=$host\nport=$port\nuser=web\ndbname=postgres\n");
+	is($post->($body{$_}), "Status: 200 OK\r\nContent-Type: text/plain\r\n\r\nW-1|success", $_) foreach sort keys %body;
+	is(scalar(notifications('W-1')), 1, 'it is recorded');
+	is($post->($_), "Status: 500 Internal Server Error\r\n\r\n", 'all else is to be sent again: ' . substr($_, 0, 20))
+	  foreach $body{JSON} =~ s/100/101/r, "$body{multipart}x", 'x' x 70_000, "a=\xff", '';
+	ask($node, q{UPDATE tegro_notification SET next_at = NULL, state = 'unpaid' WHERE order_id = 'W-1'});
 };
 
 #

@@ -3,10 +3,11 @@
  * list.c
  *		The provider's lists: how each is asked for, and what its rows hold.
  *
- * The provider documents the fields of shops, balances and orders.  Those of
- * withdrawals and modules are a guess, by what orders have; a guess that is
- * wrong costs nothing: a field that is not sent reads as null, and one that
- * is not known goes to the column "other_fields".
+ * The provider documents the fields of shops, balances, orders and
+ * withdrawals, the latter in the documentation of its earlier brand.  Those of
+ * modules are a guess, by what orders have; a guess that is wrong costs nothing:
+ * a field that is not sent reads as null, and one that is not known goes to the
+ * column "other_fields".
  *
  * Numbers that mean something (status, test_order) stay numbers: a value that
  * the documentation does not name is data, not an error.  Times carry no zone,
@@ -57,11 +58,9 @@ static const TegroField withdrawals_fields[] = {
 	{"payment_id", "text"},
 	{"status", "int4"},
 	{"amount", "numeric"},
-	{"fee", "numeric"},
-	{"currency", "text"},
-	{"account", "text"},
-	{"payment_system_id", "int4"},
+	{"currency_id", "int4"},
 	{"date_created", "timestamp"},
+	{"date_payed", "timestamp"},
 	{NULL},
 };
 
