@@ -172,8 +172,8 @@ my %sources = (
 	sorted => 'numbers ORDER BY md5(n::text)',
 	from_file => 'lines',
 	from_server => 'remote',
-	temporary => 'scratch_%d');
-my %cursors = map { my $kind = $_; map { ("${kind}_$_" => sprintf($sources{$kind}, $_)) } 1 .. 8 } keys %sources;
+	temporary => 'scratch_#');
+my %cursors = map { my $kind = $_; map { ("${kind}_$_" => $sources{$kind} =~ s/#/$_/r) } 1 .. 8 } keys %sources;
 
 # Runs batches in the middle of all that a session can have open; dies of the first
 # thing that goes wrong.
@@ -256,15 +256,18 @@ sub measure
 	return [ $open, TegroTest::slurp("/proc/$pid/status") =~ /^RssAnon:\s+(\d+) kB/m ];
 }
 
-# What became of measurements from half of the rounds on.
+# What became of measurements from half of the rounds on, with so many requests in
+# each.  Heaps still move by hundreds of kB, in either direction; beyond that, 10
+# bytes a request are less than any allocation that could be lost with each.
 sub is_flat
 {
-	my ($what, @measured) = @_;
+	my ($what, $requests, @measured) = @_;
 	my @late = @measured[ @measured / 2 .. $#measured ];
+	my $most_kb = 1000 + $#late * $requests * 10 / 1024;
 	my $shown = join(', ', map { "$_->[0] descriptors and $_->[1] kB" } @measured);
 
 	cmp_ok(max(map { $_->[0] } @late) - $late[0][0], '<=', 2, "$what: no more descriptors") or diag($shown);
-	cmp_ok($late[-1][1] - $late[0][1], '<', 700, "$what: no more memory") or diag($shown);
+	cmp_ok($late[-1][1] - $late[0][1], '<', $most_kb, "$what: no more memory") or diag($shown);
 	return note("$what: $shown");
 }
 
@@ -287,8 +290,8 @@ subtest 'fault 64: a batch disturbs nothing that the session has open' => sub {
 		push @worker, measure($session->query($worker)->{out});
 	}
 	is($wrong, '', 'all that was open gives what it had to give');
-	is_flat('the session', @session);
-	is_flat('the worker', @worker);
+	is_flat('the session', 8000, @session);
+	is_flat('the worker', 300, @worker);
 	$session->close;
 };
 
