@@ -81,10 +81,12 @@
 #include "src/base/settings.h"
 
 /*
- * Pages in a row without a new row, after which the provider is taken to send
- * the same page for ever.  A list that moves can repeat one; never so many.
+ * Pages in a row without a new row, after which we give up.  If all of them
+ * begin with the same row, the provider sends the same page for ever.  If they
+ * do not, the list moves as fast as we read it, and that comes to an end.
  */
-#define MAX_STALE_PAGES 10
+#define MAX_SAME_PAGES	10
+#define MAX_STALE_PAGES 1000
 
 /* The first row of a page has no number that we can read. */
 #define NO_NUMBER PG_INT64_MIN
@@ -134,6 +136,7 @@ struct TegroReader
 	int64 *tops;	   /* number of each page's first row, in READING */
 	int64 tops_room;
 	int stale; /* pages in a row that brought nothing new */
+	int same;  /* of them in a row, with the same first row */
 
 	/* the page that rows are given of */
 	MemoryContext page_context; /* NULL: none */
@@ -763,16 +766,25 @@ tegro_reader_next(TegroReader *reader)
 	while ((row = next_of_page(reader)) == NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
+		/* look-ups end by themselves, with the last key */
 		if (reader->nrows > 0 && !reader->brought_new &&
-			reader->phase == READING)
+			reader->phase == READING && !reader->keys)
 		{
-			if (++reader->stale >= MAX_STALE_PAGES)
+			reader->stale++;
+			if (reader->number > 1 &&
+				reader->tops[reader->number] ==
+					reader->tops[reader->number - 1])
+				reader->same++;
+			else
+				reader->same = 0;
+			if (reader->same >= MAX_SAME_PAGES ||
+				reader->stale >= MAX_STALE_PAGES)
 				raise_unreadable(reader,
 								 psprintf("%d pages in a row brought no row that was not there before.",
-										  MAX_STALE_PAGES));
+										  reader->stale));
 		}
 		else
-			reader->stale = 0;
+			reader->stale = reader->same = 0;
 		if (!take_page(reader))
 			break;
 	}
