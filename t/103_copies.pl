@@ -596,9 +596,11 @@ story('faults 14, 15: templates and dumps', sub {
 		is($result->{out}, $id + 1, "the numbers go on in $name");
 		$result = query($where, withdraw('direct'), database => $database);
 		is($result->{sqlstate}, 'TG006', "a synchronous payout is refused in $name");
-		$result = query($where, q{SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "W-used", "amount": 11, "currency": "RUB", "account": "4111"}')},
+		my $used = $database =~ /unused/ ? 'W-unused' : 'W-used';
+		$result = query($where,
+			qq{SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "$used", "amount": 11, "currency": "RUB", "account": "4111"}')},
 			database => $database);
-		is($result->{sqlstate}, $database =~ /unused/ ? '' : 'TG007', "the references still count in $name");
+		is($result->{sqlstate}, 'TG007', "the references still count in $name");
 	}
 	sleep 1;
 	is(requests($sandbox), $before, 'no copy sends or looks up anything');
