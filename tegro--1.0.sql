@@ -1114,6 +1114,11 @@ BEGIN
 				SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, t.typowner, 'TYPE',
 					   coalesce(t.typacl, pg_catalog.acldefault('T'::pg_catalog."char", t.typowner))
 				  FROM pg_catalog.pg_type AS t
+				 -- types of rows and arrays have the rights of what they belong to
+				 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS i
+									WHERE i.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass
+									  AND i.objid OPERATOR(pg_catalog.=) t.oid
+									  AND i.deptype OPERATOR(pg_catalog.=) 'i'::pg_catalog."char")
 				UNION ALL
 				SELECT 'pg_catalog.pg_foreign_data_wrapper'::pg_catalog.regclass, w.oid, w.fdwowner, 'FOREIGN DATA WRAPPER',
 					   coalesce(w.fdwacl, pg_catalog.acldefault('F'::pg_catalog."char", w.fdwowner))

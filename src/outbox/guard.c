@@ -301,7 +301,7 @@ forget_column_names(Node *node, void *context)
 static bool
 is_same(Relation rel, const Expr *qual, const char *using)
 {
-	Node *theirs = copyObject(unconstify(Node *, (const Node *) qual));
+	Node *theirs = copyObjectImpl(qual);
 	Node *own = analyze_using(rel, using);
 
 	(void) forget_column_names(theirs, NULL);
