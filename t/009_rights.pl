@@ -444,20 +444,34 @@ END
 		is(pid_of('delivery'), $pid, 'so does the worker');
 		nobody_else_ran_it();
 
-		# one that only checks keeps its row, and nothing else
-		$owner->query('ALTER TABLE app.child DROP CONSTRAINT child_id_fkey');
-		as('app', 'ALTER TABLE app.child ADD FOREIGN KEY (id) REFERENCES tegro_outbox');
+		# One that only checks keeps the rows.  The check would cast by a function
+		# of the role's, whose deferred trigger ran at the worker's commit.
+		$owner->query('DROP TABLE app.child');
+		as('app', $_) foreach 'CREATE TYPE app.number AS (n bigint)',
+		  q{CREATE FUNCTION app.to_bigint(app.number) RETURNS bigint LANGUAGE plpgsql
+		    AS 'BEGIN INSERT INTO app.late VALUES (1); RETURN ($1).n; END'},
+		  'CREATE CAST (app.number AS bigint) WITH FUNCTION app.to_bigint(app.number) AS IMPLICIT',
+		  'CREATE TABLE app.late (n int); GRANT INSERT ON app.late TO PUBLIC',
+		  'CREATE CONSTRAINT TRIGGER late AFTER INSERT ON app.late DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.own()',
+		  'CREATE TABLE app.child (id app.number)', 'INSERT INTO app.child VALUES (ROW(-1))',
+		  'ALTER TABLE app.child ADD FOREIGN KEY (id) REFERENCES tegro_outbox DEFERRABLE INITIALLY DEFERRED NOT VALID';
+		is($owner->query(q{SELECT count(*) FROM pg_constraint WHERE conname = 'child_id_fkey'})->{out}, 1, 'a key that casts');
 		$owner->query("SELECT pg_terminate_backend($pid, 5000)");
 		$mark = -s $node->logfile;
-		is(enqueue_as('order_taker', 'new')->{sqlstate}, '', 'with a plain foreign key');
+		is(enqueue_as('order_taker', 'new')->{sqlstate}, '', 'with a foreign key that only checks');
 		ok(becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'new'}), 'delivery goes on');
-		ok(wait_until(sub { sleep 0.1; return log_since($mark) =~ /could not be deleted: .*"child_id_fkey" on table "child"/; }),
-			'retention says what keeps a row');
+		ok(wait_until(sub { sleep 0.1; return log_since($mark) =~ /could not be deleted: a foreign key refers .*\n.*constraint child_id_fkey on table app\.child/; }),
+			'retention says what keeps the rows');
 		is($owner->query("SELECT count(*) FROM tegro_outbox WHERE id = $id")->{out}, 1, 'which it does');
 		$pid = pid_of('delivery');
 		sleep 1;
 		is(pid_of('delivery'), $pid, 'and the worker stays');
 		nobody_else_ran_it();
+		is($owner->query('SELECT count(*) FROM app.late')->{out}, 0, 'nor did its cast run');
+		$owner->query('DROP TABLE app.child');
+		$owner->query("SELECT pg_terminate_backend($pid, 5000)");
+		is(enqueue_as('order_taker', 'wake')->{sqlstate}, '', 'without it');
+		ok(becomes_true("SELECT count(*) = 0 FROM tegro_outbox WHERE id = $id"), 'it is deleted');
 		$owner->query('ALTER SYSTEM RESET tegro.retention');
 		$owner->query('SELECT pg_reload_conf()');
 	});
@@ -481,7 +495,9 @@ WITH members AS (
 acls AS (
 	SELECT 'pg_class'::regclass AS classid, oid, relowner AS owner, relacl AS acl FROM pg_class
 	UNION ALL SELECT 'pg_proc'::regclass, oid, proowner, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc
-	UNION ALL SELECT 'pg_type'::regclass, oid, typowner, coalesce(typacl, acldefault('T', typowner)) FROM pg_type
+	-- from 17 on types of rows and arrays are members, too, with the rights of what they belong to
+	UNION ALL SELECT 'pg_type'::regclass, oid, typowner, coalesce(typacl, acldefault('T', typowner)) FROM pg_type AS t
+	 WHERE NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_type'::regclass AND objid = t.oid AND deptype = 'i')
 	UNION ALL SELECT 'pg_foreign_data_wrapper'::regclass, oid, fdwowner, fdwacl FROM pg_foreign_data_wrapper
 	UNION ALL SELECT classoid, objoid, 10, initprivs FROM pg_init_privs)
 SELECT string_agg(DISTINCT format('%s %s to %s', privilege_type, pg_describe_object(m.classid, m.objid, 0),

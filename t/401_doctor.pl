@@ -645,7 +645,8 @@ END
 		[   'rights', 'error', qr/^Role app has DELETE, INSERT, UPDATE, REFERENCES, TRIGGER, TRUNCATE on public\.tegro_identity\. Row security does not prevent/,
 			qr/^REVOKE .* ON TABLE public\.tegro_identity FROM app;$/
 		],
-		[ 'rights', 'warning', qr/^Role app has DELETE, INSERT, UPDATE on public\.tegro_attempt.*Only row security/, qr/^REVOKE DELETE, INSERT, UPDATE ON TABLE/ ],
+		[ 'rights', 'warning', qr/^Role app has DELETE, INSERT, UPDATE(, MAINTAIN)? on public\.tegro_attempt.*Only row security/, qr/^REVOKE DELETE, INSERT, UPDATE(, MAINTAIN)? ON TABLE/ ],
+		($node->pg_version >= 17 ? [ 'rights', 'warning', qr/^Role app has MAINTAIN on public\.tegro_identity\./, qr/^REVOKE MAINTAIN ON TABLE/ ] : ()),
 		[ 'rights', 'warning', qr/^Role app has .* on public\.tegro_outbox_summary, public\.tegro_stat\. No role needs/, qr/^REVOKE/ ],
 		[ 'rights', 'error', qr/^Role app has UPDATE on .*tegro_outbox_id_seq/, qr/^REVOKE UPDATE ON SEQUENCE .* FROM app;$/ ],
 		[ 'rights', 'warning', qr/^Role app has USAGE on .*_seq/, qr/^REVOKE USAGE ON SEQUENCE/ ],

@@ -103,7 +103,13 @@ static Oid known_schema = InvalidOid;
 
 /* Were all of them found in order, and none was invalidated since? */
 static bool in_order = false;
+
+/* If so, a foreign key to one of them that only checks; InvalidOid: none. */
+static Oid checking_key = InvalidOid;
 static uint64 ninvalidations = 0;
+
+/* In the bit mask of changed tables: the statement deletes rows. */
+#define DELETES (1 << lengthof(tables))
 
 int
 tegro_guard_changed_tables(const char *sql)
@@ -122,6 +128,8 @@ tegro_guard_changed_tables(const char *sql)
 			changed |= 1 << i;
 	}
 	Assert(changed != 0);
+	if (strstr(sql, "DELETE FROM"))
+		changed |= DELETES;
 	return changed;
 }
 
@@ -204,11 +212,33 @@ refuse_object(Relation rel, Oid catalog, Oid oid)
 }
 
 /*
- * A trigger of a foreign key that only checks, by NO ACTION or RESTRICT, runs as
- * the other table's owner, and changes nothing.
+ * Refuses to delete rows while a foreign key refers to a table.  The query that
+ * PostgreSQL runs then is planned and run as the other table's owner, who can have
+ * his functions in it, by an index on that table, say.  What they leave behind, a
+ * deferred trigger, runs at our commit with our rights.  And a constraint that is
+ * deferred would fail the commit, not the statement.
+ */
+static _Noreturn void
+refuse_to_delete(Oid constraint)
+{
+	ObjectAddress address = {ConstraintRelationId, constraint, 0};
+
+	ereport(ERROR,
+			(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
+			 errmsg("a foreign key refers to a table of tegro"),
+			 errdetail("No rows are deleted while there is %s.",
+					   tegro_error_for_client(getObjectDescription(&address, false))),
+			 errhint("Drop the foreign key.")));
+}
+
+/*
+ * A foreign key of another table that only checks, by NO ACTION or RESTRICT, does
+ * nothing when rows are updated, since their keys never change.  When rows are
+ * deleted, it runs a query on the other table as that table's owner, but in the
+ * middle of our transaction: see tegro_guard().
  */
 static bool
-only_checks(const Trigger *trigger)
+only_checks(Relation rel, const Trigger *trigger)
 {
 	HeapTuple tuple;
 	Form_pg_constraint constraint;
@@ -222,6 +252,7 @@ only_checks(const Trigger *trigger)
 		return false;
 	constraint = (Form_pg_constraint) GETSTRUCT(tuple);
 	checks = constraint->contype == CONSTRAINT_FOREIGN &&
+		constraint->confrelid == RelationGetRelid(rel) &&
 		(constraint->confdeltype == FKCONSTR_ACTION_NOACTION ||
 		 constraint->confdeltype == FKCONSTR_ACTION_RESTRICT) &&
 		(constraint->confupdtype == FKCONSTR_ACTION_NOACTION ||
@@ -239,8 +270,11 @@ check_triggers(Relation rel)
 	{
 		const Trigger *trigger = &desc->triggers[i];
 
-		if (only_checks(trigger))
+		if (only_checks(rel, trigger))
+		{
+			checking_key = trigger->tgconstraint;
 			continue;
+		}
 		if (trigger->tgisinternal && OidIsValid(trigger->tgconstraint))
 			refuse_object(rel, ConstraintRelationId, trigger->tgconstraint);
 		refuse_object(rel, TriggerRelationId, trigger->tgoid);
@@ -418,6 +452,7 @@ check_tables(int changed)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 
+	checking_key = InvalidOid;
 	for (int i = 0; i < lengthof(tables); i++)
 	{
 		bool is_changed = (changed & (1 << i)) != 0;
@@ -463,10 +498,13 @@ tegro_guard(Oid schema, int changed)
 		before = ninvalidations;
 		lock_tables(changed);
 		if (in_order)
-			return;
+			break;
 		find_tables(schema);
 	} while (ninvalidations != before);
-	check_tables(changed);
+	if (!in_order)
+		check_tables(changed);
+	if ((changed & DELETES) != 0 && OidIsValid(checking_key))
+		refuse_to_delete(checking_key);
 }
 
 bool
