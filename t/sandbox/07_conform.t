@@ -5,10 +5,13 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 use SandboxTest;
+use IO::Socket::INET;
 use JSON::PP;
+use POSIX ();
 use Test::More;
 
 my $conform = "$ROOT/script/conform";
+my @providers;
 
 # Runs script/conform; returns its status, its table as assumption => word, and
 # all that it printed.
@@ -114,5 +117,91 @@ subtest 'a provider elsewhere' => sub {
 		'but said');
 	stop_sandbox($sandbox);
 };
+
+# Starts a provider of our own, which answers each request with what a function
+# makes of the method, the body and the headers: content type and body, or
+# nothing, for a connection that is closed.  Returns its URL.
+sub provider
+{
+	my ($answer) = @_;
+	my $listener =
+		IO::Socket::INET->new(Listen => 20, LocalAddr => '127.0.0.1')
+		or die "listen: $@";
+	my $port = $listener->sockport;
+	my $pid = fork // die "fork: $!";
+
+	if ($pid == 0)
+	{
+		while (my $client = $listener->accept)
+		{
+			my ($head, $body) = ('', '');
+			while (my $line = <$client>)
+			{
+				last if $line eq "\r\n";
+				$head .= $line;
+			}
+			my ($length) = $head =~ /^Content-Length: (\d+)/mi;
+			read $client, $body, $length // 0;
+			my ($method) = $head =~ m{^POST /api/(\w+)/};
+			my ($type, $content) = $answer->($method, $body, $head);
+			print $client "HTTP/1.1 200 OK\r\nConnection: close\r\n"
+				. "Content-Type: $type\r\nContent-Length: "
+				. length($content)
+				. "\r\n\r\n$content"
+				if defined $type;
+			close $client;
+		}
+		POSIX::_exit(0);
+	}
+	push @providers, $pid;
+	return "http://127.0.0.1:$port/api";
+}
+
+subtest 'odd answers are differences, and tell nothing' => sub {
+	my %odd = (
+		shops => '{"type":"success","data":{"shops":["Ivan Petrov"]}}',
+		balance => '{"type":"success","data":"64.18"}',
+		orders => '{"type":"success","data":["A12",{"id":[1],"status":123456789012345678901234567890,"amount":{}}]}',
+		withdrawals => '[{"payment_id":"A12","amount":"64.18"}]',
+		order => '{"type":"error","desc":"Order A12 of Ivan Petrov, 64.18 RUB, 203.0.113.7' . "\x1b[2J\\n" . 'yes  a line"}',
+		withdrawal => "<br>Warning: /home/ivan\n" . '{"type":"success","data":{"amount":"64.18"}}',
+		rates => '<html>Your IP: 203.0.113.7, Ivan</html>',
+		modules => '{"type":"success","data":{"Ivan_Petrov":"64.18"}}');
+	my %seen;
+	my $url = provider(sub {
+		my ($method, $body, $head) = @_;
+		my ($nonce) = $body =~ /"nonce": ?([\d.]+)/;
+
+		return if $head =~ /^User-Agent: node/mi;
+		return ('text/html', '{"type":"error","desc":"Zzz qqq"}') if $nonce && $seen{$nonce}++;
+		return ('text/html', $odd{$method});
+	});
+	local $ENV{TEGRO_API_KEY} = $API_KEY;
+	local $ENV{no_proxy} = '*';
+	my ($status, $table, $printed) =
+		conform('--shop', $SHOP, '--url', $url, '--pause', 0, '--save', "$DIR/odd");
+
+	is($status, 1, 'it goes on to its end') or diag($printed);
+	unlike($printed, qr/ at \S+ line \d+|uninitialized/, 'without an error of Perl');
+	is($table->{$_}, 'no', $_) foreach 'an answer has the type application/json',
+		'a refused nonce has a text that tegro.retryable_pattern knows',
+		'shops: a success has a list of shops, this one among them',
+		'balance: amounts by currency, as strings',
+		'orders: a success is a list of rows', 'withdrawals: a success is a list of rows',
+		'rates: a success with data', 'the user agent "node" is refused with HTTP 403';
+	unlike($printed, qr/\x1b|^yes  a line/m, 'nothing that a terminal obeys');
+	my $saved = slurp("$DIR/odd");
+	unlike($saved, qr/\Q$_\E/i, "\"$_\" is not saved") foreach '64.18', 'Ivan', 'Petrov', 'A12', '203.0', '123456789';
+	is((conform('--sandbox', '--currencies', 'USD'))[0], 2, 'a sandbox that refuses what is asked about');
+	is((conform('--sandbox', '--nonce', 'any', '--save', "$DIR/any"))[0], 1, '--save after an option of the sandbox');
+	ok(-s "$DIR/any", '... is one of conform');
+};
+
+END
+{
+	my $status = $?;
+	kill 'TERM', @providers;
+	$? = $status;
+}
 
 done_testing();
