@@ -235,6 +235,20 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	is(shop_row('A3'), 'paid 1', 'and credited once');
 }
 
+# Fields without the number of a payment come first: those of the order's own
+# link, say, which its customer has.
+{
+	order('A4', 100);
+	pay('A4', notify_url => 'http://127.0.0.1:1/');
+	is(bring(form(order_id => 'A4', payment_system => undef))->{out}, 't', 'the fields of a link are taken');
+	my $number = settled('A4')->{payment_id};
+	like($number // '', qr/^\d+$/, 'the payment has the number that the provider tells');
+	is(bring(form(order_id => 'A4', payment_id => $number))->{out}, 'f', 'its own notification is a replay');
+	is(bring(form(order_id => 'A4', payment_id => $number + 1))->{out}, 't', 'that of another payment is not');
+	is(join(' ', map { $_->{state} } notifications('A4')), 'confirmed review', 'it is in review');
+	is(shop_row('A4'), 'paid 1', 'and credited is one');
+}
+
 # A replay gives nobody any work: not even a worker is started.
 {
 	ok(end_worker(), 'the worker has ended');
@@ -263,7 +277,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	is(ask($node, q{SELECT count(*) FROM shop.orders WHERE number LIKE 'K%' AND paid AND calls = 1})->{out},
 		'60', 'and each credited once, whoever delivers');
 	is(scalar(grep { ($_->{params}{order_id} // '') ne '' } $sandbox->journal(method => 'order')),
-		3 + 60, 'and looked up once');
+		4 + 60, 'and looked up once');
 }
 
 #

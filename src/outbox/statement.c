@@ -463,6 +463,8 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " callback_state = CASE WHEN $3 = 'confirmed' AND callback IS NOT NULL THEN 'waiting' END,"
 		 " callback_at = CASE WHEN $3 = 'confirmed' AND callback IS NOT NULL THEN clock_timestamp() END,"
 		 " next_at = $4,"
+		 /* so that another payment under the same number is told from this one */
+		 " payment_id = CASE WHEN $3 = 'confirmed' THEN coalesce(payment_id, $5 #>> '{data,id}') ELSE payment_id END,"
 		 " answer = coalesce($5, answer), sqlstate = $6, message = $7, failures = $8,"
 		 " looked_up_at = CASE WHEN $9 THEN clock_timestamp() ELSE looked_up_at END, lease_until = NULL"
 		 " WHERE id = $1 AND lease = $2 AND state = 'waiting'",
