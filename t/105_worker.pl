@@ -642,7 +642,7 @@ END
 		't', 'their numbers will be given out again');
 	$session->query(q{DELETE FROM tegro_outbox WHERE state = 'done'});
 	enqueue_many('history', 'again', 2);
-	ok(all_done('history', 'again', 2), 'orders under the numbers of requests that were deleted are delivered');
+	ok(all_done('history', 'again', 2), 'orders under the numbers of requests that were deleted are looked up, then delivered');
 	is($session->query(q{SELECT tegro_create_withdrawal('{"payment_id": "again", "currency": "RUB", "amount": 1,
 		"account": "4100"}') ->> 'type'})->{out}, 'success', 'so is a payout');
 	is($session->query(q{SELECT string_agg(lease || ' ' || attempts, ',' ORDER BY id) FROM tegro_outbox WHERE state = 'done'})->{out},

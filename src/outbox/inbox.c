@@ -441,6 +441,48 @@ read_order(int row, TegroItem *item)
 
 static void settle(const TegroLedger *ledger, const TegroItem *item);
 
+/* Runs one of the statements that find what is due; returns the rows. */
+static int
+find_due(const TegroLedger *ledger, TegroStatement which, int max,
+		 TegroPauses *pauses, const TegroInboxClaim *claim, TimestampTz now)
+{
+	Datum values[4] = {TimestampTzGetDatum(now),
+					   tegro_ledger_texts(tegro_pauses_names(pauses)),
+					   claim->only != 0 ? Int64GetDatum(claim->only)
+										: Int32GetDatum(max),
+					   tegro_asides_ids(claim->asides, true)};
+
+	Assert((claim->only != 0) == (which == TEGRO_STMT_NOTIFICATION_DUE_ONE));
+	return (int) tegro_ledger_run(ledger, which, values, NULL);
+}
+
+List *
+tegro_inbox_list_due(const TegroLedger *ledger, int max, TegroPauses *pauses,
+					 const TegroInboxClaim *claim)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	TegroLedgerScope scope;
+	List *rows = NIL;
+	int nfound;
+	bool isnull;
+
+	tegro_ledger_enter(ledger, &scope);
+	nfound = find_due(ledger, TEGRO_STMT_NOTIFICATIONS_DUE_IDS, max, pauses,
+					  claim, GetCurrentTimestamp());
+	MemoryContextSwitchTo(caller);
+	for (int i = 0; i < nfound; i++)
+	{
+		TegroRow *row = palloc(sizeof(TegroRow));
+
+		row->is_notification = true;
+		row->id = DatumGetInt64(tegro_ledger_column(i, 1, &isnull));
+		rows = lappend(rows, row);
+	}
+	tegro_ledger_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return rows;
+}
+
 List *
 tegro_inbox_claim(const TegroLedger *ledger, int max, TegroPauses *pauses,
 				  TegroInboxClaim *claim)
@@ -454,18 +496,17 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, TegroPauses *pauses,
 	List *items = NIL;
 	TegroItem **found;
 	int nfound;
-	Datum values[3];
+	Datum values[2];
 	TegroLedgerScope scope;
 	bool isnull;
 
 	Assert(max > 0);
 	Assert(IsTransactionState());
 	tegro_ledger_enter(ledger, &scope);
-	values[0] = TimestampTzGetDatum(now);
-	values[1] = tegro_ledger_texts(tegro_pauses_names(pauses));
-	values[2] = Int32GetDatum(max);
-	nfound = (int) tegro_ledger_run(ledger, TEGRO_STMT_NOTIFICATIONS_DUE,
-									values, NULL);
+	nfound = find_due(ledger,
+					  claim->only != 0 ? TEGRO_STMT_NOTIFICATION_DUE_ONE
+									   : TEGRO_STMT_NOTIFICATIONS_DUE,
+					  max, pauses, claim, now);
 	Assert(nfound >= 0 && nfound <= max);
 	claim->full = nfound == max;
 

@@ -56,11 +56,13 @@ extern bool tegro_inbox_record(const TegroLedger *ledger,
 							   const TegroNotification *notification,
 							   const TegroTarget *target);
 
-/* What tegro_inbox_claim() tells beside what it claimed. */
+/* What tegro_inbox_claim() is asked for, and tells. */
 typedef struct TegroInboxClaim
 {
-	bool full;			 /* there may be more */
-	TimestampTz next_at; /* when the next is due; 0: none is */
+	const TegroAsides *asides; /* these stay; NULL: none */
+	int64 only;				   /* no notification but this one; 0: any */
+	bool full;				   /* there may be more */
+	TimestampTz next_at;	   /* when the next is due; 0: none is */
 } TegroInboxClaim;
 
 /*
@@ -69,6 +71,14 @@ typedef struct TegroInboxClaim
  */
 extern List *tegro_inbox_claim(const TegroLedger *ledger, int max,
 							   TegroPauses *pauses, TegroInboxClaim *claim);
+
+/*
+ * The numbers of the notifications that such a claim would take: a list of
+ * TegroRow.
+ */
+extern List *tegro_inbox_list_due(const TegroLedger *ledger, int max,
+								  TegroPauses *pauses,
+								  const TegroInboxClaim *claim);
 
 /*
  * Writes what became of notifications: a list of TegroItem, each with its

@@ -430,8 +430,11 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 		values[3] = bytes_datum(item->request.body, item->request.body_len);
 		tegro_ledger_add(rows, values, nulls);
 	}
-	check_claimed(tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows),
-				  items);
+	if (tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows) !=
+		(uint64) list_length(items))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("attempts are on record of which their requests do not know")));
 }
 
 /* Puts the claim of items that are to be looked up on record. */
@@ -553,36 +556,68 @@ begin_of_claim(const TegroClaim *claim)
 	return TimestampTzGetDatum(claim->fast ? claim->after : DT_NOBEGIN);
 }
 
-/* Finds and locks the rows that a claim made "now" takes; returns how many. */
+/* Finds the rows that a claim made "now" takes, and locks them if "which" does. */
 static int
-find_due(const TegroLedger *ledger, const TegroClaim *claim, TimestampTz now)
+find_due(const TegroLedger *ledger, TegroStatement which,
+		 const TegroClaim *claim, TimestampTz now)
 {
-	Datum values[4] = {TimestampTzGetDatum(now), begin_of_claim(claim),
-					   tegro_ledger_texts(tegro_pauses_names(claim->pauses)),
-					   Int32GetDatum(claim->max)};
+	Datum names = tegro_ledger_texts(tegro_pauses_names(claim->pauses));
+	Datum values[5] = {TimestampTzGetDatum(now), begin_of_claim(claim), names,
+					   Int32GetDatum(claim->max),
+					   tegro_asides_ids(claim->asides, false)};
+	Datum one[3] = {TimestampTzGetDatum(now), names,
+					Int64GetDatum(claim->only)};
 
-	return (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE, values, NULL);
+	if (claim->only != 0)
+		return (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE_ONE, one, NULL);
+	return (int) tegro_ledger_run(ledger, which, values, NULL);
+}
+
+List *
+tegro_outbox_list_due(const TegroLedger *ledger, const TegroClaim *claim)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	TegroLedgerScope scope;
+	List *rows = NIL;
+	int nfound;
+	bool isnull;
+
+	Assert(claim->only == 0);
+	tegro_ledger_enter(ledger, &scope);
+	nfound = find_due(ledger, TEGRO_STMT_DUE_IDS, claim,
+					  GetCurrentTimestamp());
+	MemoryContextSwitchTo(caller);
+	for (int i = 0; i < nfound; i++)
+	{
+		TegroRow *row = palloc0(sizeof(TegroRow));
+
+		row->id = DatumGetInt64(tegro_ledger_column(i, 1, &isnull));
+		rows = lappend(rows, row);
+	}
+	tegro_ledger_leave(&scope);
+	MemoryContextSwitchTo(caller);
+	return rows;
 }
 
 uint64
-tegro_outbox_pass_attempts(const TegroLedger *ledger, const TegroClaim *claim)
+tegro_outbox_doubt(const TegroLedger *ledger, const TegroClaim *claim)
 {
 	TegroLedgerScope scope;
 	Datum *ids;
 	Datum values[1];
 	int nfound;
-	uint64 npassed;
+	uint64 ndoubted;
 	bool isnull;
 
 	tegro_ledger_enter(ledger, &scope);
-	nfound = find_due(ledger, claim, GetCurrentTimestamp());
+	nfound = find_due(ledger, TEGRO_STMT_DUE, claim, GetCurrentTimestamp());
 	ids = palloc((nfound + 1) * sizeof(Datum));
 	for (int i = 0; i < nfound; i++)
 		ids[i] = tegro_ledger_column(i, 1, &isnull);
 	values[0] = id_array(ids, nfound);
-	npassed = tegro_ledger_run(ledger, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
+	ndoubted = tegro_ledger_run(ledger, TEGRO_STMT_DOUBT, values, NULL);
 	tegro_ledger_leave(&scope);
-	return npassed;
+	return ndoubted;
 }
 
 List *
@@ -607,7 +642,7 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	Assert(claim->max > 0);
 	Assert(IsTransactionState());
 	tegro_ledger_enter(ledger, &scope);
-	nfound = find_due(ledger, claim, now);
+	nfound = find_due(ledger, TEGRO_STMT_DUE, claim, now);
 	Assert(nfound >= 0 && nfound <= claim->max);
 	claim->full = nfound == claim->max;
 
@@ -697,13 +732,11 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
 												  ALLOCSET_DEFAULT_SIZES);
 	TegroItem *item;
 	char *identity;
-	Datum ids[1] = {Int64GetDatum(id)};
-	Datum values[1] = {id_array(ids, 1)};
+	Datum values[1] = {Int64GetDatum(id)};
 	TegroLedgerScope scope;
 
 	tegro_ledger_enter(ledger, &scope);
 	(void) tegro_ledger_run(ledger, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
-	values[0] = ids[0];
 	if (tegro_ledger_run(ledger, TEGRO_STMT_ONE, values, NULL) != 1)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);

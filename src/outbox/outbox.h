@@ -12,6 +12,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "src/outbox/aside.h"
 #include "src/outbox/item.h"
 #include "src/outbox/ledger.h"
 #include "src/outbox/pause.h"
@@ -35,12 +36,14 @@ extern int64 tegro_outbox_enqueue(const TegroLedger *ledger,
 /* What tegro_outbox_claim() is asked for, and tells. */
 typedef struct TegroClaim
 {
-	int max;			 /* at most so many requests */
-	bool fast;			 /* pass over what is due before "after" */
-	TimestampTz after;	 /* in: see fast; out: where it got to */
-	TegroPauses *pauses; /* requests whose shop and key rest stay */
-	char *identity;		 /* this server's */
-	bool full;			 /* out: there may be more */
+	int max;				   /* at most so many requests */
+	bool fast;				   /* pass over what is due before "after" */
+	TimestampTz after;		   /* in: see fast; out: where it got to */
+	TegroPauses *pauses;	   /* requests whose shop and key rest stay */
+	const TegroAsides *asides; /* these stay, too; NULL: none */
+	int64 only;		/* no request but this one, wherever it is due; 0: any */
+	char *identity; /* this server's */
+	bool full;		/* out: there may be more */
 	TimestampTz next_at; /* out: when the next is due, of what was not passed
 						  * over; 0: none is */
 	/* out, unless full: when a notification is due, if not taken; 0: none is */
@@ -54,13 +57,22 @@ typedef struct TegroClaim
 extern List *tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim);
 
 /*
- * Raises the leases of what such a claim would take above those of attempts
- * that are on record under the same numbers, and returns how many it raised.
- * Such attempts are of other requests: they were deleted by hand, and the
- * numbers given out again.  A claim fails (23505) where it meets one.
+ * The numbers of the requests that such a claim would take, in its order: a list
+ * of TegroRow.  It reads less of them than the claim does, and locks none.
  */
-extern uint64 tegro_outbox_pass_attempts(const TegroLedger *ledger,
-										 const TegroClaim *claim);
+extern List *tegro_outbox_list_due(const TegroLedger *ledger,
+								   const TegroClaim *claim);
+
+/*
+ * Puts those requests in doubt of what such a claim would take that have
+ * attempts on record of which they know nothing, and returns how many these are.
+ * The rows come from an older dump, say, and were sent since it was taken.  Or
+ * the attempts are of other requests, which were deleted by hand, and their
+ * numbers given out again; nobody can know.  A claim fails (23505) where it meets
+ * such an attempt.
+ */
+extern uint64 tegro_outbox_doubt(const TegroLedger *ledger,
+								 const TegroClaim *claim);
 
 /*
  * Builds and signs the request that an item is claimed for, in the current

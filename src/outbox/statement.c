@@ -28,6 +28,15 @@
 	"(cardinality(" names ") = 0 OR " role "::oid::text || ' ' || " shop \
 	" <> ALL (" names "))"
 
+/* Rows that could not be claimed are left out, by number; see aside.c. */
+#define IS_NOT_ASIDE(id, ids) \
+	"(cardinality(" ids ") = 0 OR " id " <> ALL (" ids "))"
+
+/* "$1" is now */
+#define IS_DUE      \
+	"next_at <= $1" \
+	" AND (lease_until IS NULL OR lease_until <= $1)"
+
 #define NOTIFICATION_COLUMNS                                               \
 	"n.id, n.shop_id, n.order_id, n.fields, n.state, n.lease, n.failures," \
 	" n.waiting_since, n.role::oid, n.answer, n.callback, n.message"
@@ -126,12 +135,29 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	 {TEXTOID, TEXTOID, TEXTOID, JSONBOID, OIDOID, OIDOID}},
 	[TEGRO_STMT_DUE] =
 		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
-		 " WHERE next_at <= $1 AND next_at >= $2"
+		 " WHERE " IS_DUE " AND next_at >= $2"
 		 " AND " DOES_NOT_REST("enqueued_by", "shop_id",
-							   "$3") " AND (lease_until IS NULL OR lease_until <= $1)"
-									 " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
-		 4,
-		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
+							   "$3") " AND " IS_NOT_ASIDE("id",
+														  "$5") " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
+		 5,
+		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID,
+		  INT8ARRAYOID}},
+	[TEGRO_STMT_DUE_IDS] =
+		{"SELECT id FROM %1$s.tegro_outbox"
+		 " WHERE " IS_DUE " AND next_at >= $2"
+		 " AND " DOES_NOT_REST("enqueued_by", "shop_id",
+							   "$3") " AND " IS_NOT_ASIDE("id",
+														  "$5") " ORDER BY next_at LIMIT $4",
+		 5,
+		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID,
+		  INT8ARRAYOID}},
+	[TEGRO_STMT_DUE_ONE] =
+		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
+		 " WHERE id = $3 AND " IS_DUE
+		 " AND " DOES_NOT_REST("enqueued_by", "shop_id",
+							   "$2") " FOR UPDATE SKIP LOCKED",
+		 3,
+		 {TIMESTAMPTZOID, TEXTARRAYOID, INT8OID}},
 	[TEGRO_STMT_ONE] = {"SELECT " ITEM_COLUMNS
 						" FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE",
 						1,
@@ -150,9 +176,20 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " AND (lease_until IS NULL OR lease_until <= $1) LIMIT $2) AS due",
 		 2,
 		 {TIMESTAMPTZOID, INT8OID}},
+	/* one that is new, whatever is on record under its number */
 	[TEGRO_STMT_PASS_ATTEMPTS] =
 		{"UPDATE %1$s.tegro_outbox AS o"
 		 " SET lease = (SELECT max(lease) FROM %1$s.tegro_attempt WHERE outbox_id = o.id)"
+		 " WHERE id = $1 AND state = 'ready'"
+		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND lease > o.lease)",
+		 1,
+		 {INT8OID}},
+	/* one that is not: what is on record may be its own */
+	[TEGRO_STMT_DOUBT] =
+		{"UPDATE %1$s.tegro_outbox AS o"
+		 " SET lease = (SELECT max(lease) FROM %1$s.tegro_attempt WHERE outbox_id = o.id),"
+		 " state = 'unknown', unknown_since = clock_timestamp(), absent = 0, failures = 0, lease_until = NULL,"
+		 " message = 'an attempt is on record that the request does not know of; it is looked up'"
 		 " WHERE id = ANY ($1) AND state = 'ready'"
 		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND lease > o.lease)",
 		 1,
@@ -164,7 +201,10 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_ADD_ATTEMPT] =
 		{"INSERT INTO %1$s.tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at)"
-		 " SELECT id, lease, nonce, sha256(body), clock_timestamp() FROM given",
+		 " SELECT id, lease, nonce, sha256(body), clock_timestamp() FROM given"
+		 /* an attempt of a later claim may be its own: see TEGRO_STMT_DOUBT */
+		 " WHERE NOT EXISTS (SELECT FROM %1$s.tegro_attempt AS a"
+		 " WHERE a.outbox_id = given.id AND a.lease >= given.lease)",
 		 .given = given_attempts},
 	[TEGRO_STMT_MARK_TAKEN] =
 		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2"
@@ -429,19 +469,32 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " AND next_at > clock_timestamp() + interval '1 minute'",
 		 5,
 		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID}},
+#define DUE_NOTIFICATION                                                                         \
+	"SELECT " NOTIFICATION_COLUMNS ", n.payment_id,"                                             \
+	" (SELECT o.params FROM %1$s.tegro_outbox o"                                                 \
+	"   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id)," \
+	" (SELECT o.answer #>> '{data,id}' FROM %1$s.tegro_outbox o"                                 \
+	"   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id)"  \
+	" FROM %1$s.tegro_notification n"                                                            \
+	" WHERE " IS_DUE " AND " DOES_NOT_REST("n.role", "n.shop_id", "$2")
 	[TEGRO_STMT_NOTIFICATIONS_DUE] =
-		{"SELECT " NOTIFICATION_COLUMNS ", n.payment_id,"
-		 " (SELECT o.params FROM %1$s.tegro_outbox o"
-		 "   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id),"
-		 " (SELECT o.answer #>> '{data,id}' FROM %1$s.tegro_outbox o"
-		 "   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id)"
-		 " FROM %1$s.tegro_notification n"
-		 " WHERE n.next_at <= $1"
+		{DUE_NOTIFICATION
+		 " AND " IS_NOT_ASIDE("n.id",
+							  "$4") " ORDER BY n.next_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED",
+		 4,
+		 {TIMESTAMPTZOID, TEXTARRAYOID, INT4OID, INT8ARRAYOID}},
+	[TEGRO_STMT_NOTIFICATIONS_DUE_IDS] =
+		{"SELECT id FROM %1$s.tegro_notification n"
+		 " WHERE " IS_DUE
 		 " AND " DOES_NOT_REST("n.role", "n.shop_id",
-							   "$2") " AND (n.lease_until IS NULL OR n.lease_until <= $1)"
-									 " ORDER BY n.next_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED",
+							   "$2") " AND " IS_NOT_ASIDE("n.id",
+														  "$4") " ORDER BY next_at LIMIT $3",
+		 4,
+		 {TIMESTAMPTZOID, TEXTARRAYOID, INT4OID, INT8ARRAYOID}},
+	[TEGRO_STMT_NOTIFICATION_DUE_ONE] =
+		{DUE_NOTIFICATION " AND n.id = $3 FOR UPDATE OF n SKIP LOCKED",
 		 3,
-		 {TIMESTAMPTZOID, TEXTARRAYOID, INT4OID}},
+		 {TIMESTAMPTZOID, TEXTARRAYOID, INT8OID}},
 	[TEGRO_STMT_NEXT_NOTIFICATION_AT] =
 		{"SELECT least((SELECT min(lease_until) FROM %1$s.tegro_notification"
 		 " WHERE next_at <= $1 AND lease_until > $1),"

@@ -36,6 +36,9 @@
  * written as soon as the guard lets a statement pass.  If the process dies before
  * that, they are lost, and the requests are looked up as above.
  *
+ * A row whose claim raises an error is set aside, and the others go out: see
+ * aside.c.
+ *
  * No answer within tegro.timeout makes the outcome unknown, and the request
  * is looked up; but its exchange stays open until the lease ends, and an
  * answer that comes late settles it if nothing else has.
@@ -55,6 +58,7 @@
 #include "src/worker/callback.h"
 #include "src/base/compat.h"
 #include "src/worker/delivery.h"
+#include "src/outbox/aside.h"
 #include "src/outbox/guard.h"
 #include "src/outbox/identity.h"
 #include "src/outbox/inbox.h"
@@ -89,6 +93,9 @@
 #define GATHER_US		5000
 #define GATHER_PAUSE_MS 1
 
+/* How often the failure of a claim is logged, at most. */
+#define TROUBLE_MS (60 * 1000)
+
 /* The pause after a round that failed. */
 #define STUMBLE_MS 100
 
@@ -121,6 +128,8 @@ typedef struct Loop
 	int nheld;		  /* to be settled once nobody holds their rows */
 	bool unconfirmed; /* a claim is not where it must be */
 	TegroPauses *pauses;
+	TegroAsides *asides;	/* rows that could not be claimed */
+	int64 trouble_us;		/* when a claim's failure was logged last */
 	bool stumbled;			/* the last round failed: not at once again */
 	int64 stopped_until_us; /* the guard let no statement pass; 0: it does */
 	bool look;				/* there may be something due */
@@ -742,6 +751,7 @@ do_round(Loop *loop, void *arg)
 	loop->calls = tegro_wake_calls();
 	claim->after = loop->after;
 	claim->pauses = loop->pauses;
+	claim->asides = round->inbox.asides = loop->asides;
 	claim->identity = loop->identity;
 	claim->full = true; /* who knows, until requests are asked for */
 	old = MemoryContextSwitchTo(round->context);
@@ -767,21 +777,29 @@ do_round(Loop *loop, void *arg)
 	MemoryContextSwitchTo(old);
 }
 
-/*
- * After a claim failed: were numbers of requests given out a second time?
- * Then the next claim will not meet what is on record under them.
- */
-static bool
-pass_attempts(Loop *loop, const TegroClaim *claim)
+static void
+doubt_rows(Loop *loop, void *arg)
 {
-	uint64 npassed = tegro_outbox_pass_attempts(&loop->ledger, claim);
+	uint64 n = tegro_outbox_doubt(&loop->ledger, arg);
 
-	if (npassed > 0)
+	if (n > 0)
 		ereport(LOG,
-				(errmsg("leases of " UINT64_FORMAT " requests of the tegro outbox were raised",
-						npassed),
-				 errdetail("tegro_attempt has attempts of other requests under their numbers, which were deleted by hand.")));
-	return npassed > 0;
+				(errmsg(UINT64_FORMAT " requests of the tegro outbox are in doubt",
+						n),
+				 errdetail("tegro_attempt has attempts under their numbers of which they do not know.  They are looked up.")));
+}
+
+/*
+ * After a claim failed: are attempts on record of which its requests know
+ * nothing?  Then these are in doubt, and the next claim will not meet them.
+ */
+static void
+doubt_what_is_on_record(Loop *loop, TegroClaim *claim)
+{
+	ErrorData *error = try_to(loop, doubt_rows, claim);
+
+	if (error)
+		FreeErrorData(error);
 }
 
 /*
@@ -806,6 +824,227 @@ is_stopped(const Loop *loop)
 }
 
 /*
+ * Claims one by one.
+ */
+
+static void send_claimed(Loop *loop, List *claimed);
+
+/* What claim_single() does. */
+typedef struct Single
+{
+	MemoryContext context; /* of what is claimed */
+	TegroRow row;
+	TegroClaim claim;
+	List *claimed; /* out: one item, or none */
+} Single;
+
+static void
+claim_single(Loop *loop, void *arg)
+{
+	Single *single = arg;
+	MemoryContext old = MemoryContextSwitchTo(single->context);
+
+	if (single->row.is_notification)
+	{
+		TegroInboxClaim claim = {.only = single->row.id};
+
+		single->claimed = tegro_inbox_claim(&loop->ledger, 1, loop->pauses,
+											&claim);
+	}
+	else
+		single->claimed = tegro_outbox_claim(&loop->ledger, &single->claim);
+	MemoryContextSwitchTo(old);
+}
+
+/* What list_due() does. */
+typedef struct Listing
+{
+	MemoryContext context; /* of the list */
+	int max;
+	List *rows; /* out */
+} Listing;
+
+static void
+list_due(Loop *loop, void *arg)
+{
+	Listing *listing = arg;
+	TegroClaim claim = {.max = listing->max,
+						.pauses = loop->pauses,
+						.asides = loop->asides};
+	TegroInboxClaim inbox = {.asides = loop->asides};
+	MemoryContext old = MemoryContextSwitchTo(listing->context);
+
+	listing->rows = list_concat(tegro_outbox_list_due(&loop->ledger, &claim),
+								tegro_inbox_list_due(&loop->ledger,
+													 listing->max,
+													 loop->pauses, &inbox));
+	MemoryContextSwitchTo(old);
+}
+
+/* Can a row be to blame for an error of its claim? */
+static bool
+is_of_row(const ErrorData *error)
+{
+	int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	/* a value that is too large for the memory is the row's, a full disk is not */
+	return error->sqlerrcode == ERRCODE_OUT_OF_MEMORY ||
+		(category != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) &&
+		 category != ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
+		 error->sqlerrcode != ERRCODE_UNDEFINED_TABLE &&
+		 !tegro_guard_stopped(error));
+}
+
+/* Did a claim fail since somebody else was in its way? */
+static bool
+is_conflict(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+		ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE);
+}
+
+/*
+ * Claims rows one by one, at most "places" of them, in one transaction: those
+ * of a claim that failed (rows is NULL), or a list of TegroRow.  A row whose
+ * claim fails by itself is set aside.  Returns what was claimed, to be sent.
+ *
+ * *progress receives whether a row was claimed or set aside.
+ */
+static List *
+claim_one_by_one(Loop *loop, List *rows, int places, bool *progress)
+{
+	MemoryContext context = AllocSetContextCreate(loop->context,
+												  "tegro claims",
+												  ALLOCSET_SMALL_SIZES);
+	Listing listing = {context, places, rows};
+	List *claimed = NIL;
+	List *locked = NIL;
+	ErrorData *error = NULL;
+	ListCell *cell;
+
+	Assert(places > 0);
+	*progress = false;
+	begin(loop);
+	if (rows == NIL)
+		error = try_to(loop, list_due, &listing);
+	foreach(cell, listing.rows)
+	{
+		TegroRow *row = lfirst(cell);
+		Single single = {.row = *row,
+						 .claim = {.max = 1,
+								   .only = row->id,
+								   .pauses = loop->pauses,
+								   .identity = loop->identity}};
+
+		if (list_length(claimed) >= places)
+			break;
+		if (error)
+			FreeErrorData(error);
+		single.context = AllocSetContextCreate(loop->context,
+											   "tegro single claim",
+											   ALLOCSET_SMALL_SIZES);
+		error = try_to(loop, claim_single, &single);
+		if (error && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+			!row->is_notification)
+			doubt_what_is_on_record(loop, &single.claim);
+		if (error == NULL)
+		{
+			MemoryContext old = MemoryContextSwitchTo(loop->context);
+
+			tegro_asides_remove(loop->asides, *row);
+			if (single.claimed != NIL)
+			{
+				TegroItem *item = linitial(single.claimed);
+
+				Assert(list_length(single.claimed) == 1);
+				MemoryContextSetParent(item->context, loop->context);
+				claimed = lappend(claimed, item);
+				*progress = true;
+			}
+			MemoryContextSwitchTo(old);
+		}
+		MemoryContextDelete(single.context);
+		if (error == NULL)
+			continue;
+		if (!is_of_row(error))
+			break;
+		if (is_conflict(error))
+		{
+			/* a table is locked, or so it seems: each attempt takes its time */
+			locked = lappend(locked, row);
+			if (claimed == NIL && list_length(locked) >= 3)
+				break;
+		}
+		else if (tegro_asides_add(loop->asides, *row, error,
+								  loop->deliverer->stay ? LOG : WARNING))
+			*progress = true;
+	}
+	/* someone wants the loop to end: nothing of this happened */
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	/* what is in the way of these is not in the way of others */
+	if (claimed != NIL)
+	{
+		foreach(cell, locked)
+			(void) tegro_asides_add(loop->asides, *(TegroRow *) lfirst(cell),
+									NULL, 0);
+	}
+	tegro_kill_point("before claim commit");
+	commit(loop);
+	tegro_kill_point("after claim commit");
+	MemoryContextDelete(context);
+	/* what is on record as sent goes out first */
+	if (error && tegro_guard_stopped(error) && claimed == NIL)
+		stop(loop, error);
+	if (error)
+		FreeErrorData(error);
+	return claimed;
+}
+
+/* Tries again those rows that were set aside for long enough. */
+static void
+retry_asides(Loop *loop)
+{
+	List *rows;
+	int places;
+	bool progress;
+
+	if (!tegro_asides_any(loop->asides) || is_stopped(loop))
+		return;
+	places = free_places(loop);
+	rows = places > 0 ? tegro_asides_due(loop->asides) : NIL;
+	if (rows == NIL)
+		return;
+	send_claimed(loop, claim_one_by_one(loop, rows, places, &progress));
+	list_free_deep(rows);
+	loop->look = true;
+}
+
+/*
+ * A claim failed, and no row is to blame.  Where nothing is in flight, the error
+ * ends the loop, and the launcher starts a new worker later.  Otherwise answers
+ * would be lost.
+ */
+static void
+trouble(Loop *loop, ErrorData *error)
+{
+	int64 now_us = tegro_clock_us();
+
+	if (loop->items == NIL)
+		ReThrowError(error);
+	if (loop->trouble_us != 0 &&
+		now_us - loop->trouble_us < TROUBLE_MS * INT64CONST(1000))
+		return;
+	loop->trouble_us = now_us;
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("requests of the tegro outbox could not be claimed: %s",
+					error->message),
+			 error->detail ? errdetail_internal("%s", error->detail) : 0));
+}
+
+/*
  * One transaction: settles what was ruled on and claims what there are places
  * for.  Returns what was claimed, to be sent.
  */
@@ -818,7 +1057,6 @@ settle_and_claim(Loop *loop, int places)
 	Round round = {context, NIL, places};
 	List *claimed = NIL;
 	ErrorData *error;
-	bool mended = false;
 	ListCell *cell;
 
 	Assert(places >= 0);
@@ -832,8 +1070,9 @@ settle_and_claim(Loop *loop, int places)
 
 	begin(loop);
 	error = try_to(loop, do_round, &round);
-	if (error && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
-		mended = pass_attempts(loop, &round.claim);
+	if (error && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+		round.claim.max > 0)
+		doubt_what_is_on_record(loop, &round.claim);
 	tegro_kill_point("before claim commit");
 	commit(loop);
 	if (error == NULL)
@@ -851,21 +1090,25 @@ settle_and_claim(Loop *loop, int places)
 	}
 	else if (error)
 	{
-		/* without rows of ours there is nobody else to blame, but who locks all */
-		if ((round.ruled == NIL && !mended &&
-			 error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE) ||
-			error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		bool progress = false;
+
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 			error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 			ReThrowError(error);
-		FreeErrorData(error);
 		foreach(cell, round.ruled)
 		{
 			/* what can't be settled is tried again in the next round */
 			if (!settle_alone(loop, lfirst(cell)))
 				round.ruled = foreach_delete_current(round.ruled, cell);
 		}
+		/* perhaps it was one of those */
+		if (round.ruled == NIL && places > 0 && is_of_row(error))
+			claimed = claim_one_by_one(loop, NIL, places, &progress);
+		if (!progress && round.ruled == NIL && !is_conflict(error))
+			trouble(loop, error);
+		FreeErrorData(error);
 		loop->look = true;
-		loop->stumbled = true;
+		loop->stumbled = !progress;
 	}
 	else if (places > 0)
 	{
@@ -992,6 +1235,8 @@ wait_ms(Loop *loop, int places)
 		places == 0)
 		until_us = Min(until_us, now + INT64CONST(1000000) / tegro_rate_limit);
 	until_us = tegro_pauses_until(loop->pauses, until_us);
+	if (places > 0)
+		until_us = tegro_asides_until(loop->asides, until_us);
 	if (tegro_retention > 0 && loop->forgot_to > 0)
 		until_us = Min(until_us,
 					   loop->forgot_us + FORGET_MS * INT64CONST(1000));
@@ -1155,7 +1400,7 @@ idle_for_long(Loop *loop)
 
 	/* a worker that knows of a pause must stay, or the next would send for it */
 	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
-		tegro_pauses_any(loop->pauses) ||
+		tegro_pauses_any(loop->pauses) || tegro_asides_any(loop->asides) ||
 		(tegro_retention > 0 && loop->forgot_to > 0))
 	{
 		loop->idle_since_us = tegro_clock_us();
@@ -1244,6 +1489,7 @@ run_loop(Loop *loop)
 			wind_down(loop);
 			return TEGRO_UNCONFIRMED;
 		}
+		retry_asides(loop);
 		settle_held(loop, false);
 		if (!deliverer->stay)
 			call_back(loop);
@@ -1317,6 +1563,7 @@ tegro_deliver_due(TegroDeliverer *deliverer)
 		loop->deliverer = deliverer;
 		loop->context = context;
 		loop->pauses = tegro_pauses_create(context);
+		loop->asides = tegro_asides_create(context);
 		loop->look = true;
 		loop->next_us = -1;
 		loop->idle_since_us = loop->tokens_us = tegro_clock_us();

@@ -1,0 +1,196 @@
+# 107_claims.pl: one row that is in the way, and the others go out.
+#
+# A row whose claim raises, a row that is very large, a lock, a foreign key: the
+# healthy order beside it is delivered within a second, by the same worker.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use TegroTest;
+use TegroLedger;
+
+my $sandbox = sandbox();
+my $node = ledger_cluster('claims', $sandbox, conf => "autovacuum = off\n");
+my $session = session($node);
+
+# What must not take longer than a second, on a machine that is busy.
+use constant A_SECOND_MS => 1500;
+
+sub query_ok
+{
+	my ($sql) = @_;
+	my $result = $session->query($sql);
+
+	die "$sql: $result->{err}" if $result->{sqlstate} ne '';
+	return $result->{out};
+}
+
+# Orders whose names begin alike, in one transaction.
+sub enqueue_many
+{
+	my ($name, $count) = @_;
+
+	return query_ok("SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id',
+		'$name-' || n, 'amount', 1, 'currency', 'RUB'))) FROM generate_series(1, $count) n");
+}
+
+sub count_rows
+{
+	my ($where) = @_;
+
+	return ask($node, "SELECT count(*) FROM tegro_outbox WHERE $where")->{out};
+}
+
+# The longest that these orders took, in ms; undef if one is not done.
+sub took_ms
+{
+	my ($pattern, $count) = @_;
+
+	wait_until(sub { sleep 0.05; return count_rows("reference LIKE '$pattern' AND state = 'done'") == $count; }, 30)
+	  or return;
+	return ask($node, "SELECT ceil(1000 * max(extract(epoch FROM finished_at - enqueued_at)))
+		FROM tegro_outbox WHERE reference LIKE '$pattern'")->{out};
+}
+
+# A healthy order goes out, within a second.
+my $healthy = 0;
+
+sub healthy_ok
+{
+	my ($name) = @_;
+	my $reference = 'healthy ' . ++$healthy;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	enqueue($session, 'createOrder', $reference);
+	my $ms = took_ms($reference, 1);
+	ok(defined $ms && $ms <= A_SECOND_MS, $name) or diag(defined $ms ? "it took $ms ms" : 'it did not go out');
+	return;
+}
+
+enqueue($session, 'createOrder', 'first');
+ok(defined took_ms('first', 1), 'a worker runs');
+my $pid = worker_pid($node);
+
+sub same_worker
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is(worker_pid($node), $pid, 'and the worker is the same');
+	return;
+}
+
+subtest 'fault 50: rows whose claim raises' => sub {
+	my $mark = log_mark($node);
+
+	query_ok(q{ALTER TABLE tegro_outbox ADD CONSTRAINT audit CHECK (reference NOT LIKE 'poison%' OR lease = 0)});
+	# more than fit into one claim, and each in front of the healthy ones
+	query_ok('BEGIN');
+	enqueue_many('poison', 40);
+	enqueue_many('beside', 5);
+	query_ok('COMMIT');
+	my $ms = took_ms('beside-%', 5);
+	ok(defined $ms && $ms <= A_SECOND_MS, 'orders behind 40 of them go out') or diag($ms // 'they did not');
+	healthy_ok('so does one that comes later');
+	sleep 3;
+	healthy_ok('and one after these were tried again');
+	is(count_rows(q{reference LIKE 'poison%' AND state = 'ready' AND lease = 0 AND attempts = 0}), 40, 'they wait');
+	my @lines = log_since($node, $mark) =~ /request \d+ of the tegro outbox could not be claimed: .*"audit"/g;
+	is(scalar @lines, 40, 'the log has each of them once');
+	same_worker();
+	query_ok('ALTER TABLE tegro_outbox DROP CONSTRAINT audit');
+	reload_conf($node);
+	ok(defined took_ms('poison-%', 40), 'once the cause is gone, and after a reload, they go out');
+	is((executions($sandbox))->{"createOrder poison-$_"}, 1, "poison-$_ once") foreach 1, 40;
+};
+
+subtest 'fault 50: a notification whose claim raises' => sub {
+	my $mark = log_mark($node);
+	my $insert = q{INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role,
+		next_at, identity) SELECT shop_id, '%s', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrole, now(), identity
+		FROM tegro_outbox WHERE reference = 'first'};
+
+	query_ok(q{ALTER TABLE tegro_notification ADD CONSTRAINT audit CHECK (order_id <> 'poison' OR lease = 0)});
+	query_ok(sprintf $insert, 'poison');
+	query_ok(sprintf $insert, 'well');
+	healthy_ok('an order goes out');
+	ok(wait_until(sub { sleep 0.05; return ask($node,
+			q{SELECT looked_up_at IS NOT NULL FROM tegro_notification WHERE order_id = 'well'})->{out} eq 't'; }, 10),
+		'another notification is looked up');
+	like(log_since($node, $mark), qr/notification \d+ of tegro could not be claimed: .*"audit"/, 'the log has it');
+	same_worker();
+	query_ok($_) foreach 'DELETE FROM tegro_notification', 'ALTER TABLE tegro_notification DROP CONSTRAINT audit';
+};
+
+subtest 'fault 50: answers in flight while no row can be claimed' => sub {
+	$sandbox->fault('createOrder', 'execute_then_hold', ms => 700);
+	enqueue($session, 'createOrder', 'in flight');
+	wait_for_row($node, 'in flight', 'sending');
+	query_ok(q{ALTER TABLE tegro_outbox ADD CONSTRAINT audit CHECK (reference <> 'never' OR lease = 0)});
+	enqueue($session, 'createOrder', 'never');
+	my $row = wait_for_row($node, 'in flight', 'done', 'unknown');
+	is($row->{state}, 'done', 'the answer of one in flight is taken');
+	is($row->{tries}[0]{outcome}, 'answered', 'and written to its attempt');
+	same_worker();
+	my $result = $session->query('CALL tegro_deliver()');
+	is($result->{sqlstate}, '', 'in the foreground, that is no error');
+	like($result->{err}, qr/WARNING:.*request \d+ of the tegro outbox could not be claimed/, 'but a warning');
+	query_ok($_) foreach 'ALTER TABLE tegro_outbox DROP CONSTRAINT audit';
+	reload_conf($node);
+	ok(defined took_ms('never', 1), 'it goes out later');
+};
+
+sub row_state
+{
+	my ($reference) = @_;
+
+	return ask($node, "SELECT state FROM tegro_outbox WHERE reference = '$reference'")->{out};
+}
+
+subtest 'fault 83: rows of an older dump, whose requests were sent since' => sub {
+	set_server($node, { 'tegro.delivery' => 'off' });
+	enqueue($session, 'createWithdrawal', "restored $_") foreach 1, 2;
+	query_ok(q{CREATE TABLE dumped AS SELECT * FROM tegro_outbox WHERE reference LIKE 'restored%'});
+	set_server($node, { 'tegro.delivery' => undef });
+	wait_for_row($node, "restored $_", 'done') foreach 1, 2;
+	set_server($node, { 'tegro.delivery' => 'off' });
+	# the second is of a later claim
+	query_ok(q{UPDATE tegro_attempt SET lease = lease + 3 WHERE outbox_id = (SELECT max(id) FROM dumped)});
+	# as data-only restores do
+	query_ok($_) foreach 'TRUNCATE tegro_outbox', 'INSERT INTO tegro_outbox OVERRIDING SYSTEM VALUE SELECT * FROM dumped',
+	  'DROP TABLE dumped';
+	set_server($node, { 'tegro.delivery' => undef });
+	healthy_ok('a healthy order goes out beside them');
+	is(wait_for_row($node, "restored $_", 'done', 'review')->{state}, 'done', "payout $_ is found") foreach 1, 2;
+	is((executions($sandbox))->{"createWithdrawal restored $_"}, 1, "payout $_ was made once") foreach 1, 2;
+};
+
+# the last: it cannot be mended
+subtest 'fault 50: parameters that cannot be read' => sub {
+	query_ok(q{ALTER TABLE tegro_outbox ALTER params SET STORAGE EXTERNAL});
+	query_ok(q{SELECT tegro_enqueue('createOrder', jsonb_build_object('order_id', 'corrupt', 'amount', 1, 'currency', 'RUB',
+		'fields', jsonb_build_object('note', repeat('x', 9000))), deliver_after => now() + interval '1 hour')});
+	my $file = query_ok(q{SELECT pg_relation_filepath(reltoastrelid) FROM pg_class WHERE oid = 'tegro_outbox'::regclass});
+	query_ok('CHECKPOINT');
+	$session->close;
+	$node->stop;
+	open(my $handle, '+<:raw', $node->data_dir . "/$file") or die "$file: $!";
+	my $size = -s $handle;
+	seek($handle, 0, 0);
+	print $handle 'x' x $size;
+	close($handle);
+	$node->start;
+	$session = session($node);
+	like($session->query(q{SELECT params::text FROM tegro_outbox WHERE reference = 'corrupt'})->{sqlstate}, qr/^XX/, 'they are corrupt');
+	query_ok(q{UPDATE tegro_outbox SET next_at = now() WHERE reference = 'corrupt'});
+	healthy_ok('an order goes out') foreach 1 .. 2;
+	is(row_state('corrupt'), 'ready', 'it waits');
+};
+
+$session->close;
+$node->stop;
+done_testing();
