@@ -645,9 +645,9 @@ END
 	ok(all_done('history', 'again', 2), 'orders under the numbers of requests that were deleted are looked up, then delivered');
 	is($session->query(q{SELECT tegro_create_withdrawal('{"payment_id": "again", "currency": "RUB", "amount": 1,
 		"account": "4100"}') ->> 'type'})->{out}, 'success', 'so is a payout');
-	is($session->query(q{SELECT string_agg(lease || ' ' || attempts, ',' ORDER BY id) FROM tegro_outbox WHERE state = 'done'})->{out},
-		'2 1,2 1,2 1', 'each was sent once, under a lease that none had');
-	is($session->query($attempts)->{out} =~ s/\n\d+ 2 \d+//gr, $left, 'and what is on record of the others stays');
+	is($session->query(q{SELECT string_agg((lease > 1) || ' ' || attempts, ',' ORDER BY id) FROM tegro_outbox WHERE state = 'done'})->{out},
+		'true 1,true 1,true 1', 'each was sent once, under a lease that none had');
+	is($session->query($attempts)->{out} =~ s/\n\d+ (?!1 )\d+ \d+//gr, $left, 'and what is on record of the others stays');
 	leave('history');
 	$node->safe_psql('template1', 'DROP DATABASE history WITH (FORCE)');
 }

@@ -169,6 +169,42 @@ subtest 'fault 83: rows of an older dump, whose requests were sent since' => sub
 	is((executions($sandbox))->{"createWithdrawal restored $_"}, 1, "payout $_ was made once") foreach 1, 2;
 };
 
+subtest 'fault 51: large requests' => sub {
+	my $order = q{jsonb_build_object('order_id', '%s', 'amount', 1, 'currency', 'RUB', 'fields', jsonb_build_object('x', repeat('%s', %d)))};
+	my $empty = query_ok(sprintf qq{SELECT octet_length(body) FROM tegro_preview('createOrder', $order)}, 'size 0', 'x', 0);
+	my $room = 64 * 1024 - $empty;
+	my $result;
+
+	# two bytes of UTF-8 are six of the body
+	foreach my $case ([ 'x', $room + 1 ], [ 'x', 15_000_000 ], [ 'я', int($room / 6) + 1 ])
+	{
+		$result = $session->query(sprintf qq{SELECT tegro_enqueue('createOrder', $order)}, 'size 1', @$case);
+		is($result->{sqlstate}, '54000', "$case->[1] times $case->[0] is refused at enqueue");
+		like($result->{err}, qr/tegro\.max_request_size allows 64 kB/, 'which names the limit');
+		$result = $session->query(sprintf qq{SELECT tegro_create_order($order)}, 'size 1', @$case);
+		is($result->{sqlstate}, '54000', 'and in a direct call');
+	}
+	is(count_rows(q{reference = 'size 1'}), 0, 'nothing is recorded');
+	query_ok(sprintf qq{SELECT tegro_enqueue('createOrder', $order)}, 'size 2', 'x', $room);
+	ok(defined took_ms('size 2', 1), 'one of 64 kB is sent');
+
+	# let in under another limit
+	set_server($node, { 'tegro.max_request_size' => '16MB' }, $session);
+	my $pid = worker_pid($node);
+	TegroTest::spew("/proc/$pid/clear_refs", '5');
+	my $before = TegroTest::vm_hwm_kb($pid);
+	query_ok('BEGIN');
+	query_ok(sprintf qq{SELECT tegro_enqueue('createOrder', $order)}, "huge $_", 'x', 900_000) foreach 1 .. 32;
+	enqueue($session, 'createOrder', 'beside huge ones');
+	query_ok('COMMIT');
+	set_server($node, { 'tegro.max_request_size' => undef }, $session);
+	ok(defined took_ms('huge %', 32), 'those that are in are sent, whatever the limit is now');
+	ok(defined took_ms('beside huge ones', 1), 'and one beside them');
+	my $more = TegroTest::vm_hwm_kb($pid) - $before;
+	diag("32 requests of 0.9 MB: $more kB more");
+	cmp_ok($more, '<', 80_000, 'a few at a time');
+};
+
 # the last: it cannot be mended
 subtest 'fault 50: parameters that cannot be read' => sub {
 	query_ok(q{ALTER TABLE tegro_outbox ALTER params SET STORAGE EXTERNAL});

@@ -36,6 +36,7 @@ char *tegro_ca_file = NULL;
 char *tegro_proxy = NULL;
 char *tegro_user_agent = NULL;
 int tegro_max_answer_size = 1024;
+int tegro_max_request_size = 64;
 int tegro_connect_timeout = 3000;
 int tegro_timeout = 10000;
 int tegro_read_retries = 2;
@@ -305,6 +306,11 @@ tegro_settings_define(void)
 							"Size at which an answer is cut off.",
 							"A longer answer is an error, and takes no more memory than this.",
 							&tegro_max_answer_size, 1024, 1, 256 * 1024,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("tegro.max_request_size",
+							"Size of the largest body that a request may have.",
+							"A larger one is refused before anything is sent or recorded.",
+							&tegro_max_request_size, 64, 1, 64 * 1024,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("tegro.connect_timeout",

@@ -20,9 +20,10 @@ extern char *tegro_api_url; /* no slash at its end */
 extern char *tegro_ca_file; /* "" for the system's authorities */
 extern char *tegro_proxy;	/* "" for none */
 extern char *tegro_user_agent;
-extern int tegro_max_answer_size; /* kB */
-extern int tegro_connect_timeout; /* ms */
-extern int tegro_timeout;		  /* ms */
+extern int tegro_max_answer_size;  /* kB */
+extern int tegro_max_request_size; /* kB */
+extern int tegro_connect_timeout;  /* ms */
+extern int tegro_timeout;		   /* ms */
 extern int tegro_read_retries;
 extern int tegro_max_concurrency;
 

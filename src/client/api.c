@@ -253,12 +253,59 @@ tegro_api_share_keys(TegroCall *call, const TegroCall *other)
 	call->state->keys = other->state->keys;
 }
 
+/* shop_id as the body holds it */
+static const char *
+shop_json(const TegroCall *call)
+{
+	struct TegroCallState *state = call->state;
+
+	if (state->shop_json == NULL)
+	{
+		StringInfoData json;
+		size_t len;
+
+		initStringInfo(&json);
+		escape_json(&json, call->shop_id);
+		state->shop_json = to_php(json.data, &len);
+	}
+	return state->shop_json;
+}
+
+/*
+ * Begins a body: all before the nonce, and all between it and the parameters,
+ * are these.
+ */
+#define BODY_BEGIN "{\"nonce\":"
+#define BODY_SHOP  ",\"shop_id\":"
+
+/* Digits of the nonces that are sent. */
+#define NONCE_LEN 16
+
+/*
+ * Refuses a body that is larger than a request of this provider can be.  What
+ * is in the outbox already is not asked: it was let in under another limit.
+ */
+static void
+check_size(const TegroCall *call)
+{
+	size_t size = strlen(BODY_BEGIN) + NONCE_LEN + strlen(BODY_SHOP) +
+		strlen(shop_json(call)) + call->state->rest_len;
+
+	if (size > (size_t) tegro_max_request_size * 1024)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("request is too large"),
+				 errdetail("Its body has %zu bytes; tegro.max_request_size allows %d kB.",
+						   size, tegro_max_request_size)));
+}
+
 TegroCall *
 tegro_api_prepare(const char *method, Jsonb *params, Oid role)
 {
 	TegroCall *call = tegro_api_prepare_for_shop(method, params, NULL, role);
 
 	tegro_parameters_check(call->method, call->params);
+	check_size(call);
 	return call;
 }
 
@@ -333,23 +380,13 @@ tegro_api_build(TegroCall *call)
 	TegroRequest request;
 	StringInfoData body;
 
-	if (state->shop_json == NULL)
-	{
-		StringInfoData shop_json;
-		size_t len;
-
-		initStringInfo(&shop_json);
-		escape_json(&shop_json, call->shop_id);
-		state->shop_json = to_php(shop_json.data, &len);
-	}
-
 	Assert(state->rest != NULL);
 	request.url = psprintf("%s/%s/", tegro_api_url, call->method->name);
 	request.nonce = tegro_nonce_next();
 
 	initStringInfo(&body);
-	appendStringInfo(&body, "{\"nonce\":" INT64_FORMAT ",\"shop_id\":%s",
-					 request.nonce, state->shop_json);
+	appendStringInfo(&body, BODY_BEGIN INT64_FORMAT BODY_SHOP "%s",
+					 request.nonce, shop_json(call));
 	/* "rest" is an object: its brace becomes a comma, if anything follows */
 	if (state->rest_len > 2)
 		appendStringInfoChar(&body, ',');

@@ -64,6 +64,7 @@ typedef struct TegroItem
 	Jsonb *answer;			   /* NULL: none */
 	char *callback;			   /* NULL: none */
 	char *message;			   /* NULL: none */
+	Size size;				   /* of its parameters and answer, in bytes */
 
 	/*
 	 * Of a notification, which inbox.c claims and settles: "params" are its

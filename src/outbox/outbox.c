@@ -275,6 +275,8 @@ read_item(int row, char **identity)
 	item->answer = tegro_ledger_jsonb(row, 14);
 	item->callback = tegro_ledger_text(row, 15);
 	item->message = tegro_ledger_text(row, 16);
+	item->size = VARSIZE(item->params) +
+		(item->answer ? VARSIZE(item->answer) : 0);
 	return item;
 }
 
@@ -635,21 +637,26 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	int64 now_us = tegro_clock_us();
 	TimestampTz lease_until;
 	int nfound;
+	int nread = 0;
+	Size size = 0;
 	ListCell *cell;
 	TegroLedgerScope scope;
 	bool isnull;
 
-	Assert(claim->max > 0);
+	Assert(claim->max > 0 && claim->max_size > 0);
 	Assert(IsTransactionState());
 	tegro_ledger_enter(ledger, &scope);
 	nfound = find_due(ledger, TEGRO_STMT_DUE, claim, now);
 	Assert(nfound >= 0 && nfound <= claim->max);
 	claim->full = nfound == claim->max;
 
-	/* the rows first: what follows runs statements of its own */
+	/*
+	 * The rows first: what follows runs statements of its own.  What is large is
+	 * stored apart, and read only here; rows beyond the budget stay as they are.
+	 */
 	found = palloc((nfound + 1) * sizeof(TegroItem *));
 	identities = palloc((nfound + 1) * sizeof(char *));
-	for (int i = 0; i < nfound; i++)
+	for (int i = 0; i < nfound && (i == 0 || size < claim->max_size); i++)
 	{
 		MemoryContext context = AllocSetContextCreate(caller, "tegro request",
 													  ALLOCSET_DEFAULT_SIZES);
@@ -657,8 +664,14 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 
 		found[i] = read_item(i, &identities[i]);
 		found[i]->claimed_us = now_us;
+		size += found[i]->size;
+		nread++;
 		MemoryContextSwitchTo(old);
 	}
+	if (nread < nfound)
+		claim->full = true;
+	nfound = nread;
+	claim->max_size -= Min(size, claim->max_size);
 	if (nfound > 0)
 		claim->after = DatumGetTimestampTz(
 			tegro_ledger_column(nfound - 1, 17, &isnull));

@@ -37,6 +37,8 @@ extern int64 tegro_outbox_enqueue(const TegroLedger *ledger,
 typedef struct TegroClaim
 {
 	int max;				   /* at most so many requests */
+	/* and no more once they have so many bytes; out: what is left of that */
+	Size max_size;
 	bool fast;				   /* pass over what is due before "after" */
 	TimestampTz after;		   /* in: see fast; out: where it got to */
 	TegroPauses *pauses;	   /* requests whose shop and key rest stay */

@@ -93,6 +93,12 @@
 #define GATHER_US		5000
 #define GATHER_PAUSE_MS 1
 
+/*
+ * Bytes of parameters and answers that are in memory at a time, before one more
+ * request is claimed: a few large ones must not take what the server needs.
+ */
+#define MAX_SIZE (4 * 1024 * 1024)
+
 /* How often the failure of a claim is logged, at most. */
 #define TROUBLE_MS (60 * 1000)
 
@@ -580,7 +586,44 @@ places_with_slots(Loop *loop, int places)
 	return tegro_transport_slots(places);
 }
 
-/* How many requests may be sent now, by the places, the slots and the rate. */
+/*
+ * How many bytes requests that are claimed now may have.  What was given up is
+ * listened to only as long as it keeps no memory from those that wait; what is
+ * only to be written does not count, or a row that someone holds would keep the
+ * others waiting.
+ */
+static Size
+free_size(Loop *loop)
+{
+	Size size = 0;
+	ListCell *cell;
+
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (!item->ruled)
+			size += item->size;
+	}
+	foreach(cell, loop->items)
+	{
+		TegroItem *item = lfirst(cell);
+
+		if (size < MAX_SIZE)
+			break;
+		if (!item->given_up || item->ruled)
+			continue;
+		size -= item->size;
+		loop->items = foreach_delete_current(loop->items, cell);
+		MemoryContextDelete(item->context);
+	}
+	return size < MAX_SIZE ? MAX_SIZE - size : 0;
+}
+
+/*
+ * How many requests may be sent now, by the places, the memory, the slots and
+ * the rate.
+ */
 static int
 free_places(Loop *loop)
 {
@@ -605,6 +648,8 @@ free_places(Loop *loop)
 		places = Min(places, (int) loop->tokens);
 	}
 	Assert(places <= tegro_max_concurrency);
+	if (places > 0 && free_size(loop) == 0)
+		places = 0;
 	return places_with_slots(loop, Max(places, 0));
 }
 
@@ -684,6 +729,7 @@ claim_requests(Loop *loop, TegroClaim *claim, int places)
 
 	Assert(places > 0);
 	claim->max = places;
+	claim->max_size = free_size(loop);
 	claim->fast = now < next_sweep_us(loop);
 	claimed = tegro_outbox_claim(&loop->ledger, claim);
 	if (claim->fast && !claim->full && !rest)
@@ -691,8 +737,8 @@ claim_requests(Loop *loop, TegroClaim *claim, int places)
 		/* the end of the backlog, or so it seems: look everywhere */
 		claim->fast = false;
 		claim->max = places - list_length(claimed);
-		claim->full = claim->max <= 0;
-		if (claim->max > 0)
+		claim->full = claim->max <= 0 || claim->max_size == 0;
+		if (!claim->full)
 			claimed = list_concat(claimed,
 								  tegro_outbox_claim(&loop->ledger, claim));
 	}
@@ -920,6 +966,7 @@ claim_one_by_one(Loop *loop, List *rows, int places, bool *progress)
 	Listing listing = {context, places, rows};
 	List *claimed = NIL;
 	List *locked = NIL;
+	Size size = free_size(loop);
 	ErrorData *error = NULL;
 	ListCell *cell;
 
@@ -933,11 +980,12 @@ claim_one_by_one(Loop *loop, List *rows, int places, bool *progress)
 		TegroRow *row = lfirst(cell);
 		Single single = {.row = *row,
 						 .claim = {.max = 1,
+								   .max_size = size,
 								   .only = row->id,
 								   .pauses = loop->pauses,
 								   .identity = loop->identity}};
 
-		if (list_length(claimed) >= places)
+		if (list_length(claimed) >= places || size == 0)
 			break;
 		if (error)
 			FreeErrorData(error);
@@ -953,6 +1001,7 @@ claim_one_by_one(Loop *loop, List *rows, int places, bool *progress)
 			MemoryContext old = MemoryContextSwitchTo(loop->context);
 
 			tegro_asides_remove(loop->asides, *row);
+			size = single.claim.max_size;
 			if (single.claimed != NIL)
 			{
 				TegroItem *item = linitial(single.claimed);
