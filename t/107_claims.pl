@@ -205,6 +205,58 @@ subtest 'fault 51: large requests' => sub {
 	cmp_ok($more, '<', 80_000, 'a few at a time');
 };
 
+subtest 'faults 48, 49: retention, a foreign key, and a lock' => sub {
+	my $mark = log_mark($node);
+	my $pid = worker_pid($node);
+	my $holder = session($node);
+	my $kept = q{reference IN ('size 2', 'huge 3')};
+
+	query_ok($_) foreach 'CREATE TABLE my_orders (request bigint PRIMARY KEY REFERENCES tegro_outbox)',
+	  "INSERT INTO my_orders SELECT id FROM tegro_outbox WHERE $kept";
+	is(count_rows(q{reference LIKE 'huge %' AND state = 'done'}), 32, 'many are finished');
+	sleep 2.5;
+	$sandbox->fault('createOrder', 'execute_then_hold', ms => 600);
+	enqueue($session, 'createOrder', 'in flight under a lock');
+	wait_for_row($node, 'in flight under a lock', 'sending');
+	$holder->query('BEGIN; LOCK TABLE tegro_attempt IN SHARE MODE');
+	set_server($node, { 'tegro.retention' => '2s' }, $session);
+	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /old requests of the tegro outbox could not be deleted: .*lock timeout/; }, 10),
+		'retention meets a lock');
+	sleep 1.2;
+	$holder->query('COMMIT');
+	$holder->close;
+	healthy_ok('when the lock is gone, an order goes out');
+	my $row = wait_for_row($node, 'in flight under a lock', 'done', 'unknown');
+	is($row->{state}, 'done', 'the answer that came meanwhile is taken');
+	is($row->{attempts}, 1, 'of the only attempt');
+	ok(wait_until(sub { sleep 0.05; return count_rows(q{reference LIKE 'huge %'}) == 1; }, 30),
+		'all go but those that the key keeps');
+	is(count_rows($kept), 2, 'these stay');
+	healthy_ok('orders go out beside that') foreach 1 .. 2;
+	is(worker_pid($node), $pid, 'the worker is the same');
+	my $lines = () = log_since($node, $mark) =~ /could not be deleted/g;
+	is($lines, 1, 'and the log is not filled');
+	set_server($node, { 'tegro.retention' => undef }, $session);
+	query_ok('DROP TABLE my_orders');
+};
+
+subtest 'fault 53: deliver_after of what another database enqueued' => sub {
+	set_server($node, { 'tegro.delivery' => 'off' });
+	foreach my $after ('1 hour', '0')
+	{
+		query_ok(qq{SELECT tegro_enqueue('createOrder', '{"order_id": "after $after", "amount": 1, "currency": "RUB"}',
+			deliver_after => now() + interval '$after')});
+	}
+	query_ok(q{UPDATE tegro_outbox SET identity = '1/1/1/1' WHERE reference LIKE 'after %'});
+	query_ok(q{SELECT tegro_arm('taken over')});
+	is(query_ok(q{SELECT string_agg(state || ' ' || (next_at > now() + interval '50 min') || ' '
+		|| (unknown_since > now() + interval '50 min'), ', ' ORDER BY id) FROM tegro_outbox WHERE reference LIKE 'after %'}),
+		'unknown true true, unknown false false', 'one that was to wait still does');
+	set_server($node, { 'tegro.delivery' => undef });
+	ok(defined took_ms('after 0', 1), 'the other is looked up and sent');
+	is(count_rows(q{reference = 'after 1 hour' AND state = 'unknown'}), 1, 'and that one is not');
+};
+
 # the last: it cannot be mended
 subtest 'fault 50: parameters that cannot be read' => sub {
 	query_ok(q{ALTER TABLE tegro_outbox ALTER params SET STORAGE EXTERNAL});

@@ -36,7 +36,7 @@ extern int64 tegro_outbox_enqueue(const TegroLedger *ledger,
 /* What tegro_outbox_claim() is asked for, and tells. */
 typedef struct TegroClaim
 {
-	int max;				   /* at most so many requests */
+	int max; /* at most so many requests */
 	/* and no more once they have so many bytes; out: what is left of that */
 	Size max_size;
 	bool fast;				   /* pass over what is due before "after" */
@@ -123,12 +123,15 @@ extern bool tegro_outbox_check_identity(const TegroLedger *ledger,
 										const char *identity, char **detail);
 
 /*
- * Deletes requests that finished before "before", of the next thousand whose
+ * Deletes requests that finished before "before", of the next "max" whose
  * numbers are greater than "after".  Returns where it got to, from which the
  * next call goes on; 0: to the end.
  */
 extern int64 tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before,
-								 int64 after);
+								 int64 after, int max);
+
+/* The number of the next request, in their order, after a number; 0: none. */
+extern int64 tegro_outbox_next_id(const TegroLedger *ledger, int64 after);
 
 /* Is a transaction of this database prepared, so that rows may appear? */
 extern bool tegro_outbox_any_prepared(void);

@@ -312,6 +312,8 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " SELECT CASE WHEN count(*) = $2 AND min(enqueued_at) < $1 THEN max(id) ELSE 0 END FROM seen",
 		 3,
 		 {TIMESTAMPTZOID, INT4OID, INT8OID}},
+	[TEGRO_STMT_NEXT_ID] =
+		{"SELECT min(id) FROM %1$s.tegro_outbox WHERE id > $1", 1, {INT8OID}},
 	[TEGRO_STMT_OUTCOME] =
 		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin,"
 		 /* no send is on record, here or elsewhere, that somebody decided about */
@@ -377,10 +379,17 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " AND state IN ('review', 'unknown')",
 		 4,
 		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
-	/* those of another server: $1 is this one */
+/*
+	 * Those of another server: $1 is this one.  One that was to wait until a
+	 * time still does, and the doubt about it begins then.
+	 */
+#define ARM_AT \
+	"CASE WHEN state = 'ready' THEN greatest(next_at, clock_timestamp()) ELSE clock_timestamp() END"
 	[TEGRO_STMT_ARM_ORDERS] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		 " lease = lease + 1, lease_until = NULL, unknown_since = clock_timestamp(), identity = $1, message = $2"
+		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = " ARM_AT
+		 ", absent = 0, failures = 0,"
+		 " lease = lease + 1, lease_until = NULL, unknown_since = " ARM_AT
+		 ", identity = $1, message = $2"
 		 " WHERE identity <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
 		 2,
 		 {TEXTOID, TEXTOID}},

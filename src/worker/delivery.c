@@ -118,8 +118,16 @@
 /* How often it is tried to settle a request whose row someone holds. */
 #define HELD_MS 1000
 
-/* The pause between the parts in which old requests are deleted. */
-#define FORGET_MS 1000
+/*
+ * The pause between the parts in which old requests are deleted, and how many
+ * are looked at in one part: together, or one by one where one cannot go.
+ */
+#define FORGET_MS	 1000
+#define FORGET_MAX	 1000
+#define FORGET_ALONE 32
+
+/* How often it is logged that some cannot go, at most. */
+#define FORGET_LOG_MS (10 * 60 * 1000)
 
 /* What the loop keeps between rounds. */
 typedef struct Loop
@@ -154,7 +162,10 @@ typedef struct Loop
 	double tokens; /* of tegro.rate_limit */
 	int64 tokens_us;
 	int64 forgot_us;
-	int64 forgot_to; /* how far, by number; 0: all were looked at */
+	int64 forgot_to;   /* how far, by number; 0: all were looked at */
+	bool forget_owed;  /* there is more to look at, before long */
+	bool forget_alone; /* one by one: one of the last could not go */
+	int64 forget_logged_us;
 } Loop;
 
 
@@ -1286,7 +1297,7 @@ wait_ms(Loop *loop, int places)
 	until_us = tegro_pauses_until(loop->pauses, until_us);
 	if (places > 0)
 		until_us = tegro_asides_until(loop->asides, until_us);
-	if (tegro_retention > 0 && loop->forgot_to > 0)
+	if (tegro_retention > 0 && loop->forget_owed)
 		until_us = Min(until_us,
 					   loop->forgot_us + FORGET_MS * INT64CONST(1000));
 	foreach(cell, loop->items)
@@ -1343,15 +1354,58 @@ wind_down(Loop *loop)
 	settle_held(loop, true);
 }
 
+/* Looks at the next requests; arg is how many, an int. */
 static void
 forget_some(Loop *loop, void *arg)
 {
-	loop->forgot_to =
-		tegro_outbox_forget(&loop->ledger,
-							TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														-tegro_retention *
-															INT64CONST(1000)),
-							loop->forgot_to);
+	TimestampTz before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 -tegro_retention *
+														 INT64CONST(1000));
+
+	loop->forgot_to = tegro_outbox_forget(&loop->ledger, before,
+										  loop->forgot_to, *(int *) arg);
+}
+
+static void
+pass_one(Loop *loop, void *arg)
+{
+	loop->forgot_to = tegro_outbox_next_id(&loop->ledger, loop->forgot_to);
+}
+
+/*
+ * As forget_some(), one by one: where one cannot go, the others do.  Returns the
+ * last error, or NULL.
+ */
+static ErrorData *
+forget_one_by_one(Loop *loop)
+{
+	int one = 1;
+	ErrorData *last = NULL;
+
+	for (int i = 0; i < FORGET_ALONE; i++)
+	{
+		ErrorData *error = try_to(loop, forget_some, &one);
+
+		if (error)
+		{
+			bool passes = is_of_row(error) && !is_conflict(error);
+
+			if (last)
+				FreeErrorData(last);
+			last = error;
+			if (!passes)
+				break;
+			error = try_to(loop, pass_one, NULL);
+			if (error)
+			{
+				FreeErrorData(error);
+				break;
+			}
+		}
+		if (loop->forgot_to == 0)
+			break;
+	}
+	return last;
 }
 
 /*
@@ -1363,7 +1417,8 @@ static void
 forget_old(Loop *loop)
 {
 	int64 now = tegro_clock_us();
-	int64 pause_ms = loop->forgot_to > 0 ? FORGET_MS : SWEEP_MS;
+	int64 pause_ms = loop->forget_owed ? FORGET_MS : SWEEP_MS;
+	int max = FORGET_MAX;
 	ErrorData *error;
 
 	if (tegro_retention <= 0 || is_stopped(loop) ||
@@ -1371,22 +1426,41 @@ forget_old(Loop *loop)
 		return;
 	loop->forgot_us = now;
 	begin(loop);
-	error = try_to(loop, forget_some, NULL);
+	error = loop->forget_alone ? forget_one_by_one(loop)
+							   : try_to(loop, forget_some, &max);
 	commit(loop);
+	loop->forget_owed = loop->forgot_to > 0;
 	if (error == NULL)
+	{
+		loop->forget_alone = false;
 		return;
+	}
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 		error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 		ReThrowError(error);
-	loop->forgot_to = 0;
 	if (tegro_guard_stopped(error))
+	{
+		loop->forgot_to = 0;
+		loop->forget_owed = false;
 		stop(loop, error);
+	}
 	else
-		ereport(LOG,
-				(errcode(error->sqlerrcode),
-				 errmsg("old requests of the tegro outbox could not be deleted: %s",
-						error->message),
-				 error->detail ? errdetail_internal("%s", error->detail) : 0));
+	{
+		/* the same again, soon: alone, unless somebody is only in the way */
+		if (!loop->forget_alone || is_conflict(error))
+			loop->forget_owed = true;
+		loop->forget_alone = is_of_row(error) && !is_conflict(error);
+		if (loop->forget_logged_us == 0 ||
+			now - loop->forget_logged_us > FORGET_LOG_MS * INT64CONST(1000))
+		{
+			loop->forget_logged_us = now;
+			ereport(LOG,
+					(errcode(error->sqlerrcode),
+					 errmsg("old requests of the tegro outbox could not be deleted: %s",
+							error->message),
+					 error->detail ? errdetail_internal("%s", error->detail) : 0));
+		}
+	}
 	FreeErrorData(error);
 }
 
@@ -1440,25 +1514,40 @@ check(Loop *loop)
 	return allowed ? TEGRO_NOTHING_DUE : TEGRO_DELIVERY_HELD;
 }
 
+static void
+see_callbacks(Loop *loop, void *arg)
+{
+	*(bool *) arg = tegro_outbox_callbacks_wait(&loop->ledger);
+}
+
 /* Has nothing been left to do for long enough? */
 static bool
 idle_for_long(Loop *loop)
 {
 	bool prepared;
-	bool callbacks;
+	bool callbacks = false;
+	ErrorData *error;
 
 	/* a worker that knows of a pause must stay, or the next would send for it */
 	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
 		tegro_pauses_any(loop->pauses) || tegro_asides_any(loop->asides) ||
-		(tegro_retention > 0 && loop->forgot_to > 0))
+		(tegro_retention > 0 && loop->forget_owed))
 	{
 		loop->idle_since_us = tegro_clock_us();
 		return false;
 	}
 	begin(loop);
 	prepared = tegro_outbox_any_prepared();
-	callbacks = tegro_outbox_callbacks_wait(&loop->ledger);
+	error = try_to(loop, see_callbacks, &callbacks);
 	commit(loop);
+	if (error)
+	{
+		/* somebody has the table locked, say: it will be seen */
+		FreeErrorData(error);
+		loop->next_us = tegro_clock_us() + PREPARED_MS * INT64CONST(1000);
+		loop->idle_since_us = tegro_clock_us();
+		return false;
+	}
 	if (callbacks)
 	{
 		/* there was no slot for it */

@@ -132,7 +132,7 @@ static void
 force_settings_of_deliverer(void)
 {
 	/* a row that someone holds must not hold up the others for long */
-	tegro_session_force("lock_timeout", "250ms");
+	tegro_session_force("lock_timeout", "20ms");
 	for (int i = 0; i < TEGRO_N_PLANNER_SETTINGS; i++)
 		tegro_session_force(tegro_ledger_planner_settings[i], "off");
 	tegro_session_force("jit", "off");
