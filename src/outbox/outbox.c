@@ -58,6 +58,9 @@
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 
+/* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
+#define FORGET_MAX 1000
+
 /* Longest name of a parameter that is shown, in bytes. */
 #define MAX_NAME_LEN 64
 
@@ -1037,11 +1040,10 @@ tegro_outbox_count_due(const TegroLedger *ledger, int64 max)
 }
 
 int64
-tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after,
-					int max)
+tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after)
 {
 	TegroLedgerScope scope;
-	Datum values[3] = {TimestampTzGetDatum(before), Int32GetDatum(max),
+	Datum values[3] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX),
 					   Int64GetDatum(after)};
 	bool isnull;
 	int64 reached;
@@ -1052,21 +1054,6 @@ tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after,
 	Assert(!isnull && (reached == 0 || reached > after));
 	tegro_ledger_leave(&scope);
 	return reached;
-}
-
-int64
-tegro_outbox_next_id(const TegroLedger *ledger, int64 after)
-{
-	TegroLedgerScope scope;
-	Datum values[1] = {Int64GetDatum(after)};
-	int64 id;
-	bool isnull;
-
-	tegro_ledger_enter(ledger, &scope);
-	(void) tegro_ledger_run(ledger, TEGRO_STMT_NEXT_ID, values, NULL);
-	id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
-	tegro_ledger_leave(&scope);
-	return isnull ? 0 : id;
 }
 
 bool

@@ -123,15 +123,12 @@ extern bool tegro_outbox_check_identity(const TegroLedger *ledger,
 										const char *identity, char **detail);
 
 /*
- * Deletes requests that finished before "before", of the next "max" whose
+ * Deletes requests that finished before "before", of the next thousand whose
  * numbers are greater than "after".  Returns where it got to, from which the
  * next call goes on; 0: to the end.
  */
 extern int64 tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before,
-								 int64 after, int max);
-
-/* The number of the next request, in their order, after a number; 0: none. */
-extern int64 tegro_outbox_next_id(const TegroLedger *ledger, int64 after);
+								 int64 after);
 
 /* Is a transaction of this database prepared, so that rows may appear? */
 extern bool tegro_outbox_any_prepared(void);

@@ -312,8 +312,6 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " SELECT CASE WHEN count(*) = $2 AND min(enqueued_at) < $1 THEN max(id) ELSE 0 END FROM seen",
 		 3,
 		 {TIMESTAMPTZOID, INT4OID, INT8OID}},
-	[TEGRO_STMT_NEXT_ID] =
-		{"SELECT min(id) FROM %1$s.tegro_outbox WHERE id > $1", 1, {INT8OID}},
 	[TEGRO_STMT_OUTCOME] =
 		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin,"
 		 /* no send is on record, here or elsewhere, that somebody decided about */

@@ -118,13 +118,8 @@
 /* How often it is tried to settle a request whose row someone holds. */
 #define HELD_MS 1000
 
-/*
- * The pause between the parts in which old requests are deleted, and how many
- * are looked at in one part: together, or one by one where one cannot go.
- */
-#define FORGET_MS	 1000
-#define FORGET_MAX	 1000
-#define FORGET_ALONE 32
+/* The pause between the parts in which old requests are deleted. */
+#define FORGET_MS 1000
 
 /* How often it is logged that some cannot go, at most. */
 #define FORGET_LOG_MS (10 * 60 * 1000)
@@ -162,9 +157,8 @@ typedef struct Loop
 	double tokens; /* of tegro.rate_limit */
 	int64 tokens_us;
 	int64 forgot_us;
-	int64 forgot_to;   /* how far, by number; 0: all were looked at */
-	bool forget_owed;  /* there is more to look at, before long */
-	bool forget_alone; /* one by one: one of the last could not go */
+	int64 forgot_to;  /* how far, by number; 0: all were looked at */
+	bool forget_owed; /* there is more to look at, before long */
 	int64 forget_logged_us;
 } Loop;
 
@@ -1354,7 +1348,6 @@ wind_down(Loop *loop)
 	settle_held(loop, true);
 }
 
-/* Looks at the next requests; arg is how many, an int. */
 static void
 forget_some(Loop *loop, void *arg)
 {
@@ -1363,62 +1356,20 @@ forget_some(Loop *loop, void *arg)
 														 INT64CONST(1000));
 
 	loop->forgot_to = tegro_outbox_forget(&loop->ledger, before,
-										  loop->forgot_to, *(int *) arg);
-}
-
-static void
-pass_one(Loop *loop, void *arg)
-{
-	loop->forgot_to = tegro_outbox_next_id(&loop->ledger, loop->forgot_to);
-}
-
-/*
- * As forget_some(), one by one: where one cannot go, the others do.  Returns the
- * last error, or NULL.
- */
-static ErrorData *
-forget_one_by_one(Loop *loop)
-{
-	int one = 1;
-	ErrorData *last = NULL;
-
-	for (int i = 0; i < FORGET_ALONE; i++)
-	{
-		ErrorData *error = try_to(loop, forget_some, &one);
-
-		if (error)
-		{
-			bool passes = is_of_row(error) && !is_conflict(error);
-
-			if (last)
-				FreeErrorData(last);
-			last = error;
-			if (!passes)
-				break;
-			error = try_to(loop, pass_one, NULL);
-			if (error)
-			{
-				FreeErrorData(error);
-				break;
-			}
-		}
-		if (loop->forgot_to == 0)
-			break;
-	}
-	return last;
+										  loop->forgot_to);
 }
 
 /*
  * Deletes what was kept long enough: a part at a time, all of it in turn, and
  * then not for a while.  Where it fails, delivery goes on: a foreign key of
- * another table can keep a row, and somebody can have a table locked.
+ * another table can refer to rows (guard.c), and somebody can have a table
+ * locked, who is asked again soon.
  */
 static void
 forget_old(Loop *loop)
 {
 	int64 now = tegro_clock_us();
 	int64 pause_ms = loop->forget_owed ? FORGET_MS : SWEEP_MS;
-	int max = FORGET_MAX;
 	ErrorData *error;
 
 	if (tegro_retention <= 0 || is_stopped(loop) ||
@@ -1426,40 +1377,28 @@ forget_old(Loop *loop)
 		return;
 	loop->forgot_us = now;
 	begin(loop);
-	error = loop->forget_alone ? forget_one_by_one(loop)
-							   : try_to(loop, forget_some, &max);
+	error = try_to(loop, forget_some, NULL);
 	commit(loop);
-	loop->forget_owed = loop->forgot_to > 0;
+	loop->forget_owed = error ? is_conflict(error) : loop->forgot_to > 0;
 	if (error == NULL)
-	{
-		loop->forget_alone = false;
 		return;
-	}
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 		error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 		ReThrowError(error);
 	if (tegro_guard_stopped(error))
 	{
 		loop->forgot_to = 0;
-		loop->forget_owed = false;
 		stop(loop, error);
 	}
-	else
+	else if (loop->forget_logged_us == 0 ||
+			 now - loop->forget_logged_us > FORGET_LOG_MS * INT64CONST(1000))
 	{
-		/* the same again, soon: alone, unless somebody is only in the way */
-		if (!loop->forget_alone || is_conflict(error))
-			loop->forget_owed = true;
-		loop->forget_alone = is_of_row(error) && !is_conflict(error);
-		if (loop->forget_logged_us == 0 ||
-			now - loop->forget_logged_us > FORGET_LOG_MS * INT64CONST(1000))
-		{
-			loop->forget_logged_us = now;
-			ereport(LOG,
-					(errcode(error->sqlerrcode),
-					 errmsg("old requests of the tegro outbox could not be deleted: %s",
-							error->message),
-					 error->detail ? errdetail_internal("%s", error->detail) : 0));
-		}
+		loop->forget_logged_us = now;
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("old requests of the tegro outbox could not be deleted: %s",
+						error->message),
+				 error->detail ? errdetail_internal("%s", error->detail) : 0));
 	}
 	FreeErrorData(error);
 }
