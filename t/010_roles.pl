@@ -512,15 +512,18 @@ subtest 'fault 98: a role gets another key without a reload' => sub {
 	enqueue_as('thief', order('moved1'));
 	ok(wait_until(sub { return row($node, 'moved1')->{attempts} == 0 && (row($node, 'moved1')->{sqlstate} // '') eq 'TG001' }),
 		'its key is refused');
+	# the worker finds another request before one of a good key, and from then on
+	# passes over the role
+	enqueue_as('thief', order('moved2'));
+	time_order('order_taker', 'moved3');
 	do_as('postgres', 'GRANT good_key TO thief');
-	enqueue_as('order_taker', order('moved2'));
 	wait_until(
 		sub {
 			# any commit has the worker look
 			enqueue_as('order_taker', order('wake' . int(1000 * time)));
-			return row($node, 'moved1')->{state} eq 'done';
+			return row($node, 'moved1')->{state} eq 'done' && row($node, 'moved2')->{state} eq 'done';
 		}, 30);
-	is(row($node, 'moved1')->{state}, 'done', 'with the key of a role that it became a member of, it is sent');
+	is(row($node, $_)->{state}, 'done', "with the key of a role that it became a member of, $_ is sent") foreach qw(moved1 moved2);
 	do_as('postgres', 'REVOKE good_key FROM thief');
 	write_credentials();
 	reload_conf($node);
