@@ -197,7 +197,7 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.lease_until IS 'until when the delive
 COMMENT ON COLUMN @extschema@.tegro_outbox.attempts IS 'how often it was sent, or may have been';
 COMMENT ON COLUMN @extschema@.tegro_outbox.failures IS 'attempts and look-ups in a row that came to nothing; the wait between them grows with it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.absent IS 'look-ups in a row that did not find it';
-COMMENT ON COLUMN @extschema@.tegro_outbox.unknown_since IS 'when its outcome became unknown';
+COMMENT ON COLUMN @extschema@.tegro_outbox.unknown_since IS 'when its outcome became unknown, or when it came to review after that; null if no send of it was ever in doubt';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by IS 'role that enqueued it; its keys are used, and it runs the callback';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_at IS 'start of the transaction that enqueued it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.finished_at IS 'when it became done, failed or cancelled';

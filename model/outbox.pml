@@ -25,9 +25,8 @@
  */
 
 /* What is delivered: -DROW=... */
-#define PAYOUT		1	/* with tegro.withdrawal_unknown = review */
-#define RESEND		2	/* a payout, with "resend" */
-#define ORDER		3
+#define PAYOUT		1
+#define ORDER		2
 #ifndef ROW
 #define ROW		PAYOUT
 #endif

@@ -83,7 +83,7 @@ SELECT count(*) FROM tegro_outbox WHERE reference = 'W12';
 
 -- With a key of the session's own: what is not accepted under it is not sent
 -- again under the server's.
-\! curl -sS -o /dev/null -d '{"method": "createWithdrawal", "times": 1, "action": "answer", "status": 429, "body": ""}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+\! curl -sS -o /dev/null -d '{"method": "createWithdrawal", "times": 1, "action": "answer", "status": 200, "body": "{\"type\": \"error\", \"desc\": \"Wrong authorization token\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SET tegro.api_key = 'a key of the session';
 SELECT tegro_create_withdrawal('{"payment_id": "W13", "amount": 1, "currency": "RUB", "account": "4111"}');
 \echo :LAST_ERROR_SQLSTATE
@@ -96,13 +96,17 @@ SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'W13';
 SELECT tegro_wait(id) ->> 'type' AS type FROM tegro_outbox WHERE reference = 'W13';
 
 -- Where it is not over in time, it goes on, and the caller is told so.
-\! curl -sS -o /dev/null -d '{"method": "createWithdrawal", "action": "answer", "status": 429, "headers": {"Retry-After": "60"}, "body": ""}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
+\! curl -sS -o /dev/null -d '{"method": "createWithdrawal", "times": -1, "action": "answer", "status": 200, "body": "{\"type\": \"error\", \"desc\": \"Wrong authorization token\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SET tegro.timeout = '3s';
 SELECT tegro_create_withdrawal('{"payment_id": "W14", "amount": 1, "currency": "RUB", "account": "4111"}');
 \echo :LAST_ERROR_SQLSTATE
 RESET tegro.timeout;
 SELECT tegro_cancel(id) FROM tegro_outbox WHERE reference = 'W14';
 SELECT tegro_create_withdrawal('{"payment_id": "W14", "amount": 1, "currency": "RUB", "account": "4111"}');
+
+\! curl -sS -o /dev/null -X DELETE "$TEGRO_SANDBOX_URL/_sandbox/fault"
+-- the worker pauses until then
+SELECT pg_reload_conf();
 
 -- Its worker can't begin: nothing is sent, and nothing is on record.
 UPDATE pg_database SET datallowconn = false WHERE datname = current_database();

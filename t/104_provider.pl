@@ -460,8 +460,7 @@ story(
 			[ 'answer', status => 200, body => '{"type":"error","desc":""}' ],
 			[ 'answer', status => 200, body => '{"type":"error"}' ],
 			[ 'answer', status => 200, body => '' ],
-			[ 'answer', status => 200, body => '{"type":"success","data":null}' ],
-			[ 'answer', status => 200, body => '{"type":"success","data":[]}' ],
+			[ 'answer', status => 200, body => '{"type":"success"}' ],
 			[ 'answer', status => 200, body => '{"type":"success","data":"none"}' ],
 			[ 'hold', ms => 1200 ]);
 
@@ -524,17 +523,17 @@ story(
 			'another amount' => [ { amount => '10.01', currency => 'RUB', account => '4111' }, 'review' ],
 			'another account' => [ { amount => '10.00000000', currency => 'RUB', account => '4112' }, 'review' ],
 			'another currency' => [ { amount => '10.00', currency => 'USD', account => '4111' }, 'review' ],
-			'an amount that is none' => [ { amount => 'ten', currency => 'RUB', account => '4111' }, 'review' ],
 			'the same, written otherwise' => [ { amount => '0010.000', currency => 'RUB', account => '4111' }, 'done' ],
 			'the same as a number' => [ { amount => 10, currency => 'RUB', account => 4111 }, 'done' ],
-			'less fields' => [ { id => 5, amount => undef }, 'done' ]);
+			'less fields' => [ { amount => 10, currency_id => 7, account => undef }, 'done' ]);
 		my $number = 0;
 		foreach my $name (sort keys %other)
 		{
 			my ($data, $state) = @{ $other{$name} };
 			my $reference = 'W-other-' . ++$number;
 
-			$sandbox->fault('withdrawal', 'answer', status => 200, body => $json->encode({ type => 'success', desc => '', data => $data }));
+			$sandbox->fault('withdrawal', 'answer', status => 200,
+				body => $json->encode({ type => 'success', desc => '', data => { %$data, payment_id => $reference } }));
 			meet($reference, 'execute_then_close');
 			is(wait_state($reference, 'review|done'), $state, "fault 32: a look-up that finds $name: $state");
 			# not to be looked up again: the next answer is for the next
@@ -546,14 +545,227 @@ story(
 		$sandbox->fault('withdrawal', 'answer', status => 200,
 			body => $json->encode({ type => 'success', desc => '', data => { payment_id => 'w-OTHER-8', amount => 10 } }));
 		meet('W-other-8', 'execute_then_close');
-		is(wait_state('W-other-8', 'review|done'), 'review', 'fault 32: a look-up that finds another number: review');
-		$session->query(q{UPDATE tegro_outbox SET next_at = NULL WHERE reference = 'W-other-8'});
+		ok(becomes_true(q{SELECT message = 'the look-up''s answer is about another number' FROM tegro_outbox
+			WHERE reference = 'W-other-8'}), 'fault 32: a look-up that finds another number proves nothing');
+		settled('fault 32: the next look-up finds it', 'W-other-8', 'done', 1);
 		$session->query(q{SELECT tegro_resolve(id, 'done', 'checked') FROM tegro_outbox WHERE state = 'review'
 			AND reference LIKE 'W-other%'});
 		# one that the body writes otherwise
 		meet('O-/7', 'execute_then_close');
 		settled('an order whose number has a slash', 'O-/7', 'done', 1);
 		agree();
+	});
+
+
+#
+# 57 to 60, 62: what a doubt is, and how it ends
+#
+
+# Has something in doubt looked up at once; leaves it when that is on record.
+sub look_up_now
+{
+	my ($reference) = @_;
+	my $lease = get($reference, 'lease');
+
+	$session->query("SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = '$reference'");
+	return becomes_true("SELECT lease > $lease AND lease_until IS NULL FROM tegro_outbox WHERE reference = '$reference'");
+}
+
+# The body of an answer with some "data".
+sub success
+{
+	my ($data) = @_;
+
+	return $json->encode({ type => 'success', desc => '', data => $data });
+}
+
+story(
+	'doubt',
+	sub {
+		my $decide = sub {
+			my ($reference, $decision) = @_;
+
+			is($session->query("SELECT tegro_resolve(id, '$decision', 'he thinks so') FROM tegro_outbox
+				WHERE reference = '$reference'")->{err}, '', "a person takes $reference for not executed: $decision");
+		};
+		my $refusal = '{"type":"error","desc":"Wrong currency"}';
+
+		$sandbox->fault('createWithdrawal', 'hide', ms => 12_000);
+		meet($_, 'execute_then_close') foreach qw(W-resent W-retried);
+		subtest 'fault 57: a refusal of a later send says nothing about an earlier one' => sub {
+			foreach my $reference (qw(W-resent W-retried))
+			{
+				is(wait_state($reference, 'review'), 'review', "$reference is not found");
+				$sandbox->fault('createWithdrawal', 'answer', status => 200, body => $refusal);
+				if ($reference eq 'W-resent')
+				{
+					$decide->($reference, 'resend');
+				}
+				else
+				{
+					$decide->($reference, 'failed');
+					$session->query("SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = '$reference'");
+				}
+				becomes_true("SELECT count(*) = 2 AND bool_and(ended_at IS NOT NULL) FROM tegro_attempt
+					JOIN tegro_outbox ON id = outbox_id WHERE reference = '$reference'");
+				is(wait_state($reference, 'review|failed'), 'review', "$reference is refused when it is sent again");
+				like(get($reference, 'message'), qr/^refused, but an earlier attempt may have taken effect: .*Wrong currency/,
+					'its message says why a person has it');
+			}
+			# of one that was never in doubt
+			$sandbox->fault('createWithdrawal', 'answer', status => 200, body => $refusal);
+			ask('W-refused');
+			settled('a refusal', 'W-refused', 'failed', 0);
+			$sandbox->fault('createWithdrawal', 'answer', status => 200, body => $refusal);
+			$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'W-refused'});
+			becomes_true(q{SELECT attempts = 2 FROM tegro_outbox WHERE reference = 'W-refused'});
+			settled('a refusal, and another one', 'W-refused', 'failed', 0);
+		};
+
+		subtest 'fault 58: what is in review is looked up, however it got there' => sub {
+			settled('refused after a doubt, then found', $_, 'done', 1) foreach qw(W-resent W-retried);
+			like(get('W-resent', 'message'), qr/found by look-up/, 'by a look-up');
+
+			$sandbox->fault('withdrawal', 'answer', status => 200,
+				body => success({ payment_id => 'W-different', amount => 11 }));
+			meet('W-different', 'execute_then_close');
+			is(wait_state('W-different', 'review|done'), 'review', 'found, but different');
+			settled('found, but different, then found as it is', 'W-different', 'done', 1);
+
+			set('tegro.max_attempts', q{'1'});
+			$sandbox->fault('createOrder', 'hide', ms => 9000);
+			meet('O-once', 'execute_then_close');
+			is(wait_state('O-once', 'review'), 'review', 'not found, and not to be sent again');
+			settled('not found, then found', 'O-once', 'done', 1);
+			set('tegro.max_attempts', q{'20'});
+		};
+
+		set('tegro.review_after', q{'1min'});
+		subtest 'fault 59: an answer about another number, or without an amount, proves nothing' => sub {
+			my $reference = '01';
+
+			$sandbox->fault('withdrawal', 'answer', times => -1, status => 503, body => $page);
+			meet($reference, 'execute_then_close');
+			foreach my $data (
+				{ payment_id => '1', amount => 10 },
+				{ payment_id => 1, amount => 10, currency => 'RUB', account => '4111' },
+				{ payment_id => '01 ', amount => 10 },
+				{ id => 1, amount => 10 },
+				{ id => 1 },
+				{ payment_id => '01' },
+				{ payment_id => '01', amount => undef },
+				{ payment_id => '01', amount => 'ten' },
+				'none', 1, JSON::PP::true, [ 1 ])
+			{
+				$sandbox->clear_faults;
+				$sandbox->fault('withdrawal', 'answer', times => -1, status => 200, body => success($data));
+				look_up_now($reference);
+				is(get($reference, q{state || ' ' || absent}), 'unknown 0', 'nothing is proved by ' . $json->allow_nonref->encode($data));
+			}
+			$sandbox->clear_faults;
+			look_up_now($reference);
+			settled('one that is found at last', $reference, 'done', 1);
+		};
+
+		subtest 'fault 59: an order may be found with its fee' => sub {
+			foreach my $case (
+				[ 'O-fee', '10.70', '0.7', 'done' ],
+				[ 'O-other-fee', '10.71', '0.7', 'review' ],
+				[ 'O-fee-apart', '10', '0.7', 'done' ],
+				[ 'W-fee', '10.70', '0.7', 'review' ])
+			{
+				my ($reference, $amount, $fee, $state) = @$case;
+
+				$sandbox->fault($reference =~ /^O/ ? 'order' : 'withdrawal', 'answer', status => 200,
+					body => success({ payment_id => $reference, amount => $amount, fee => $fee }));
+				$sandbox->fault($reference =~ /^O/ ? 'createOrder' : 'createWithdrawal', 'execute_then_close');
+				ask($reference, amount => 10);
+				is(wait_state($reference, 'review|done'), $state, "$reference: $amount with a fee of $fee: $state");
+			}
+		};
+
+		subtest 'fault 60: data that is null, [], {} or false is "not found"' => sub {
+			my $absent = 0;
+
+			$sandbox->fault('withdrawal', 'answer', times => -1, status => 503, body => $page);
+			meet('W-empty', 'execute_then_close');
+			foreach my $data (undef, [], {}, JSON::PP::false)
+			{
+				$sandbox->clear_faults;
+				$sandbox->fault('withdrawal', 'answer', times => -1, status => 200, body => success($data));
+				look_up_now('W-empty');
+				$absent++;
+				is(get('W-empty', q{state || ' ' || absent || ' ' || failures}), "unknown $absent 0",
+					'not found: ' . $json->allow_nonref->encode($data));
+			}
+			foreach my $failure ([ 200, '{"type":"success"}' ], [ 500, success(undef) ], [ 500, success({}) ])
+			{
+				$sandbox->clear_faults;
+				$sandbox->fault('withdrawal', 'answer', times => -1, status => $failure->[0], body => $failure->[1]);
+				look_up_now('W-empty');
+				is(get('W-empty', q{state || ' ' || absent}), "unknown $absent", "not \"not found\": HTTP $failure->[0], $failure->[1]");
+			}
+			$sandbox->clear_faults;
+			look_up_now('W-empty');
+			settled('one that is found at last', 'W-empty', 'done', 1);
+		};
+
+		# by the provider's own number, which the answer of a send has told
+		$sandbox->fault('createOrder', 'answer', status => 200, body => success({ id => 424242 }));
+		ask('O-number');
+		is(wait_state('O-number', 'done|failed'), 'done', 'an order that is answered without a link');
+		$sandbox->fault('createOrder', 'execute_then_close');
+		$sandbox->fault('order', 'answer', status => 200, body => success({ id => 424242, amount => '10' }));
+		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'O-number'});
+		becomes_true(q{SELECT message ~ 'found by look-up' FROM tegro_outbox WHERE reference = 'O-number'});
+		settled('an order that is found by the provider\'s number', 'O-number', 'done', 1);
+		is(scalar(grep { $_->{method} eq 'order' && ($_->{params}{order_id} // '') eq '424242' } $sandbox->journal), 1,
+			'was looked up by it');
+		set('tegro.review_after', q{'3s'});
+	});
+
+story(
+	'limited',
+	sub {
+		subtest 'fault 62: a payout is in doubt after 429, and after a refusal for now' => sub {
+			my %answers = (
+				'a page with 429' => [ 429, $page ],
+				'429 and an error' => [ 429, '{"type":"error","desc":"Slow down"}' ],
+				'an error about the rate' => [ 200, '{"type":"error","desc":"Too many requests"}' ],
+				'a refusal for now' => [ 200, '{"type":"error","desc":"Temporary failure, try again"}' ]);
+			my $number = 0;
+
+			foreach my $name (sort keys %answers)
+			{
+				foreach my $executed (0, 1)
+				{
+					my $reference = 'W-limited-' . ++$number;
+
+					$sandbox->fault('createWithdrawal', 'answer', status => $answers{$name}[0], body => $answers{$name}[1],
+						executed => $executed ? JSON::PP::true : JSON::PP::false);
+					ask($reference);
+					settled("$name, " . ($executed ? 'and executed' : 'and not executed'), $reference,
+						$executed ? ('done', 1) : ('review', 0));
+					is(scalar(sends_of($reference)), 1, 'it was sent once');
+				}
+			}
+			$sandbox->fault('createOrder', 'answer', status => 429, body => $page);
+			ask('O-limited');
+			settled('an order after 429', 'O-limited', 'done', 1);
+			is(scalar(sends_of('O-limited')), 2, 'is sent again');
+		};
+
+		# the key is wrong: that is known to be before anything else
+		$sandbox->fault('createWithdrawal', 'answer', status => 200, body => '{"type":"error","desc":"Wrong authorization token"}');
+		ask('W-unauthorized');
+		ok(becomes_true(q{SELECT sqlstate = 'TG001' FROM tegro_outbox WHERE reference = 'W-unauthorized'}),
+			'a refusal of the key, with HTTP 200');
+		is(get('W-unauthorized', q{state || ' ' || attempts}), 'ready 0', 'leaves a payout ready');
+		ask('O-behind');
+		sleep 1.5;
+		is(scalar(sends_of('O-behind')), 0, 'and the key pauses');
+		$node->reload;
+		settled('after a reload', $_, 'done', 1) foreach qw(W-unauthorized O-behind);
 	});
 
 
@@ -681,16 +893,14 @@ story(
 		settled('a payout that the provider has already, and says so as if the key were wrong', 'W-authorized', 'done', 1);
 
 		# One that is given up, after a send that took effect and can't be seen.
-		set('tegro.withdrawal_unknown', q{'resend'});
 		set('tegro.max_attempts', q{'2'});
-		$sandbox->fault('createWithdrawal', 'hide', ms => 60_000);
-		$sandbox->fault('createWithdrawal', 'execute_then_close');
-		$sandbox->fault('createWithdrawal', 'answer', status => 429, body => '');
-		ask('W-given-up', shop_id => 'doubt');
-		settled('fault 35: 429, and no more attempts, after one in doubt', 'W-given-up', 'review', 1);
-		like(get('W-given-up', 'message'), qr/an earlier attempt may have taken effect/, 'its message says why');
+		$sandbox->fault('createOrder', 'hide', ms => 60_000);
+		$sandbox->fault('createOrder', 'execute_then_close');
+		$sandbox->fault('createOrder', 'answer', status => 429, body => '');
+		ask('O-given-up', shop_id => 'doubt');
+		settled('fault 35: 429, and no more attempts, after one in doubt', 'O-given-up', 'review', 1);
+		like(get('O-given-up', 'message'), qr/an earlier attempt may have taken effect/, 'its message says why');
 		set('tegro.max_attempts', q{'20'});
-		set('tegro.withdrawal_unknown', q{'review'});
 
 		# 34
 		ask('W-before');
@@ -840,7 +1050,6 @@ story(
 story(
 	'again',
 	sub {
-		set('tegro.withdrawal_unknown', q{'resend'});
 		meet('O-lost', 'close_after_read');
 		meet('W-lost', 'close_after_read');
 		meet('W-later', 'execute_later', ms => 2000);
@@ -855,15 +1064,15 @@ story(
 		cmp_ok($sends[1], '>', $look_ups[1], 'and not before it');
 		isnt((sends_of('O-lost'))[0]{nonce}, (sends_of('O-lost'))[1]{nonce}, 'with another nonce');
 
-		# a payout, if the administrator wants it so
-		settled('a payout that never arrived, to be sent again', 'W-lost', 'done', 1);
+		# a payout: never
+		settled('a payout that never arrived', 'W-lost', 'review', 0);
 		settled('one that is executed within the settle time', 'W-later', 'done', 1);
 		@sends = map { $_->{time} } sends_of('W-lost');
 		@look_ups = map { $_->{time} } look_ups_of('W-lost');
-		is(scalar(@sends), 2, 'the former was sent twice');
-		is(scalar(@look_ups), 3, 'after three look-ups');
-		cmp_ok($look_ups[2] - $sends[0], '>=', 3, 'the third after the settle time');
-		is(scalar(sends_of('W-later')), 1, 'the latter once');
+		is(scalar(@sends), 1, 'the former was sent once');
+		cmp_ok(scalar(@look_ups), '>=', 3, 'and looked up three times');
+		cmp_ok($look_ups[2] - $sends[0], '>=', 3, 'the third time after the settle time');
+		is(scalar(sends_of('W-later')), 1, 'the latter was sent once, too');
 
 		# a look-up that fails in between
 		$sandbox->fault('order', 'answer', skip => 1, status => 502, body => $page);
@@ -882,7 +1091,6 @@ story(
 			'{"payment_id": 7, "amount": 1, "currency": "RUB", "account": "1"}')
 			= (SELECT id FROM tegro_outbox WHERE reference LIKE '7%')});
 		is($result->{out}, 't', '7 is the same payout');
-		set('tegro.withdrawal_unknown', q{'review'});
 
 		settled('an order that never arrived, with a look-up that fails between', 'O-between', 'done', 1);
 		is(scalar(look_ups_of('O-between')), 3, 'takes one look-up more');
@@ -1347,15 +1555,14 @@ story(
 		# the settle time is the provider's, and no clock that people set can
 		# shorten it
 		set('tegro.review_after', q{'8s'});
-		set('tegro.withdrawal_unknown', q{'resend'});
 		my $from = time;
 		meet('W-settle', 'execute_later', ms => 5000);
 		becomes_true(q{SELECT absent >= 1 FROM tegro_outbox WHERE reference = 'W-settle'});
 		set_clock(3600);
 		ask('O-waken');
-		is(wait_state('W-settle', 'done'), 'done', 'a payout to be sent again if it is not found, while the clock goes forward');
+		is(wait_state('W-settle', 'done|review'), 'done', 'a payout that is not found while the clock goes forward is no case for a person');
 		sleep 0.1 while time < $from + 6;
-		is(executed('W-settle'), 1, 'is executed once, though it was not to be seen at first');
+		is(executed('W-settle'), 1, 'it is executed once, though it was not to be seen at first');
 		is(scalar(sends_of('W-settle')), 1, 'and sent once');
 		set_clock(0);
 	},

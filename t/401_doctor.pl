@@ -251,9 +251,6 @@ sub run_sql { return $node->safe_psql('postgres', $_[0]); }
 	configure("tegro.claim_timeout = '1s'");
 	finds(doctor(), 'settings', 'error', qr/tegro.claim_timeout \(1 s\) leaves no time to send in: hardly anything of the outbox is sent, and no answer is waited for/, qr/^ALTER SYSTEM SET tegro.claim_timeout = '60s'/, 'a lease in which nothing can be sent');
 	restore();
-	configure("tegro.withdrawal_unknown = 'resend'");
-	finds(doctor(), 'settings', 'warning', qr/paid again/, qr/= 'review'/, 'payouts that may be sent twice');
-	restore();
 	foreach my $name (qw(not_found_pattern retryable_pattern duplicate_pattern))
 	{
 		configure("tegro.$name = '('");

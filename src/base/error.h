@@ -40,6 +40,7 @@ typedef struct TegroOutcome
 	const char *hint;	 /* or NULL */
 	const char *desc;	 /* the provider's words of a refusal, else "" */
 	bool unauthorized;	 /* the key, or this server, is not accepted */
+	bool null_data;		 /* it says "success", and "data" is null */
 } TegroOutcome;
 
 /* What must never be shown, as the bytes of it. */

@@ -44,7 +44,6 @@ int tegro_max_concurrency = 32;
 
 int tegro_claim_timeout = 60;
 int tegro_review_after = 15 * 60;
-int tegro_withdrawal_unknown = TEGRO_REVIEW;
 int tegro_max_attempts = 20;
 int tegro_max_amount_decimals = 12;
 int tegro_rate_limit = 0;
@@ -53,11 +52,6 @@ int tegro_retention = 0;
 char *tegro_not_found_pattern = NULL;
 char *tegro_retryable_pattern = NULL;
 char *tegro_duplicate_pattern = NULL;
-
-static const struct config_enum_entry withdrawal_unknown_options[] =
-	{{"review", TEGRO_REVIEW, false},
-	 {"resend", TEGRO_RESEND, false},
-	 {NULL, 0, false}};
 
 static char *shop_id = NULL;
 static bool delivery = true;
@@ -346,14 +340,9 @@ tegro_settings_define(void)
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("tegro.review_after",
 							"How long the provider may take to show a payout that it got.",
-							"A payout that can't be found in this time is left to a person, or sent again: see tegro.withdrawal_unknown.",
+							"A payout that can't be found in this time is left to a person.",
 							&tegro_review_after, 15 * 60, 1, 30 * 24 * 60 * 60,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
-	DefineCustomEnumVariable("tegro.withdrawal_unknown",
-							 "What happens to a payout that may have been sent and can't be found.",
-							 "\"review\" leaves it to a person; \"resend\" sends it again, and pays twice if the provider is slower than tegro.review_after.",
-							 &tegro_withdrawal_unknown, TEGRO_REVIEW, withdrawal_unknown_options,
-							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tegro.max_attempts",
 							"How often a request that the provider refuses for now is sent.",
 							NULL,

@@ -27,17 +27,9 @@ extern int tegro_timeout;		   /* ms */
 extern int tegro_read_retries;
 extern int tegro_max_concurrency;
 
-/* What to do with a payout that can't be found: see tegro.withdrawal_unknown. */
-typedef enum TegroWithdrawalUnknown
-{
-	TEGRO_REVIEW, /* a person decides */
-	TEGRO_RESEND  /* send it again */
-} TegroWithdrawalUnknown;
-
 /* Those of the outbox; read-only elsewhere. */
-extern int tegro_claim_timeout;		 /* s */
-extern int tegro_review_after;		 /* s */
-extern int tegro_withdrawal_unknown; /* TegroWithdrawalUnknown */
+extern int tegro_claim_timeout; /* s */
+extern int tegro_review_after;	/* s */
 extern int tegro_max_attempts;
 extern int tegro_max_amount_decimals;
 extern int tegro_rate_limit;		  /* requests a second, 0: none */

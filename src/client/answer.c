@@ -168,8 +168,10 @@ tegro_answer_read(const char *bytes, size_t len, TegroAnswer *answer)
 	else if (value.val.string.len == 7 &&
 			 memcmp(value.val.string.val, "success", 7) == 0)
 	{
-		if (get_key(answer->envelope, "data", &value) == NULL ||
-			value.type == jbvNull)
+		bool has_data = get_key(answer->envelope, "data", &value) != NULL;
+
+		answer->null_data = has_data && value.type == jbvNull;
+		if (!has_data || answer->null_data)
 			answer->why = "It says \"success\", but has no \"data\".";
 		else
 			answer->kind = TEGRO_ANSWER_SUCCESS;

@@ -714,6 +714,8 @@ judge(TegroCall *call)
 		return false;
 	}
 
+	outcome->null_data = answer.null_data && exchange->http_status >= 200 &&
+		exchange->http_status <= 299;
 	judge_useless(call,
 				  answer.kind == TEGRO_ANSWER_UNREADABLE
 					  ? answer.why

@@ -24,6 +24,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
+#include "src/base/argument.h"
 #include "src/base/error.h"
 #include "src/base/settings.h"
 #include "src/client/parameters.h"
@@ -216,4 +217,26 @@ tegro_parameters_check(const TegroMethod *method, Jsonb *params)
 	if (method->effect == TEGRO_PAYS_OUT)
 		require_text(params, "account", true);
 	tegro_parameters_check_amount(params);
+}
+
+/* Is it a number of the provider's, a bigint above zero? */
+static bool
+is_number(const char *string)
+{
+	size_t len = strlen(string);
+
+	return len > 0 && len <= 18 && strspn(string, "0123456789") == len &&
+		string[0] != '0';
+}
+
+Jsonb *
+tegro_parameters_by_number(const char *number)
+{
+	TegroJsonbState params;
+
+	if (number == NULL || !is_number(number))
+		return NULL;
+	params = tegro_begin_params();
+	tegro_add_int_param(&params, "order_id", strtoi64(number, NULL, 10));
+	return tegro_finish_params(&params);
 }

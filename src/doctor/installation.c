@@ -104,11 +104,6 @@ tegro_check_settings(TegroDoctor *doctor)
 									   tegro_timeout / 1000)),
 						  psprintf("ALTER SYSTEM SET tegro.claim_timeout = '%ds'; SELECT pg_reload_conf();",
 								   Max(60, tegro_timeout / 1000 * 3)));
-	if (tegro_withdrawal_unknown == TEGRO_RESEND)
-		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  psprintf("tegro.withdrawal_unknown is \"resend\": a payout that the provider does not show within %d s is paid again, if it was slow.",
-								   tegro_review_after),
-						  "ALTER SYSTEM SET tegro.withdrawal_unknown = 'review'; SELECT pg_reload_conf();");
 	if (doctor->nrows == 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
 						  "They are as they were configured.", NULL);

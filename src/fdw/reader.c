@@ -681,8 +681,7 @@ take_page(TegroReader *reader)
 
 		Assert(page.call->done);
 		Assert(MemoryContextGetParent(page.context) == reader->context);
-		if (outcome->result != TEGRO_ANSWERED && reader->keys &&
-			tegro_rule_is_not_found(outcome))
+		if (reader->keys && tegro_rule_is_not_found(page.call))
 		{
 			drop_page(reader);
 			MemoryContextDelete(page.context);

@@ -69,6 +69,7 @@
 
 #include "src/base/argument.h"
 #include "src/base/error.h"
+#include "src/client/parameters.h"
 #include "src/outbox/identity.h"
 #include "src/outbox/inbox.h"
 #include "src/outbox/ruling.h"
@@ -365,26 +366,6 @@ tegro_inbox_record(const TegroLedger *ledger,
  * Claiming and settling.
  */
 
-/* Is it a number of the provider's, a bigint above zero? */
-static bool
-is_number(const char *string)
-{
-	size_t len = strlen(string);
-
-	return len > 0 && len <= 18 && strspn(string, "0123456789") == len &&
-		string[0] != '0';
-}
-
-/* Parameters of a look-up by the provider's number. */
-static Jsonb *
-look_up_by_number(const char *number)
-{
-	TegroJsonbState params = tegro_begin_params();
-
-	tegro_add_int_param(&params, "order_id", strtoi64(number, NULL, 10));
-	return tegro_finish_params(&params);
-}
-
 /* A row of NOTIFICATION_COLUMNS as an item, in the current memory context. */
 static TegroItem *
 read_item(int row)
@@ -432,11 +413,8 @@ read_order(int row, TegroItem *item)
 	item->ordered = tegro_ledger_jsonb(row, 14);
 	if (ordered_id == NULL && payment_id && item->failures % 2 == 0)
 		ordered_id = payment_id;
-	if (ordered_id && is_number(ordered_id))
-	{
-		item->by_number = true;
-		item->look_up = look_up_by_number(ordered_id);
-	}
+	item->look_up = tegro_parameters_by_number(ordered_id);
+	item->by_number = item->look_up != NULL;
 }
 
 static void settle(const TegroLedger *ledger, const TegroItem *item);

@@ -72,7 +72,8 @@ typedef struct TegroItem
 	 */
 	bool is_notification;
 	Jsonb *ordered; /* parameters of its order in the outbox; NULL: none */
-	Jsonb *look_up; /* parameters of the look-up; NULL: by "reference" */
+
+	Jsonb *look_up; /* parameters of the look-up; NULL: none was built */
 	bool by_number; /* it is by the provider's number */
 
 	TegroCall *call;	  /* to send or to look up; else NULL */

@@ -51,6 +51,7 @@
 #include "utils/syscache.h"
 
 #include "src/base/compat.h"
+#include "src/client/parameters.h"
 #include "src/outbox/identity.h"
 #include "src/outbox/outbox.h"
 #include "src/outbox/payer.h"
@@ -280,14 +281,21 @@ read_item(int row, char **identity)
 	return item;
 }
 
-/* Parameters of a look-up: the shop's own number. */
+/*
+ * Parameters of a look-up: the provider's number where it is known, for the
+ * shop's own may have several orders; else that.
+ */
 static Jsonb *
-look_up_params(const TegroItem *item)
+look_up_params(TegroItem *item)
 {
+	Jsonb *by_number = tegro_parameters_by_number(tegro_rule_number(item));
 	TegroJsonbState state = {0};
 	JsonbValue key;
 	JsonbValue value;
 
+	item->by_number = by_number != NULL;
+	if (by_number)
+		return by_number;
 	key.type = value.type = jbvString;
 	key.val.string.val = "payment_id";
 	key.val.string.len = (int) strlen("payment_id");
@@ -320,10 +328,9 @@ tegro_outbox_build_request(TegroItem *item)
 				? "order"
 				: "withdrawal";
 
-			item->call = tegro_api_prepare_for_shop(method,
-													item->look_up
-														? item->look_up
-														: look_up_params(item),
+			if (item->look_up == NULL)
+				item->look_up = look_up_params(item);
+			item->call = tegro_api_prepare_for_shop(method, item->look_up,
 													item->shop_id, item->role);
 		}
 		item->request = tegro_api_build(item->call);

@@ -15,18 +15,21 @@
  *		sending  -> done		answered
  *		sending  -> failed		refused
  *		sending  -> review		refused, after an attempt in doubt
- *		sending  -> unknown		refused as a duplicate, or a payout refused for
- *								now in words that a repeat of it would meet
+ *		sending  -> unknown		refused as a duplicate; or a payout refused for
+ *								now, or for its rate: a gateway says that, too,
+ *								of what it has passed on
  *		sending  -> unknown		all else, and where the deliverer is gone
- *		unknown  -> done		found, and it agrees with what was asked
+ *		unknown  -> done		found, by its number, with an amount, and it
+ *								agrees with what was asked
  *		unknown  -> review		found, but different
  *		unknown  -> ready		an order, not found twice, the second time
  *								when its request must have ended
  *		unknown  -> review		a payout, not found three times over the
- *								settle time (or ready, if the administrator
- *								chose tegro.withdrawal_unknown = resend)
- *		unknown  -> review		sent tegro.max_attempts times, never found
- *		review   -> done		found after all
+ *								settle time
+ *		unknown  -> review		an order, sent tegro.max_attempts times and
+ *								never found
+ *		review   -> done		found after all: what may have been sent is
+ *								looked up for a day
  *		unknown, review, failed, cancelled,
  *		ready    -> done		answered late, and not sent since (ledger.c)
  *
@@ -34,9 +37,14 @@
  * link that nobody pays, and a customer is waiting; a second payout is money
  * gone.
  *
+ * A doubt stays on record.  unknown_since is set once a send may have taken
+ * effect, and no decision of a person's clears it: so a later refusal, which is
+ * about the later send, never makes the request "failed".
+ *
  * A look-up that fails is not "not found"; nor is a refusal whose words don't
- * say so.  The provider doesn't document its words, so the patterns are
- * settings, and what matches none of them leaves the request where it is.
+ * say so, nor an answer about something else.  The provider doesn't document
+ * its words, so the patterns are settings, and what matches none of them leaves
+ * the request where it is.
  *
  * And of notifications, by which money is credited: the provider must say of
  * the very order that it is paid, with the same amount, before anything is;
@@ -83,7 +91,7 @@
 #define ORDER_ABSENT  2
 #define PAYOUT_ABSENT 3
 
-/* A payout in review is looked up as long as this, in case it shows up. */
+/* What is in review is looked up as long as this, in case it shows up. */
 #define REVIEW_LOOK_UP_MS (24 * INT64CONST(3600000))
 
 /*
@@ -290,6 +298,27 @@ doubt_ms(const TegroItem *item)
 }
 
 /*
+ * A person has it from now on, or has had it.  It is looked up for a day, in
+ * case it shows up, if it may have been sent; the day begins with the review.
+ */
+static void
+put_in_review(const TegroItem *item, TegroRuling *ruling)
+{
+	int64 settle_ms = tegro_review_after * INT64CONST(1000);
+
+	finish(ruling, TEGRO_IN_REVIEW);
+	if (item->unknown_since == 0)
+		return;
+	if (strcmp(item->state, TEGRO_IN_REVIEW) != 0)
+	{
+		ruling->unknown_since = GetCurrentTimestamp();
+		ruling->delay_ms = settle_ms / 4;
+	}
+	else if (doubt_ms(item) < REVIEW_LOOK_UP_MS)
+		ruling->delay_ms = Max(doubt_ms(item) / 4, settle_ms / 4);
+}
+
+/*
  * This attempt was refused, and there is none to come: it failed, unless an
  * earlier one is in doubt.
  */
@@ -302,7 +331,7 @@ give_up(const TegroItem *item, TegroRuling *ruling)
 		finish(ruling, TEGRO_FAILED);
 		return;
 	}
-	finish(ruling, TEGRO_IN_REVIEW);
+	put_in_review(item, ruling);
 	ruling->message =
 		psprintf("refused, but an earlier attempt may have taken effect: %s",
 				 ruling->message);
@@ -380,7 +409,10 @@ tegro_rule_sent(const TegroItem *item)
 			ruling->outcome = "rate limited";
 			pause_ms = Min(exchange->retry_after_s, MAX_PAUSE_MS / 1000) *
 				1000;
-			if (item->attempts >= tegro_max_attempts)
+			if (is_payout(item))
+				/* whoever counts the requests may have passed it on */
+				doubt(ruling, FIRST_BACKOFF_MS);
+			else if (item->attempts >= tegro_max_attempts)
 				give_up(item, ruling);
 			else
 				wait_ready(ruling, pause_ms);
@@ -458,7 +490,11 @@ tegro_rule_postponed(const TegroItem *item, const char *sqlstate,
 	ruling->failures++;
 	ruling->delay_ms = tegro_rule_backoff_ms(ruling->failures);
 	ruling->sqlstate = sqlstate;
-	ruling->message = why;
+	/* a person must still see why he has it */
+	ruling->message = strcmp(item->state, TEGRO_IN_REVIEW) == 0 &&
+			item->message
+		? item->message
+		: why;
 	return ruling;
 }
 
@@ -468,7 +504,11 @@ tegro_rule_set_aside(const TegroItem *item, const char *sqlstate,
 {
 	TegroRuling *ruling = begin_ruling(item, item->state);
 
-	finish(ruling, TEGRO_IN_REVIEW);
+	/* where it can't be looked up either, that ends here as well */
+	if (strcmp(item->state, TEGRO_READY) == 0)
+		put_in_review(item, ruling);
+	else
+		finish(ruling, TEGRO_IN_REVIEW);
 	ruling->sqlstate = sqlstate;
 	ruling->message = why;
 	return ruling;
@@ -544,17 +584,15 @@ tegro_rule_check(const TegroItem *item)
 
 		/*
 		 * A payout that left, or may have left, is sent again only where it
-		 * certainly was not carried out, or the administrator wants it so.
+		 * certainly was not carried out.
 		 */
 		if (is_payout(item) && strcmp(ruling->state, TEGRO_READY) == 0)
-		{
-			if (strcmp(item->state, TEGRO_SENDING) == 0)
-				allowed &= ruling->not_sent ||
-					(ruling->outcome &&
-					 strcmp(ruling->outcome, "rate limited") == 0);
-			else if (strcmp(item->state, TEGRO_IN_DOUBT) == 0)
-				allowed &= tegro_withdrawal_unknown == TEGRO_RESEND;
-		}
+			allowed &= ruling->not_sent ||
+				strcmp(item->state, TEGRO_READY) == 0;
+		/* nor does one fail of which an earlier send is in doubt */
+		if (item->unknown_since != 0 &&
+			strcmp(ruling->state, TEGRO_FAILED) == 0)
+			allowed &= strcmp(item->state, TEGRO_FAILED) == 0;
 		/* an attempt counts unless it is certain that nothing came of it */
 		if (ruling->not_sent)
 			allowed &= strcmp(ruling->state, TEGRO_READY) == 0 ||
@@ -627,26 +665,85 @@ compare(const char *name, const JsonbValue *asked, const JsonbValue *found,
 											   MAX_FOUND_LEN, NULL));
 }
 
-char *
-tegro_rule_difference(Jsonb *asked, Jsonb *found, const char *was)
+/* The first of some fields in which they differ, in words; NULL if none does. */
+static char *
+difference_in(const char *const *fields, int nfields, Jsonb *asked,
+			  Jsonb *found, const char *was)
 {
-	static const char *const fields[] = {"amount", "currency", "account"};
 	JsonbValue asked_value;
 	JsonbValue found_value;
 	char *differs;
 
-	for (int i = 0; i < lengthof(fields); i++)
+	for (int i = 0; i < nfields; i++)
 	{
 		if (get_field(asked, fields[i], &asked_value) &&
 			get_field(found, fields[i], &found_value))
 		{
-			differs = compare(fields[i], &asked_value, &found_value, i == 0,
-							  was);
+			differs = compare(fields[i], &asked_value, &found_value,
+							  strcmp(fields[i], "amount") == 0, was);
 			if (differs)
 				return differs;
 		}
 	}
 	return NULL;
+}
+
+char *
+tegro_rule_difference(Jsonb *asked, Jsonb *found, const char *was)
+{
+	static const char *const fields[] = {"amount", "currency", "account"};
+
+	return difference_in(fields, lengthof(fields), asked, found, was);
+}
+
+/* A field's text, for showing and comparing; NULL if it has none. */
+static char *
+get_text(Jsonb *object, const char *name)
+{
+	JsonbValue value;
+
+	return get_field(object, name, &value) ? tegro_scalar_text(&value) : NULL;
+}
+
+/* A field's number; NULL if it has none. */
+static Numeric
+get_number(Jsonb *object, const char *name)
+{
+	JsonbValue value;
+
+	return get_field(object, name, &value) ? field_number(&value) : NULL;
+}
+
+/*
+ * Is what was found the item's own?  One who looks up by likeness, "1" for
+ * "01", finds another's.
+ */
+static bool
+is_own(const TegroItem *item, Jsonb *found)
+{
+	char *said = get_text(found, "payment_id");
+
+	if (said && strcmp(said, item->reference) == 0)
+		return true;
+	said = get_text(found, "id");
+	return said && item->by_number &&
+		strcmp(said, get_text(item->look_up, "order_id")) == 0;
+}
+
+/* Is what was found an order with the fee on top of what was asked for? */
+static bool
+is_with_fee(const TegroItem *item, Jsonb *found)
+{
+	Numeric asked = get_number(item->params, "amount");
+	Numeric amount = get_number(found, "amount");
+	Numeric fee = get_number(found, "fee");
+
+	return !is_payout(item) && asked && amount && fee &&
+		DatumGetBool(
+			DirectFunctionCall2(numeric_eq, NumericGetDatum(amount),
+								DirectFunctionCall2(numeric_add,
+													NumericGetDatum(asked),
+													NumericGetDatum(fee))));
 }
 
 /*
@@ -656,20 +753,11 @@ tegro_rule_difference(Jsonb *asked, Jsonb *found, const char *was)
 static char *
 difference(const TegroItem *item, Jsonb *found)
 {
-	static const char *const was = "was asked for";
-	char *differs = tegro_rule_difference(item->params, found, was);
-	JsonbValue asked_value;
-	JsonbValue found_value;
+	static const char *const fields[] = {"amount", "currency", "account"};
 
-	/* one who looks up by likeness, "a1" for "A1", finds another's */
-	if (differs == NULL && get_field(found, "payment_id", &found_value))
-	{
-		asked_value.type = jbvString;
-		asked_value.val.string.val = item->reference;
-		asked_value.val.string.len = (int) strlen(item->reference);
-		differs = compare("payment_id", &asked_value, &found_value, true, was);
-	}
-	return differs;
+	return difference_in(fields + is_with_fee(item, found),
+						 lengthof(fields) - is_with_fee(item, found),
+						 item->params, found, "was asked for");
 }
 
 /* "data" of an envelope, as a document of its own; NULL if it is no object. */
@@ -684,27 +772,45 @@ get_data(Jsonb *envelope)
 	return JsonbValueToJsonb(&value);
 }
 
+char *
+tegro_rule_number(const TegroItem *item)
+{
+	Jsonb *data = get_data(item->answer);
+	char *number;
+
+	/* the answer to a look-up names an amount, and may be another's */
+	if (data == NULL || get_text(data, "amount"))
+		return NULL;
+	number = is_payout(item) ? get_text(data, "order_id") : NULL;
+	return number ? number : get_text(data, "id");
+}
+
 /* It was found. */
 static TegroRuling *
 rule_found(const TegroItem *item)
 {
 	TegroRuling *ruling = begin_ruling(item, item->state);
 	Jsonb *found = get_data(item->call->envelope);
+	const char *useless = NULL;
 	char *difference_text;
 
+	/* an answer that can't be compared settles nothing */
 	if (found == NULL)
-	{
-		/* an answer that can't be compared settles nothing */
+		useless = "the look-up's answer has no object in \"data\"";
+	else if (!is_own(item, found))
+		useless = "the look-up's answer is about another number";
+	else if (get_number(found, "amount") == NULL)
+		useless = "the look-up's answer names no amount";
+	if (useless)
 		return tegro_rule_postponed(item,
 									sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
-									"the look-up's answer has no object in \"data\"");
-	}
+									useless);
 
 	difference_text = difference(item, found);
 	ruling->answer = item->call->envelope;
 	if (difference_text)
 	{
-		finish(ruling, TEGRO_IN_REVIEW);
+		put_in_review(item, ruling);
 		ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
 		ruling->message =
 			psprintf("found under this reference, but different: %s",
@@ -720,17 +826,17 @@ rule_found(const TegroItem *item)
 }
 
 /*
- * It is to be sent again: not at once every time, and not for ever.  After
- * tegro.max_attempts a person decides.
+ * An order is to be sent again: not at once every time, and not for ever.
+ * After tegro.max_attempts a person decides.
  */
 static void
 send_again(const TegroItem *item, TegroRuling *ruling, const char *message)
 {
-	Assert(strcmp(item->state, TEGRO_IN_DOUBT) == 0);
+	Assert(strcmp(item->state, TEGRO_IN_DOUBT) == 0 && !is_payout(item));
 	ruling->absent = 0;
 	if (item->attempts >= tegro_max_attempts)
 	{
-		finish(ruling, TEGRO_IN_REVIEW);
+		put_in_review(item, ruling);
 		ruling->message =
 			psprintf("sent %d times and never found; a person decides with tegro_resolve",
 					 item->attempts);
@@ -764,13 +870,9 @@ rule_absent(const TegroItem *item)
 
 	if (strcmp(item->state, TEGRO_IN_REVIEW) == 0)
 	{
-		/*
-		 * A person has it now; it is looked up in case it shows up.  If it was
-		 * set aside before it was sent, there is nothing to wait for.
-		 */
+		put_in_review(item, ruling);
+		ruling->absent = item->absent + 1;
 		ruling->message = item->message;
-		if (item->unknown_since != 0 && in_doubt_ms < REVIEW_LOOK_UP_MS)
-			ruling->delay_ms = Max(in_doubt_ms / 4, settle_ms / 4);
 		return ruling;
 	}
 
@@ -790,14 +892,7 @@ rule_absent(const TegroItem *item)
 
 	if (ruling->absent >= PAYOUT_ABSENT && in_doubt_ms >= settle_ms)
 	{
-		if (tegro_withdrawal_unknown == TEGRO_RESEND)
-		{
-			send_again(item, ruling,
-					   "not found over the settle time; it is sent again, as tegro.withdrawal_unknown says");
-			return ruling;
-		}
-		ruling->state = TEGRO_IN_REVIEW;
-		ruling->delay_ms = settle_ms / 4;
+		put_in_review(item, ruling);
 		ruling->message =
 			"not found over the settle time; a person decides with tegro_resolve";
 		return ruling;
@@ -812,12 +907,30 @@ rule_absent(const TegroItem *item)
 	return ruling;
 }
 
-bool
-tegro_rule_is_not_found(const TegroOutcome *outcome)
+/* Is "data" of an envelope {}, [] or false? */
+static bool
+is_empty(Jsonb *envelope)
 {
-	return outcome->result == TEGRO_REFUSED && !outcome->unauthorized &&
-		matches(outcome->desc, tegro_not_found_pattern,
-				"tegro.not_found_pattern");
+	JsonbValue value;
+
+	if (!get_field(envelope, "data", &value))
+		return false;
+	return value.type == jbvBinary
+		? JsonContainerSize(value.val.binary.data) == 0
+		: value.type == jbvBool && !value.val.boolean;
+}
+
+bool
+tegro_rule_is_not_found(const TegroCall *call)
+{
+	const TegroOutcome *outcome = &call->outcome;
+
+	if (outcome->result == TEGRO_ANSWERED)
+		return is_empty(call->envelope);
+	return outcome->null_data ||
+		(outcome->result == TEGRO_REFUSED && !outcome->unauthorized &&
+		 matches(outcome->desc, tegro_not_found_pattern,
+				 "tegro.not_found_pattern"));
 }
 
 /* A look-up failed: that says nothing about what was looked up, however often. */
@@ -826,10 +939,14 @@ rule_look_up_failed(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
 	const TegroExchange *exchange = tegro_api_exchange(call);
-	TegroRuling *ruling = tegro_rule_postponed(item, NULL, NULL);
+	TegroRuling *ruling =
+		tegro_rule_postponed(item,
+							 sqlstate_text(
+								 tegro_error_sqlstate(call->outcome.result)),
+							 psprintf("the look-up failed: %s",
+									  join(call->outcome.message,
+										   call->outcome.detail)));
 
-	put_outcome(ruling, call);
-	ruling->message = psprintf("the look-up failed: %s", ruling->message);
 	if (call->outcome.result == TEGRO_RATE_LIMITED)
 	{
 		ruling->pause_ms =
@@ -847,10 +964,10 @@ tegro_rule_looked_up(const TegroItem *item)
 	const TegroCall *call = item->call;
 
 	Assert(item->task == TEGRO_LOOK_UP && !item->is_notification);
+	if (tegro_rule_is_not_found(call))
+		return rule_absent(item);
 	if (call->outcome.result == TEGRO_ANSWERED)
 		return rule_found(item);
-	if (tegro_rule_is_not_found(&call->outcome))
-		return rule_absent(item);
 
 	return rule_look_up_failed(item);
 }
@@ -873,15 +990,6 @@ is_set(Jsonb *object, const char *name)
 		return value.val.boolean;
 	string = tegro_scalar_text(&value);
 	return string == NULL || (*string != '\0' && strcmp(string, "0") != 0);
-}
-
-/* A field's text, for showing and comparing; NULL if it has none. */
-static char *
-get_text(Jsonb *object, const char *name)
-{
-	JsonbValue value;
-
-	return get_field(object, name, &value) ? tegro_scalar_text(&value) : NULL;
 }
 
 /* The provider does not say that it is paid; it may yet. */
@@ -911,7 +1019,6 @@ rule_order(const TegroItem *item)
 {
 	TegroRuling *ruling;
 	Jsonb *found = get_data(item->call->envelope);
-	JsonbValue amount;
 	char *said;
 	char *differs;
 
@@ -949,7 +1056,7 @@ rule_order(const TegroItem *item)
 	 * currency it may have by the provider's number alone, which is not
 	 * documented; then the signed one counts, which agrees with the order's.
 	 */
-	if (!get_field(found, "amount", &amount) || field_number(&amount) == NULL)
+	if (get_number(found, "amount") == NULL)
 		differs = "the look-up tells no amount";
 	else
 		differs = tegro_rule_difference(item->params, found, "was notified");
@@ -976,10 +1083,10 @@ tegro_rule_notified(const TegroItem *item)
 
 	Assert(item->task == TEGRO_LOOK_UP && item->is_notification);
 	Assert(strcmp(item->state, TEGRO_WAITING) == 0);
+	if (tegro_rule_is_not_found(call))
+		return rule_unpaid(item, "the provider does not know the order");
 	if (call->outcome.result == TEGRO_ANSWERED)
 		return rule_order(item);
-	if (tegro_rule_is_not_found(&call->outcome))
-		return rule_unpaid(item, "the provider does not know the order");
 
 	return rule_look_up_failed(item);
 }

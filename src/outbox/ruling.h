@@ -27,6 +27,12 @@ extern void tegro_rule_not_again(TegroRuling *ruling, const char *why);
 /* It was certainly not sent, for a reason of our own. */
 extern TegroRuling *tegro_rule_unsent(const TegroItem *item, const char *why);
 
+/*
+ * The provider's number of a request, as text, where an answer to a send of it
+ * was kept; NULL if none is known.
+ */
+extern char *tegro_rule_number(const TegroItem *item);
+
 /* It was looked up, and the look-up's call has been judged. */
 extern TegroRuling *tegro_rule_looked_up(const TegroItem *item);
 
@@ -52,7 +58,8 @@ extern TegroRuling *tegro_rule_postponed(const TegroItem *item,
 
 /*
  * It can't be sent or looked up until a person has done something about it: it
- * is in review, and nothing is done for it by itself.
+ * is in review.  Nothing is done for it by itself, but that what was ready, and
+ * may have been sent before, is looked up.
  */
 extern TegroRuling *tegro_rule_set_aside(const TegroItem *item,
 										 const char *sqlstate,
@@ -73,8 +80,12 @@ extern TegroRuling *tegro_rule_settled(const TegroItem *item);
  */
 extern void tegro_rule_check(const TegroItem *item);
 
-/* Does a look-up's outcome say that there is no such order or withdrawal? */
-extern bool tegro_rule_is_not_found(const TegroOutcome *outcome);
+/*
+ * Does a look-up, whose call has been judged, say that there is no such order or
+ * withdrawal: by its words, or by an answer whose "data" is {}, [], null or
+ * false?
+ */
+extern bool tegro_rule_is_not_found(const TegroCall *call);
 
 /*
  * Looks at the clock that people set, beside one that they don't.  To be called

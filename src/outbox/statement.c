@@ -351,8 +351,9 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN
 		 ")"
 		 " THEN 'waiting' ELSE callback_state END,"
-		 " unknown_since = CASE WHEN " IS_SENT_AGAIN
-		 " THEN NULL ELSE unknown_since END,"
+		 /* there is one already: a refusal of another is not the end of it */
+		 " unknown_since = CASE WHEN " HAS_NO_LINK
+		 " THEN coalesce(unknown_since, clock_timestamp()) ELSE unknown_since END,"
 		 " next_at = CASE WHEN state = 'done' AND NOT " HAS_NO_LINK
 		 " THEN NULL ELSE clock_timestamp() END,"
 		 " callback_at = CASE WHEN state = 'done' AND NOT " HAS_NO_LINK
@@ -370,8 +371,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " finished_at = CASE WHEN $4 <> 'ready' THEN clock_timestamp() END,"
 		 " lease = lease + 1, lease_until = NULL,"
 		 " failures = 0, absent = 0, message = $3, decision = $3,"
-		 /* he says that what came before did not take effect */
-		 " unknown_since = CASE WHEN $4 <> 'ready' THEN unknown_since END,"
+		 /* unknown_since stays: he may err about the earlier sends */
 		 " sqlstate = CASE WHEN $4 = 'failed' THEN 'TG001' END"
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
 		 " AND state IN ('review', 'unknown')",
