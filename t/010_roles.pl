@@ -26,6 +26,9 @@ use constant LATER => '2100-01-01';
 # Rows that wait for a key.
 use constant BACKLOG => 20_000;
 
+# Shops that do not exist.
+use constant SHOPS => 20_000;
+
 my $credentials = PostgreSQL::Test::Utils::tempdir() . '/credentials';
 
 # Anyone's key is good; for the shop "own" there are keys of single roles only.
@@ -574,6 +577,57 @@ subtest 'fault 98: very many requests of a key that is refused' => sub {
 	cmp_ok(scalar(sends_like(qr/^much/)), '<', 200, 'of those that wait, only the first were sent');
 
 	do_as('postgres', q{DELETE FROM tegro_outbox WHERE reference ~ '^much' AND state = 'ready'});
+	write_credentials();
+	reload_conf($node);
+};
+
+subtest 'fault 98: a key that is refused, for very many shops' => sub {
+	my $offset = -s $node->logfile;
+
+	# the sandbox tells unknown shops before keys; payouts meet no fault
+	write_credentials('*:thief:revoked-key:x');
+	reload_conf($node);
+	$sandbox->fault('createOrder', 'answer', times => 2 * SHOPS, status => 401, body => '');
+	do_as('thief', q{SELECT count(tegro_enqueue('createOrder',
+		jsonb_build_object('shop_id', 'invented' || n, 'order_id', 'shops' || n, 'amount', 1, 'currency', 'RUB')))
+		FROM generate_series(1, } . SHOPS . ') AS n');
+	ok(wait_until(sub { return slurp_file($node->logfile, $offset) =~ /tegro delivery pauses for all shops and the key of role "thief"$/m }),
+		'the key rests for the role');
+	my $time_payout = sub {
+		my $begun = time;
+		my $id = enqueue_as('app', payout("beside$_[0]"));
+		my $result = as('app', "SELECT tegro_wait($id, '20 s') ->> 'type'");
+
+		is($result->{out}, 'success', "payout $_[0] of another role") or diag($result->{err});
+		return time - $begun;
+	};
+	my @times = sort { $a <=> $b } map { $time_payout->($_) } 0 .. 20;
+	cmp_ok($times[10], '<', 1, 'payouts of another role are sent within a second');
+	cmp_ok(scalar(sends_like(qr/^shops\d/)), '<', 500, 'only the first were sent');
+	my @lines = slurp_file($node->logfile, $offset) =~ /tegro delivery pauses for .*/g;
+	cmp_ok(scalar(@lines), '<=', 17, 'the log has a line for few shops, and one for all');
+
+	$sandbox->clear_faults;
+	do_as('postgres', q{DELETE FROM tegro_outbox WHERE reference ~ '^shops\d' AND state = 'ready'});
+	write_credentials();
+	reload_conf($node);
+};
+
+subtest 'fault 98: a role does not stop others by shops that do not exist' => sub {
+	my $rested = 'for all shops and the key of role "thief"';
+	my $offset = -s $node->logfile;
+
+	# one key for all roles and shops, which the provider refuses for some
+	write_credentials('*:*:' . API_KEY . ':x');
+	reload_conf($node);
+	$sandbox->fault('createOrder', 'answer', times => 30, status => 401, body => '');
+	do_as('thief', q{SELECT tegro_enqueue('createOrder',
+		jsonb_build_object('shop_id', 'mine' || n, 'order_id', 'mine' || n, 'amount', 1, 'currency', 'RUB'))
+		FROM generate_series(1, 30) AS n});
+	ok(wait_until(sub { return slurp_file($node->logfile, $offset) =~ /\Q$rested\E/ }), 'the key rests for the role');
+	$sandbox->clear_faults;
+	cmp_ok(time_order('order_taker', 'mine-good'), '<', 5, 'another role sends with the same key');
+	do_as('postgres', q{DELETE FROM tegro_outbox WHERE reference ~ '^mine\d' AND state = 'ready'});
 	write_credentials();
 	reload_conf($node);
 };

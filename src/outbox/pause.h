@@ -15,6 +15,14 @@
 /* The pauses of one process. */
 typedef struct TegroPauses TegroPauses;
 
+/* What the refusal of an item begins. */
+typedef enum TegroPauseBegun
+{
+	TEGRO_PAUSE_GOES_ON, /* nothing: it rests already */
+	TEGRO_PAUSE_OF_SHOP, /* its shop and key rest */
+	TEGRO_PAUSE_OF_ROLE	 /* its role and key rest, for all shops */
+} TegroPauseBegun;
+
 /* No pauses, in "context", which must outlive them. */
 extern TegroPauses *tegro_pauses_create(MemoryContext context);
 
@@ -22,13 +30,15 @@ extern TegroPauses *tegro_pauses_create(MemoryContext context);
  * Begins or prolongs the pause of the shop and key that an item was sent or
  * looked up with.  ms: milliseconds, above zero, that it lasts at least.
  * until_reload: a reload of the configuration ends it early.
- * Returns true if that shop and key did not rest before.
+ * Where many shops of the key rest for the item's role already, the key rests
+ * for that role, whatever the shop.  Returns what it begins.
  */
-extern bool tegro_pauses_add(TegroPauses *pauses, const TegroItem *item,
-							 int64 ms, bool until_reload);
+extern TegroPauseBegun tegro_pauses_add(TegroPauses *pauses,
+										const TegroItem *item, int64 ms,
+										bool until_reload);
 
 /*
- * Does the shop and key of an item rest?  To be asked of each item that is
+ * Does the key of an item rest, for its shop or its role?  To be asked of each item that is
  * claimed, once its call is prepared.  If so, the item's shop and role are
  * among tegro_pauses_names() from now on, so that the next claim does not read
  * it at all.
@@ -49,7 +59,7 @@ extern int64 tegro_pauses_until(const TegroPauses *pauses, int64 until_us);
 
 /*
  * The shops and roles whose requests are known to rest: a list of "ROLE SHOP",
- * the role by its number, as statements compare them.  In the current memory
+ * or "ROLE" for all shops, the role by its number, as statements compare them.  In the current memory
  * context; the strings are good until the next of these functions is called.
  */
 extern List *tegro_pauses_names(TegroPauses *pauses);

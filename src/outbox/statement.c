@@ -25,8 +25,8 @@
  * are hardly ever any.
  */
 #define DOES_NOT_REST(role, shop, names)                                 \
-	"(cardinality(" names ") = 0 OR " role "::oid::text || ' ' || " shop \
-	" <> ALL (" names "))"
+	"(cardinality(" names ") = 0 OR (" role "::oid::text <> ALL (" names \
+	") AND " role "::oid::text || ' ' || " shop " <> ALL (" names ")))"
 
 /* Rows that could not be claimed are left out, by number; see aside.c. */
 #define IS_NOT_ASIDE(id, ids) \

@@ -238,22 +238,28 @@ quoted_role(Oid role)
 	return name ? psprintf("\"%s\"", name) : psprintf("%u", role);
 }
 
-/* Has the shop and key of an item rest, for at least "ms". */
+/* Has the key of an item rest, for at least "ms". */
 static void
 pause_key(Loop *loop, const TegroItem *item, int64 ms, bool until_reload)
 {
 	MemoryContext old = CurrentMemoryContext;
+	TegroPauseBegun begun = tegro_pauses_add(loop->pauses, item, ms,
+											 until_reload);
+	char *shop;
 	bool begins;
 
-	if (!tegro_pauses_add(loop->pauses, item, ms, until_reload))
+	if (begun == TEGRO_PAUSE_GOES_ON)
 		return;
 	/* the role's name is in the catalog */
 	begins = !IsTransactionState();
 	if (begins)
 		StartTransactionCommand();
+	shop = begun == TEGRO_PAUSE_OF_SHOP
+		? psprintf("shop \"%s\"", item->shop_id)
+		: pstrdup("all shops");
 	ereport(LOG,
-			(errmsg("tegro delivery pauses for shop \"%s\" and the key of role %s",
-					item->shop_id, quoted_role(item->role)),
+			(errmsg("tegro delivery pauses for %s and the key of role %s",
+					shop, quoted_role(item->role)),
 			 item->ruling->message ? errdetail_internal("%s", item->ruling->message) : 0));
 	if (begins)
 		CommitTransactionCommand();
