@@ -179,7 +179,9 @@ ask($admin,
 	is(key_of('one'), 'key-3', 'tegro.shop_id is meant where the parameters name none');
 
 	put(join("\n", reverse @lines) . "\n");
-	is(key_of('one', 'A'), 'key-4', 'the first line that fits wins, not the one that fits best');
+	is(key_of('one', 'A'), 'key-3', 'of the lines that name the role, the first wins, not the one that fits best');
+	is(key_of('two', 'A'), 'key-4', 'the same of those that fit any role');
+	is(key_of('two', 'B'), 'key-4', 'and of the rest');
 
 	put("A:one:key-1:s\nA:one:key-2:s");
 	is(key_of('one', 'A'), 'key-1', 'the first of two alike wins; the last line needs no end');
@@ -232,6 +234,13 @@ ask($admin,
 	is(key_of('one', 'A'), 'TG006', 'and for nobody else');
 	is(key_of($admin, 'A'), 'TG006', 'not for superusers, who are no members');
 	is(key_of('super_member', 'A'), 'key-1', 'unless they were made members');
+
+	# who can grant a role does not thereby choose the key of another
+	put("A:cashiers:key-1:s\nA:*:key-2:s\n*:super_member:key-3:s\nA:member:key-4:s\n");
+	is(key_of('member', 'A'), 'key-4', 'a line that names the role comes before those of its groups');
+	is(key_of('super_member', 'A'), 'key-3', 'for a superuser as well, and if it is for any shop');
+	is(key_of('aloof', 'A'), 'key-1', 'other members have the key of the group');
+	put("A:cashiers:key-1:s\n");
 
 	my $session = session($node, user => 'one');
 	is(key_of($session, 'A'), 'TG006', 'a role without a line');

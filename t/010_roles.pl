@@ -509,8 +509,8 @@ subtest 'fault 98: the key of one role is refused' => sub {
 };
 
 subtest 'fault 98: a role gets another key without a reload' => sub {
-	do_as('postgres', 'CREATE ROLE good_key; GRANT USAGE ON SCHEMA public TO good_key');
-	write_credentials(SHOP_ID . ':good_key:' . API_KEY . ':x', SHOP_ID . ':thief:revoked-key:x');
+	do_as('postgres', 'CREATE ROLE good_key; CREATE ROLE bad_key; GRANT bad_key TO thief');
+	write_credentials(SHOP_ID . ':good_key:' . API_KEY . ':x', SHOP_ID . ':bad_key:revoked-key:x');
 	reload_conf($node);
 	enqueue_as('thief', order('moved1'));
 	ok(wait_until(sub { return row($node, 'moved1')->{attempts} == 0 && (row($node, 'moved1')->{sqlstate} // '') eq 'TG001' }),
@@ -527,7 +527,7 @@ subtest 'fault 98: a role gets another key without a reload' => sub {
 			return row($node, 'moved1')->{state} eq 'done' && row($node, 'moved2')->{state} eq 'done';
 		}, 30);
 	is(row($node, $_)->{state}, 'done', "with the key of a role that it became a member of, $_ is sent") foreach qw(moved1 moved2);
-	do_as('postgres', 'REVOKE good_key FROM thief');
+	do_as('postgres', 'REVOKE good_key, bad_key FROM thief');
 	write_credentials();
 	reload_conf($node);
 };

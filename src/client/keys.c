@@ -387,19 +387,35 @@ role_fits(const char *name, Oid role)
 	return OidIsValid(line_role) && is_member_of_role_nosuper(role, line_role);
 }
 
-/* The first line of the credentials file that fits both; NULL if none does. */
+static bool
+shop_fits(const char *name, const char *shop)
+{
+	return strcmp(name, "*") == 0 || strcmp(name, shop) == 0;
+}
+
+/*
+ * The line of the credentials file for a shop and role; NULL if there is none.
+ * A line that names the role itself comes before all that fit it otherwise:
+ * who can grant a role to others must not be able to change the key of one that
+ * has a line of its own.
+ */
 static const TegroCredentialsLine *
 find_line(const char *shop, Oid role)
 {
+	const char *name = GetUserNameFromId(role, true);
+
 	read_file();
+	for (int i = 0; name && i < file_nlines; i++)
+	{
+		if (shop_fits(file_lines[i].shop_id, shop) &&
+			strcmp(file_lines[i].role, name) == 0)
+			return &file_lines[i];
+	}
 	for (int i = 0; i < file_nlines; i++)
 	{
-		const TegroCredentialsLine *line = &file_lines[i];
-
-		if ((strcmp(line->shop_id, "*") == 0 ||
-			 strcmp(line->shop_id, shop) == 0) &&
-			role_fits(line->role, role))
-			return line;
+		if (shop_fits(file_lines[i].shop_id, shop) &&
+			role_fits(file_lines[i].role, role))
+			return &file_lines[i];
 	}
 	return NULL;
 }
@@ -425,9 +441,7 @@ why_no_line(const char *shop, Oid role)
 {
 	for (int i = 0; i < file_nlines; i++)
 	{
-		char *line_shop = trim(file_lines[i].shop_id);
-
-		if ((strcmp(line_shop, "*") == 0 || strcmp(line_shop, shop) == 0) &&
+		if (shop_fits(trim(file_lines[i].shop_id), shop) &&
 			role_fits(trim(file_lines[i].role), role))
 			return "No line of the credentials file fits both; one would but for blanks around its shop or role, which count.";
 	}
