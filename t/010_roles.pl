@@ -435,6 +435,27 @@ subtest 'fault 78: what is wrong uses no reference' => sub {
 	is(scalar(sends('wrong')), 0, 'nothing was sent');
 	do_as('app', sprintf($insert, 1));
 	state_becomes('wrong', 'done', 'the same reference, corrected');
+
+	# blanks alone are no text
+	foreach my $blank (' ', q{ \t\n\r}, "\N{U+A0}\N{U+3000}")
+	{
+		utf8::encode(my $bytes = $blank);
+		foreach my $case (
+			[ createOrder => order('blank', order_id => 'BLANK'), 'order_id' ],
+			[ createOrder => order('blank', currency => 'BLANK'), 'currency' ],
+			[ createWithdrawal => payout('blank', payment_id => 'BLANK'), 'payment_id' ],
+			[ createWithdrawal => payout('blank', account => 'BLANK'), 'account' ],
+			[ createWithdrawal => payout('blank', currency => 'BLANK'), 'currency' ])
+		{
+			my ($method, $call, $name) = @$case;
+
+			$call =~ s/BLANK/$bytes/;
+			like(error_of('app', "SELECT tegro_enqueue($call)"),
+				qr/22023: "$name" must be a string that is not empty/, "$name of $method is blank");
+		}
+		like(error_of('app', qq{SELECT tegro_payment_url('{"order_id": "$bytes", "amount": 1, "currency": "RUB"}')}),
+			qr/22023: "order_id" of a payment link must be a string that is not empty/, 'in a link');
+	}
 };
 
 subtest 'an amount is a decimal number' => sub {

@@ -184,7 +184,8 @@ get_reference(Jsonb *params, const TegroMethod *method)
 				 errmsg("\"%s\" is missing from the parameters", method->reference),
 				 errdetail("Without it, what %s did could not be looked up.", method->name),
 				 errhint("Give the shop's own number, a string that is not empty, or a number.")));
-	if (value.type == jbvString && value.val.string.len > 0)
+	if (value.type == jbvString &&
+		!tegro_parameters_is_blank(value.val.string.val, value.val.string.len))
 		reference = pnstrdup(value.val.string.val, value.val.string.len);
 	else if (value.type == jbvNumeric)
 	{

@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -193,6 +194,52 @@ tegro_parameters_check_amount(Jsonb *params)
 		check_receipt(&value, amount);
 }
 
+bool
+tegro_parameters_is_blank(const char *bytes, size_t len)
+{
+	/* no-break space, U+2000 to U+200B, U+202F, U+3000, in UTF-8 */
+	static const char *const blanks[] = {" ",
+										 "\t",
+										 "\n",
+										 "\v",
+										 "\f",
+										 "\r",
+										 "\xc2\xa0",
+										 "\xe3\x80\x80",
+										 "\xe2\x80\x80",
+										 "\xe2\x80\x81",
+										 "\xe2\x80\x82",
+										 "\xe2\x80\x83",
+										 "\xe2\x80\x84",
+										 "\xe2\x80\x85",
+										 "\xe2\x80\x86",
+										 "\xe2\x80\x87",
+										 "\xe2\x80\x88",
+										 "\xe2\x80\x89",
+										 "\xe2\x80\x8a",
+										 "\xe2\x80\x8b",
+										 "\xe2\x80\xaf"};
+
+	while (len > 0)
+	{
+		size_t n = 0;
+
+		for (int i = 0; i < lengthof(blanks) && n == 0; i++)
+		{
+			size_t blank_len = strlen(blanks[i]);
+
+			if ((blank_len == 1 || GetDatabaseEncoding() == PG_UTF8) &&
+				blank_len <= len && memcmp(bytes, blanks[i], blank_len) == 0)
+				n = blank_len;
+		}
+		if (n == 0)
+			return false;
+		bytes += n;
+		len -= n;
+	}
+	return true;
+}
+
 /* Throws unless a parameter is a string that is not empty. */
 static void
 require_text(Jsonb *params, const char *name, bool or_number)
@@ -201,7 +248,9 @@ require_text(Jsonb *params, const char *name, bool or_number)
 
 	if (!get_value(&params->root, name, &value))
 		refuse_missing(name);
-	if ((value.type != jbvString || value.val.string.len == 0) &&
+	if ((value.type != jbvString ||
+		 tegro_parameters_is_blank(value.val.string.val,
+								   value.val.string.len)) &&
 		(value.type != jbvNumeric || !or_number))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -12,6 +12,9 @@
 
 #include "src/client/method.h"
 
+/* Is a text of "len" bytes, in server encoding, empty, or blank throughout? */
+extern bool tegro_parameters_is_blank(const char *bytes, size_t len);
+
 /*
  * Throws 22023 unless a method that makes an order or a payout has the
  * parameters that it needs: currency, an amount, for a payout an account; and

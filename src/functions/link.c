@@ -238,7 +238,8 @@ parameter_text(Jsonb *params, int n)
 	switch (parameters[n].kind)
 	{
 		case KIND_STRING:
-			if (string == NULL || *string == '\0' || value.type == jbvBool)
+			if (string == NULL || value.type == jbvBool ||
+				tegro_parameters_is_blank(string, strlen(string)))
 				refuse(name, "a string that is not empty",
 					   "A number is taken too.");
 			if (strcmp(name, "order_id") == 0)
