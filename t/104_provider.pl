@@ -697,6 +697,9 @@ story(
 				$absent++;
 				is(get('W-empty', q{state || ' ' || absent || ' ' || failures}), "unknown $absent 0",
 					'not found: ' . $json->allow_nonref->encode($data));
+				my $direct = $session->query(q{SELECT tegro_withdrawal(payment_id => 'W-empty')});
+				is($direct->{sqlstate}, 'TG001', '... and a refusal to who asks directly');
+				like($direct->{detail}, qr/It found nothing\./, '... which says so');
 			}
 			foreach my $failure ([ 200, '{"type":"success"}' ], [ 500, success(undef) ], [ 500, success({}) ])
 			{

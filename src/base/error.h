@@ -40,7 +40,7 @@ typedef struct TegroOutcome
 	const char *hint;	 /* or NULL */
 	const char *desc;	 /* the provider's words of a refusal, else "" */
 	bool unauthorized;	 /* the key, or this server, is not accepted */
-	bool null_data;		 /* it says "success", and "data" is null */
+	bool found_nothing;	 /* a look-up's success, with "data" that is empty */
 } TegroOutcome;
 
 /* What must never be shown, as the bytes of it. */

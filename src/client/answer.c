@@ -130,6 +130,16 @@ get_key(Jsonb *object, const char *key, JsonbValue *value)
 										value);
 }
 
+/* Is a value null, false, {} or []? */
+static bool
+is_empty(const JsonbValue *value)
+{
+	if (value->type == jbvBinary)
+		return JsonContainerSize(value->val.binary.data) == 0;
+	return value->type == jbvNull ||
+		(value->type == jbvBool && !value->val.boolean);
+}
+
 void
 tegro_answer_read(const char *bytes, size_t len, TegroAnswer *answer)
 {
@@ -170,8 +180,8 @@ tegro_answer_read(const char *bytes, size_t len, TegroAnswer *answer)
 	{
 		bool has_data = get_key(answer->envelope, "data", &value) != NULL;
 
-		answer->null_data = has_data && value.type == jbvNull;
-		if (!has_data || answer->null_data)
+		answer->no_data = has_data && is_empty(&value);
+		if (!has_data || value.type == jbvNull)
 			answer->why = "It says \"success\", but has no \"data\".";
 		else
 			answer->kind = TEGRO_ANSWER_SUCCESS;

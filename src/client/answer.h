@@ -23,7 +23,7 @@ typedef struct TegroAnswer
 	Jsonb *envelope; /* the whole answer; NULL if unreadable */
 	char *desc;		 /* "desc" of a refusal, "" if there is none */
 	const char *why; /* a sentence that says why it is unreadable */
-	bool null_data;	 /* unreadable, for "data" of a success is null */
+	bool no_data;	 /* "data" of a success is null, false, {} or [] */
 } TegroAnswer;
 
 /*

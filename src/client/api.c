@@ -707,6 +707,18 @@ judge(TegroCall *call)
 		return false;
 	}
 
+	/* some say so that there is no such thing, and not by an error */
+	if (answer.no_data && call->method->finds_one &&
+		exchange->http_status >= 200 && exchange->http_status <= 299)
+	{
+		outcome->result = TEGRO_REFUSED;
+		outcome->found_nothing = true;
+		outcome->message = psprintf("Tegro refused %s", call->method->name);
+		outcome->detail = psprintf("It found nothing. (%s)",
+								   describe_exchange(call));
+		return false;
+	}
+
 	if (answer.kind == TEGRO_ANSWER_SUCCESS && exchange->http_status >= 200 &&
 		exchange->http_status <= 299)
 	{
@@ -715,8 +727,6 @@ judge(TegroCall *call)
 		return false;
 	}
 
-	outcome->null_data = answer.null_data && exchange->http_status >= 200 &&
-		exchange->http_status <= 299;
 	judge_useless(call,
 				  answer.kind == TEGRO_ANSWER_UNREADABLE
 					  ? answer.why

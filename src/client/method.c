@@ -20,11 +20,11 @@ static const TegroMethod methods[] = {
 	{"createOrder", TEGRO_ORDERS, "order_id", "tegro_order"},
 	{"shops", TEGRO_READS, NULL, NULL},
 	{"balance", TEGRO_READS, NULL, NULL},
-	{"order", TEGRO_READS, NULL, NULL},
+	{"order", TEGRO_READS, NULL, NULL, true},
 	{"orders", TEGRO_READS, NULL, NULL},
 	{"createWithdrawal", TEGRO_PAYS_OUT, "payment_id", "tegro_withdrawal"},
 	{"withdrawals", TEGRO_READS, NULL, NULL},
-	{"withdrawal", TEGRO_READS, NULL, NULL},
+	{"withdrawal", TEGRO_READS, NULL, NULL, true},
 	{"rates", TEGRO_READS, NULL, NULL},
 	{"modules", TEGRO_READS, NULL, NULL},
 };

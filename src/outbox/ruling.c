@@ -907,27 +907,12 @@ rule_absent(const TegroItem *item)
 	return ruling;
 }
 
-/* Is "data" of an envelope {}, [] or false? */
-static bool
-is_empty(Jsonb *envelope)
-{
-	JsonbValue value;
-
-	if (!get_field(envelope, "data", &value))
-		return false;
-	return value.type == jbvBinary
-		? JsonContainerSize(value.val.binary.data) == 0
-		: value.type == jbvBool && !value.val.boolean;
-}
-
 bool
 tegro_rule_is_not_found(const TegroCall *call)
 {
 	const TegroOutcome *outcome = &call->outcome;
 
-	if (outcome->result == TEGRO_ANSWERED)
-		return is_empty(call->envelope);
-	return outcome->null_data ||
+	return outcome->found_nothing ||
 		(outcome->result == TEGRO_REFUSED && !outcome->unauthorized &&
 		 matches(outcome->desc, tegro_not_found_pattern,
 				 "tegro.not_found_pattern"));
