@@ -707,4 +707,70 @@ subtest 'a notification for a role that has been dropped' => sub {
 		qr/^never .*the role, number \d+, does not exist/, 'says why, and is not looked up for ever');
 };
 
+
+#
+# Texts that roles choose: a terminal obeys control characters
+#
+
+subtest 'texts of roles are shown without control characters' => sub {
+	my $sql = q{E'a\\x1b[2J\\nb\\u202e'};
+	my $shown = qr/a\\x1b\[2J(?:\\x0a| )b\\xe2\\x80\\xae/;
+	my $object = sub {
+		my %params = (currency => q{'RUB'}, amount => '10', @_);
+
+		return 'jsonb_build_object(' . join(', ', map { "'$_', $params{$_}" } sort keys %params) . ')';
+	};
+	my $offset = -s $node->logfile;
+
+	write_credentials(SHOP_ID . ':*:' . API_KEY . ':x');
+	reload_conf($node);
+	like(error_of('app', "SELECT tegro_call($sql, '{}')"), qr/invalid method name "$shown"/, 'the name of a method');
+
+	my $order = $object->(order_id => $sql);
+	my $later = q{deliver_after => '} . LATER . q{'};
+	do_as('thief', "SELECT tegro_enqueue('createOrder', $order, $later)");
+	like(error_of('app', "SELECT tegro_enqueue('createOrder', $order)"), qr/order_id "$shown" of shop "\S+" has been used/,
+		'a reference that another role has used');
+	like(error_of('thief', q{SELECT tegro_enqueue('createOrder', } . $object->(order_id => $sql, amount => '11') . ')'),
+		qr/order_id "$shown" of shop "\S+" is another request/, 'one of another request');
+
+	my $unknown = $object->(order_id => q{'odd-shop'}, shop_id => $sql);
+	like(error_of('app', "SELECT tegro_create_order($unknown)"), qr/no API key for shop "$shown"/, 'a shop');
+	do_as('app', "SELECT tegro_enqueue('createOrder', $unknown)");
+	ok(wait_until(sub { return do_as('postgres', q{SELECT message FROM tegro_outbox WHERE reference = 'odd-shop'}) =~ $shown }),
+		'the same on record');
+	do_as('postgres', q{DELETE FROM tegro_outbox WHERE reference = 'odd-shop'});
+
+	write_credentials('*:app:' . API_KEY . ':x');
+	reload_conf($node);
+	$sandbox->fault('createOrder', 'answer', times => 1, status => 401, body => '');
+	do_as('app', q{SELECT tegro_enqueue('createOrder', } . $object->(order_id => q{'odd-pause'}, shop_id => $sql) . ')');
+	ok(wait_until(sub { return slurp_file($node->logfile, $offset) =~ /tegro delivery pauses for shop "$shown"/ }),
+		'a shop that rests');
+	do_as('postgres', q{DELETE FROM tegro_outbox WHERE reference = 'odd-pause'});
+	write_credentials();
+	reload_conf($node);
+
+	do_as('app', "CREATE FUNCTION shop.odd(id bigint, state text, reference text, answer jsonb) RETURNS void LANGUAGE plpgsql
+		AS \$\$ BEGIN RAISE EXCEPTION USING MESSAGE = $sql; END \$\$");
+	enqueue_as('app', order('odd-callback'), q{'shop.odd(bigint, text, text, jsonb)'});
+	ok(wait_until(sub { return (row($node, 'odd-callback')->{callback_message} // '') =~ $shown }), 'a callback\'s error');
+	ok(wait_until(sub { return slurp_file($node->logfile, $offset) =~ /callback \S+\(.*\) failed for request \d+ of the tegro outbox: $shown/ }),
+		'the same in the log');
+	do_as('postgres', q{DELETE FROM tegro_outbox WHERE reference = 'odd-callback'});
+
+	# the command of the hint is a command
+	do_as('postgres', q{CREATE FUNCTION shop.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE TRIGGER U&"a\001b[2J\000ab\202e" AFTER INSERT ON tegro_attempt FOR EACH STATEMENT EXECUTE FUNCTION shop.nothing()});
+	my $stopped = error_of('app', 'SELECT tegro_enqueue(' . order('odd-trigger') . ')');
+	like($stopped, qr/TG006: trigger "$shown" on table "tegro_attempt" is not the extension's own/, 'a trigger');
+	my ($command) = $stopped =~ /^HINT:  Run as the owner of the table: (.*)$/m;
+	like($command, qr/^DROP TRIGGER U&"a\\\+00001B\[2J\\\+00000Ab\\\+00202E" ON public\.tegro_attempt;$/, 'whose name is escaped in the hint');
+	do_as('postgres', $command);
+	enqueue_as('app', order('odd-trigger'));
+	state_becomes('odd-trigger', 'done', 'which removes it');
+
+	unlike(join("\n", grep { !/STATEMENT:|^\t/ } split(/\n/, slurp_file($node->logfile, $offset))), qr/\e|\xe2\x80\xae|\x{202e}/, 'the log has none');
+};
+
 done_testing();

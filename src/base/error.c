@@ -10,7 +10,9 @@
  * Hazard: the provider, or whoever answers in its place, chooses the bytes
  * that are quoted here.  They can hold control characters that a terminal
  * obeys, bytes that are not text, or our own signature sent back.  Everything
- * foreign passes through tegro_error_excerpt().
+ * foreign passes through tegro_error_excerpt().  Names in catalogs, and texts that
+ * a role gave, are text, but may hold the same: they pass through
+ * tegro_error_for_client().
  *
  *-------------------------------------------------------------------------
  */
@@ -79,17 +81,62 @@ tegro_error_is_about_data(int sqlerrcode)
 }
 
 /*
- * Characters that show as nothing, or turn the text around them: from U+200B
- * to U+200F, U+202A to U+202E, U+2060 to U+206F, and U+FEFF.
+ * Characters of UTF-8 that show as nothing, turn the text around them or end a
+ * line: the controls from U+0080 to U+009F, U+00AD, U+061C, U+180E, U+200B to
+ * U+200F, U+2028 to U+202E, U+2060 to U+206F, U+FEFF, U+FFF9 to U+FFFB, and the
+ * tags from U+E0000 to U+E0FFF.
  */
 static bool
-is_invisible(const unsigned char *c)
+is_invisible(const unsigned char *c, int len)
 {
-	return (c[0] == 0xe2 && c[1] == 0x80 &&
-			((c[2] >= 0x8b && c[2] <= 0x8f) ||
-			 (c[2] >= 0xaa && c[2] <= 0xae))) ||
-		(c[0] == 0xe2 && c[1] == 0x81 && c[2] >= 0xa0 && c[2] <= 0xaf) ||
-		(c[0] == 0xef && c[1] == 0xbb && c[2] == 0xbf);
+	if (len == 2)
+		return (c[0] == 0xc2 && (c[1] < 0xa0 || c[1] == 0xad)) ||
+			(c[0] == 0xd8 && c[1] == 0x9c);
+	if (len == 3)
+		return (c[0] == 0xe1 && c[1] == 0xa0 && c[2] == 0x8e) ||
+			(c[0] == 0xe2 && c[1] == 0x80 &&
+			 ((c[2] >= 0x8b && c[2] <= 0x8f) ||
+			  (c[2] >= 0xa8 && c[2] <= 0xae))) ||
+			(c[0] == 0xe2 && c[1] == 0x81 && c[2] >= 0xa0 && c[2] <= 0xaf) ||
+			(c[0] == 0xef && c[1] == 0xbb && c[2] == 0xbf) ||
+			(c[0] == 0xef && c[1] == 0xbf && c[2] >= 0xb9 && c[2] <= 0xbb);
+	return len == 4 && c[0] == 0xf3 && c[1] == 0xa0;
+}
+
+/*
+ * Is a character of the server's encoding a control, or invisible?  The bytes
+ * from 0x80 to 0x9f are letters in some encodings of one byte, and controls in
+ * those of ISO 8859.
+ */
+static bool
+is_control(const char *character, int len)
+{
+	const unsigned char *c = (const unsigned char *) character;
+
+	if (len == 1 && !IS_HIGHBIT_SET(*c))
+		return *c < 0x20 || *c == 0x7f;
+	switch (GetDatabaseEncoding())
+	{
+		case PG_UTF8:
+			return is_invisible(c, len);
+		case PG_LATIN1:
+		case PG_LATIN2:
+		case PG_LATIN3:
+		case PG_LATIN4:
+		case PG_LATIN5:
+		case PG_LATIN6:
+		case PG_LATIN7:
+		case PG_LATIN8:
+		case PG_LATIN9:
+		case PG_LATIN10:
+		case PG_ISO_8859_5:
+		case PG_ISO_8859_6:
+		case PG_ISO_8859_7:
+		case PG_ISO_8859_8:
+			return *c < 0xa0;
+		default:
+			return false;
+	}
 }
 
 /*
@@ -134,9 +181,21 @@ is_ascii(const char *message)
 	return *message == '\0';
 }
 
-/* A text with \xNN for what the conversion lacks; if there is none, for all. */
-static char *
-escape(const char *message, Oid conversion)
+/* Does a text consist of what every terminal and encoding has? */
+static bool
+is_plain(const char *message)
+{
+	while (*message >= 0x20 && *message < 0x7f)
+		message++;
+	return *message == '\0';
+}
+
+/*
+ * A text with \xNN for control characters, and for what the conversion lacks; if
+ * "ascii_only", for all that is not ASCII.
+ */
+static const char *
+escape(const char *message, bool ascii_only, Oid conversion)
 {
 	StringInfoData out;
 
@@ -145,8 +204,9 @@ escape(const char *message, Oid conversion)
 	{
 		int len = (int) strnlen(at, pg_mblen(at));
 
-		if (!IS_HIGHBIT_SET(*at) ||
-			(OidIsValid(conversion) && client_has(conversion, at, len)))
+		if (!is_control(at, len) &&
+			(!IS_HIGHBIT_SET(*at) ||
+			 (!ascii_only && client_has(conversion, at, len))))
 			appendBinaryStringInfo(&out, at, len);
 		else
 		{
@@ -161,18 +221,50 @@ escape(const char *message, Oid conversion)
 const char *
 tegro_error_for_client(const char *message)
 {
-	Oid conversion = is_ascii(message) ? InvalidOid : find_conversion();
-
-	return OidIsValid(conversion) ? escape(message, conversion) : message;
+	if (is_plain(message))
+		return message;
+	return escape(message, false,
+				  is_ascii(message) ? InvalidOid : find_conversion());
 }
 
 const char *
 tegro_error_in_context(const char *message)
 {
-	return is_ascii(message) ||
-			pg_get_client_encoding() == GetDatabaseEncoding()
+	return is_plain(message)
 		? message
-		: escape(message, InvalidOid);
+		: escape(message, pg_get_client_encoding() != GetDatabaseEncoding(),
+				 InvalidOid);
+}
+
+const char *
+tegro_error_identifier(const char *name)
+{
+	StringInfoData out;
+
+	if (is_plain(name) || strcmp(tegro_error_for_client(name), name) == 0)
+		return quote_identifier(name);
+	initStringInfo(&out);
+	appendStringInfoString(&out, "U&\"");
+	for (const char *at = name; *at;)
+	{
+		int len = (int) strnlen(at, pg_mblen(at));
+
+		if (len == 1 && (*at == '"' || *at == '\\'))
+			appendStringInfo(&out, "%c%c", *at, *at);
+		else if (len == 1 && *at >= 0x20 && *at < 0x7f)
+			appendStringInfoChar(&out, *at);
+		else
+		{
+			char *utf8 = pg_server_to_any(at, len, PG_UTF8);
+
+			appendStringInfo(&out, "\\+%06X",
+							 (unsigned) utf8_to_unicode(
+								 (const unsigned char *) utf8));
+		}
+		at += len;
+	}
+	appendStringInfoChar(&out, '"');
+	return out.data;
 }
 
 /* The secret that stands at the front of "bytes", its length; 0 if none. */
@@ -235,8 +327,7 @@ tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 				: 0;
 			if (utf8_server && n > 1 && n <= len - i &&
 				pg_utf8_islegal((const unsigned char *) bytes + i, (int) n) &&
-				!(c == 0xc2 && (unsigned char) bytes[i + 1] < 0xa0) &&
-				!(n == 3 && is_invisible((const unsigned char *) bytes + i)) &&
+				!is_invisible((const unsigned char *) bytes + i, (int) n) &&
 				client_has(conversion, bytes + i, (int) n))
 			{
 				appendBinaryStringInfo(&out, bytes + i, (int) n);

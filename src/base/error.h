@@ -82,9 +82,12 @@ extern char *tegro_error_excerpt(const char *bytes, size_t len, size_t max_len,
 								 const TegroSecrets *secrets);
 
 /*
- * Text in server encoding, with each character that the client's encoding does
- * not have as \xNN.  Otherwise an error that quotes it reaches the client as one
- * about its encoding, and its SQLSTATE is lost.  May return its argument.
+ * Text in server encoding, made fit to be shown: control characters, invisible
+ * ones, line ends, and each character that the client's encoding does not have,
+ * as \xNN.  With one of the last, an error that quotes it would reach the client
+ * as one about its encoding, and its SQLSTATE would be lost.  May return its
+ * argument.  Every text that is not the extension's own passes through this or
+ * tegro_error_excerpt() before it is shown or logged.
  */
 extern const char *tegro_error_for_client(const char *message);
 
@@ -93,6 +96,12 @@ extern const char *tegro_error_for_client(const char *message);
  * the two encodings differ, it escapes all that is not ASCII.
  */
 extern const char *tegro_error_in_context(const char *message);
+
+/*
+ * A name for a command that is shown, quoted where necessary; U&"..." with
+ * escapes, where tegro_error_for_client() would change it.
+ */
+extern const char *tegro_error_identifier(const char *name);
 
 /* Makes a secret unreadable wherever it stands in these bytes. */
 extern void tegro_error_mask(char *bytes, size_t len, const char *secret);

@@ -47,7 +47,8 @@ tegro_method_find(const char *name)
 		if (pg_strcasecmp(name, methods[i].name) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid method name \"%s\"", name),
+					 errmsg("invalid method name \"%s\"",
+							tegro_error_excerpt(name, len, 2 * MAX_METHOD_LEN, NULL)),
 					 errhint("Write it as \"%s\".", methods[i].name)));
 	}
 
@@ -58,7 +59,8 @@ tegro_method_find(const char *name)
 		(name[0] >= '0' && name[0] <= '9'))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid method name \"%s\"", name),
+				 errmsg("invalid method name \"%s\"",
+							tegro_error_excerpt(name, len, 2 * MAX_METHOD_LEN, NULL)),
 				 errdetail("A method name is letters and digits, beginning with a letter, at most %d.", MAX_METHOD_LEN),
 				 errhint("Give the name alone, such as \"balance\".")));
 

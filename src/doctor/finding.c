@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "src/base/error.h"
 #include "src/doctor/finding.h"
 
 static const char *const status_names[] = {
@@ -34,12 +35,18 @@ tegro_finding_put_named(TegroDoctor *doctor, const char *check,
 						TegroFinding status, const char *detail,
 						const char *hint)
 {
+	const char *shown = hint ? tegro_error_for_client(hint) : "";
 	Datum values[4] = {CStringGetTextDatum(check),
 					   CStringGetTextDatum(status_names[status]),
-					   CStringGetTextDatum(detail),
-					   hint ? CStringGetTextDatum(hint) : (Datum) 0};
+					   CStringGetTextDatum(tegro_error_for_client(detail)),
+					   (Datum) 0};
 	bool nulls[4] = {false, false, false, hint == NULL};
 
+	if (hint && strcmp(shown, hint) != 0)
+		shown =
+			psprintf("%s (A name in it has characters that cannot be shown, here as \\xNN: the command does not work as it is.)",
+					 shown);
+	values[3] = CStringGetTextDatum(shown);
 	tuplestore_putvalues(doctor->rsinfo->setResult, doctor->rsinfo->setDesc,
 						 values, nulls);
 	doctor->nrows++;

@@ -504,7 +504,8 @@ tegro_on_payment(PG_FUNCTION_ARGS)
 	if (!tegro_inbox_register(&ledger, shop_id, callback, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("payments of shop \"%s\" are another role's", shop_id),
+				 errmsg("payments of shop \"%s\" are another role's",
+						tegro_error_for_client(shop_id)),
 				 errhint("Call this as a member of the role that registered the callback, or have it withdrawn with tegro_on_payment(NULL).")));
 	PG_RETURN_VOID();
 }

@@ -86,7 +86,8 @@ tegro_requests_callback_name(Oid function)
 	if (ntypes != 4 || memcmp(types, expected, sizeof(expected)) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("function %s can't be a callback", format_procedure(function)),
+				 errmsg("function %s can't be a callback",
+						tegro_error_for_client(format_procedure(function))),
 				 errhint("A callback takes (id bigint, state text, reference text, answer jsonb).")));
 	if (!tegro_may_execute(function, GetUserId()))
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
@@ -247,7 +248,8 @@ tegro_resolve(PG_FUNCTION_ARGS)
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid decision \"%s\"", decision),
+				 errmsg("invalid decision \"%s\"",
+						tegro_error_for_client(decision)),
 				 errhint("Decide for \"done\" (it took effect), \"failed\" (it did not) or \"resend\" (it did not; send it again).")));
 	if (strspn(reason, " \t\n") == strlen(reason))
 		ereport(ERROR,

@@ -56,6 +56,7 @@
 
 #include "src/worker/callback.h"
 #include "src/base/compat.h"
+#include "src/base/error.h"
 #include "src/outbox/outbox.h"
 
 PG_FUNCTION_INFO_V1(tegro_create_order_trigger);
@@ -85,7 +86,7 @@ add_grantee(StringInfo grantees, Oid grantee)
 	appendStringInfo(grantees, "%s%s", grantees->len ? ", " : "",
 					 grantee == ACL_ID_PUBLIC
 						 ? "PUBLIC"
-						 : quote_identifier(
+						 : tegro_error_identifier(
 							   GetUserNameFromId(grantee, false)));
 }
 
@@ -106,17 +107,19 @@ require_owners_triggers(Oid table, Oid owner)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for relation %u", table);
 	class = (Form_pg_class) GETSTRUCT(tuple);
-	name = quote_qualified_identifier(get_namespace_name(class->relnamespace),
-									  NameStr(class->relname));
+	name = psprintf("%s.%s",
+					tegro_error_identifier(
+						get_namespace_name(class->relnamespace)),
+					tegro_error_identifier(NameStr(class->relname)));
 	if (!has_privs_of_role(class->relowner, owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("triggers of table %s could be another role's", name),
 				 errdetail("They fire for its partition, and would enqueue as the owner of that, role \"%s\".",
-						   GetUserNameFromId(owner, false)),
+						   tegro_error_for_client(GetUserNameFromId(owner, false))),
 				 errhint("Look whose the triggers are, then give both tables to one role: ALTER TABLE %s OWNER TO %s.",
 						 name,
-						 quote_identifier(GetUserNameFromId(owner, false)))));
+						 tegro_error_identifier(GetUserNameFromId(owner, false)))));
 
 	/* none written down: the owner's alone */
 	datum = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relacl, &isnull);
@@ -142,7 +145,8 @@ require_owners_triggers(Oid table, Oid owner)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("triggers of table %s could be another role's", name),
 				 errdetail("%s may create some, and this one would enqueue as role \"%s\", whoever created it.",
-						   grantees.data, GetUserNameFromId(owner, false)),
+						   grantees.data,
+						   tegro_error_for_client(GetUserNameFromId(owner, false))),
 				 errhint("Look whose the triggers are, for they stay, then: REVOKE TRIGGER ON TABLE %s FROM %s.",
 						 name, grantees.data)));
 }
@@ -223,8 +227,9 @@ column_value(const char *name, int name_len, HeapTuple row,
 	if (number <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of the trigger's template does not exist", column),
-				 errhint("The columns are: %s. Write \"$$\" for a dollar sign.", list_columns(tupdesc))));
+				 errmsg("column \"%s\" of the trigger's template does not exist",
+						tegro_error_for_client(column)),
+				 errhint("The columns are: %s. Write \"$$\" for a dollar sign.", tegro_error_for_client(list_columns(tupdesc)))));
 	/* it would read as null: no row has a virtual one, a BEFORE row has none yet */
 	generated = TupleDescAttr(tupdesc, number - 1)->attgenerated;
 	if (generated != '\0' &&
@@ -232,7 +237,8 @@ column_value(const char *name, int name_len, HeapTuple row,
 		 TRIGGER_FIRED_BEFORE(trigger->tg_event)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("generated column \"%s\" has no value when the trigger fires", column),
+				 errmsg("generated column \"%s\" has no value when the trigger fires",
+						tegro_error_for_client(column)),
 				 errhint("Let the column be STORED, and the trigger AFTER.")));
 	datum = SPI_getbinval(row, tupdesc, number, &isnull);
 	if (isnull)
@@ -341,7 +347,8 @@ callback_name(const char *name, Oid owner)
 	if (list_length(names) != 2)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("callback \"%s\" has no schema", name),
+				 errmsg("callback \"%s\" has no schema",
+						tegro_error_for_client(name)),
 				 errhint("Name it as schema.function: a trigger fires under any search_path.")));
 	function = LookupFuncName(names, 4, types, true);
 	if (name[end] != '\0' &&
@@ -352,14 +359,16 @@ callback_name(const char *name, Oid owner)
 	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("callback %.*s(bigint, text, text, jsonb) does not exist", (int) end, name),
+				 errmsg("callback %s(bigint, text, text, jsonb) does not exist",
+						tegro_error_for_client(pnstrdup(name, end))),
 				 errhint("A callback takes (id bigint, state text, reference text, answer jsonb).")));
 	tegro_callback_require_function(function);
 	if (!tegro_may_execute(function, owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("role \"%s\" may not execute callback %s",
-						GetUserNameFromId(owner, false), name),
+						tegro_error_for_client(GetUserNameFromId(owner, false)),
+						tegro_error_for_client(name)),
 				 errdetail("The table's owner runs it.")));
 	return format_procedure_qualified(function);
 }
@@ -380,7 +389,7 @@ enqueue_row(FunctionCallInfo fcinfo, HeapTuple row, const char *method,
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" must have one or two arguments",
-						trigger->tg_trigger->tgname),
+						tegro_error_for_client(trigger->tg_trigger->tgname)),
 				 errhint("Argument 1 is the request's parameters as JSON, with \"$column\" for columns; argument 2 the callback.")));
 	check_rights(fcinfo->flinfo, relation);
 
@@ -390,7 +399,7 @@ enqueue_row(FunctionCallInfo fcinfo, HeapTuple row, const char *method,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the template of trigger \"%s\" must be a JSON object",
-						trigger->tg_trigger->tgname)));
+						tegro_error_for_client(trigger->tg_trigger->tgname))));
 	require_number(template, number);
 
 	(void) tegro_outbox_enqueue(&ledger, method,
@@ -429,7 +438,7 @@ enqueue_for_row(FunctionCallInfo fcinfo, const char *method,
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" must be fired FOR EACH ROW by INSERT or UPDATE",
-						trigger->tg_trigger->tgname)));
+						tegro_error_for_client(trigger->tg_trigger->tgname))));
 	row = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple
 													 : trigger->tg_trigtuple;
 	enqueue_row(fcinfo, row, method, number);

@@ -164,7 +164,8 @@ refuse(const char *what, const char *command)
 static char *
 quoted_table(const char *schema, const char *name)
 {
-	return quote_qualified_identifier(schema, name);
+	return psprintf("%s.%s", tegro_error_identifier(schema),
+					tegro_error_identifier(name));
 }
 
 static char *
@@ -195,7 +196,7 @@ refuse_object(Relation rel, Oid catalog, Oid oid)
 		refuse(psprintf("foreign key \"%s\" of table %s acts on changes of table \"%s\"",
 						name, table, RelationGetRelationName(rel)),
 			   psprintf("ALTER TABLE %s DROP CONSTRAINT %s;", table,
-						quote_identifier(name)));
+						tegro_error_identifier(name)));
 	if (catalog == TriggerRelationId)
 	{
 		kind = "trigger";
@@ -208,7 +209,8 @@ refuse_object(Relation rel, Oid catalog, Oid oid)
 	}
 	refuse(psprintf("%s \"%s\" on table \"%s\" is not the extension's own",
 					kind, name, RelationGetRelationName(rel)),
-		   psprintf("%s %s ON %s;", drop, quote_identifier(name), table));
+		   psprintf("%s %s ON %s;", drop, tegro_error_identifier(name),
+					table));
 }
 
 /*
@@ -382,7 +384,9 @@ check_policies(Relation rel, int which)
 							RelationGetRelationName(rel)),
 				   psprintf("DROP POLICY %s ON %s; CREATE POLICY %s ON %s FOR SELECT USING (%s);",
 							name, quoted_relation(rel), name,
-							quoted_relation(rel), using));
+							quoted_relation(rel),
+							psprintf(tables[which].using,
+									 tegro_error_identifier(schema))));
 	}
 }
 

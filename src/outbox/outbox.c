@@ -135,7 +135,9 @@ find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_CONFLICT),
 				 errmsg("%s \"%s\" of shop \"%s\" has been used",
-						call->method->reference, call->reference, call->shop_id),
+						call->method->reference,
+						tegro_error_for_client(call->reference),
+						tegro_error_for_client(call->shop_id)),
 				 errdetail("Another role has used it for %s.", call->method->name),
 				 errhint("Choose a new %s, one that has not been used before.",
 						 call->method->reference)));
@@ -143,7 +145,9 @@ find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_CONFLICT),
 				 errmsg("%s \"%s\" of shop \"%s\" is another request",
-						call->method->reference, call->reference, call->shop_id),
+						call->method->reference,
+						tegro_error_for_client(call->reference),
+						tegro_error_for_client(call->shop_id)),
 				 errdetail("Request " INT64_FORMAT " of the outbox has the same %s and a different \"%s\".",
 						   id, call->method->reference,
 						   tegro_error_excerpt(differs, strlen(differs), MAX_NAME_LEN, NULL)),
@@ -157,7 +161,8 @@ find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
 		strcmp(state, TEGRO_FAILED) == 0)
 		ereport(WARNING,
 				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and is \"%s\"",
-						call->method->reference, call->reference, id, state),
+						call->method->reference,
+						tegro_error_for_client(call->reference), id, state),
 				 errdetail("It is not sent again by that."),
 				 errhint("tegro_retry(" INT64_FORMAT ") sends it.", id)));
 	if (callback &&
@@ -165,9 +170,11 @@ find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
 		 strcmp(callback, recorded_callback) != 0))
 		ereport(WARNING,
 				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and does not call %s",
-						call->method->reference, call->reference, id, callback),
+						call->method->reference,
+						tegro_error_for_client(call->reference), id,
+						tegro_error_for_client(callback)),
 				 recorded_callback
-					 ? errdetail("It was enqueued with the callback %s and keeps it.", recorded_callback)
+					 ? errdetail("It was enqueued with the callback %s and keeps it.", tegro_error_for_client(recorded_callback))
 					 : errdetail("It was enqueued without a callback and stays so."),
 				 errhint("tegro_wait(" INT64_FORMAT ") returns its outcome.", id)));
 	return id;
@@ -543,7 +550,9 @@ end_of_lease(void)
 void
 tegro_outbox_log_review(const TegroItem *item)
 {
-	const char *message = item->ruling->message ? item->ruling->message : "";
+	const char *message = item->ruling->message
+		? tegro_error_for_client(item->ruling->message)
+		: "";
 
 	if (strcmp(item->ruling->state, TEGRO_IN_REVIEW) != 0 ||
 		strcmp(item->state, TEGRO_IN_REVIEW) == 0)

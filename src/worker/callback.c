@@ -169,7 +169,8 @@ call_function(void *arg)
 	if (name == NULL || schema == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s does not exist", item->callback)));
+				 errmsg("function %s does not exist",
+						tegro_error_for_client(item->callback))));
 	sql = psprintf("SELECT %s($1, $2, $3, $4)",
 				   quote_qualified_identifier(schema, name));
 	values[0] = Int64GetDatum(item->id);
@@ -216,14 +217,14 @@ take(const TegroLedger *ledger, TimestampTz *next_at)
 }
 
 /*
- * What is kept of a callback's error.  Two of them say nothing to who wrote the
+ * What is kept and logged of a callback's error.  The text is a user's.  Two of them say nothing to who wrote the
  * callback, and works where he tries it: a cancel that no statement of his timed
  * out, and a name without its schema.
  */
 static char *
 tell_error(const ErrorData *error, bool begun, int64 ran_us, bool own_session)
 {
-	char *message = error->message;
+	char *message = pstrdup(tegro_error_for_client(error->message));
 
 	if (own_session && error->sqlerrcode == ERRCODE_QUERY_CANCELED &&
 		ran_us >= TIME_LIMIT_MS * INT64CONST(1000))
@@ -302,9 +303,11 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 		ereport(LOG,
 				item->is_notification
 					? errmsg("callback %s failed for notification " INT64_FORMAT " of tegro: %s",
-							 item->callback, item->id, message)
+							 tegro_error_for_client(item->callback), item->id,
+							 message)
 					: errmsg("callback %s failed for request " INT64_FORMAT " of the tegro outbox: %s",
-							 item->callback, item->id, message));
+							 tegro_error_for_client(item->callback), item->id,
+							 message));
 		if (cancelled)
 			ReThrowError(error);
 	}
@@ -341,6 +344,7 @@ tegro_callback_require_function(Oid function)
 	if (get_func_prokind(function) != PROKIND_FUNCTION)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("%s is not an ordinary function", format_procedure(function)),
+				 errmsg("%s is not an ordinary function",
+						tegro_error_for_client(format_procedure(function))),
 				 errhint("A callback is a function, no procedure, aggregate or window function.")));
 }

@@ -57,6 +57,7 @@
 
 #include "src/worker/callback.h"
 #include "src/base/compat.h"
+#include "src/base/error.h"
 #include "src/worker/delivery.h"
 #include "src/outbox/aside.h"
 #include "src/outbox/guard.h"
@@ -235,7 +236,8 @@ quoted_role(Oid role)
 {
 	char *name = GetUserNameFromId(role, true);
 
-	return name ? psprintf("\"%s\"", name) : psprintf("%u", role);
+	return name ? psprintf("\"%s\"", tegro_error_for_client(name))
+				: psprintf("%u", role);
 }
 
 /* Has the key of an item rest, for at least "ms". */
@@ -255,12 +257,12 @@ pause_key(Loop *loop, const TegroItem *item, int64 ms, bool until_reload)
 	if (begins)
 		StartTransactionCommand();
 	shop = begun == TEGRO_PAUSE_OF_SHOP
-		? psprintf("shop \"%s\"", item->shop_id)
+		? psprintf("shop \"%s\"", tegro_error_for_client(item->shop_id))
 		: pstrdup("all shops");
 	ereport(LOG,
 			(errmsg("tegro delivery pauses for %s and the key of role %s",
 					shop, quoted_role(item->role)),
-			 item->ruling->message ? errdetail_internal("%s", item->ruling->message) : 0));
+			 item->ruling->message ? errdetail_internal("%s", tegro_error_for_client(item->ruling->message)) : 0));
 	if (begins)
 		CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
