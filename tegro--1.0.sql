@@ -704,7 +704,7 @@ harm AS (
 			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND g.privilege_type OPERATOR(pg_catalog.=) 'TRIGGER'
 			THEN 'error: With TRIGGER, it can run its own code as the extension''s owner.'
 			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND g.privilege_type OPERATOR(pg_catalog.=) 'REFERENCES'
-			THEN 'error: With REFERENCES, it can run its own code as the extension''s owner when a row is deleted, or prevent the deletion.'
+			THEN 'error: With REFERENCES, it can run its own code as the extension''s owner at once, by a foreign key from a column of its own type.'
 			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND g.privilege_type OPERATOR(pg_catalog.=) 'TRUNCATE'
 			THEN 'error: With TRUNCATE, it can delete the record of sent requests.'
 			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND k.writes AND k.unprotected
@@ -771,6 +771,17 @@ shop_trigger_table AS (
 		UNION ALL
 		SELECT a.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors(s.tgrelid) AS a (relid)) AS above
 	  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) above.relid),
+-- What is granted on settings.
+parameter AS (
+	SELECT p.parname, a.grantee, g.role, a.privilege_type, a.is_grantable,
+		   CASE WHEN a.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN 'Every role'
+				ELSE pg_catalog.format('Role %s', g.role) END AS title,
+		   pg_catalog.format('REVOKE %s ON PARAMETER %s FROM %s%s;', a.privilege_type, p.parname, g.role,
+							 CASE WHEN a.is_grantable THEN ' CASCADE' END) AS revoke
+	  FROM pg_catalog.pg_parameter_acl p
+	 CROSS JOIN LATERAL pg_catalog.aclexplode(p.paracl) AS a
+	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) a.grantee AND NOT g.rolsuper
+	 WHERE p.parname OPERATOR(pg_catalog.~~) 'tegro.%'),
 -- The extension's own policies, which are the only code on its tables.  This list
 -- and the definitions above must agree: a new installation shows any difference.
 own_policy (relid, polname, qual) AS (
@@ -806,13 +817,44 @@ finding (topic, status, detail, hint) AS (
 	  JOIN grantee w ON w.oid OPERATOR(pg_catalog.=) m.roleid AND w.role OPERATOR(pg_catalog.=) 'pg_write_all_data'
 	  JOIN grantee r ON r.oid OPERATOR(pg_catalog.=) m.member AND NOT r.trusted
 	UNION ALL
+	SELECT 'rights', c.status,
+		   pg_catalog.format('%s can change %s in the configuration file. %s', p.title, p.parname, c.why), p.revoke
+	  FROM parameter p
+	 CROSS JOIN LATERAL (
+		SELECT p.parname OPERATOR(pg_catalog.=) ANY (ARRAY[
+				   'tegro.api_url', 'tegro.proxy', 'tegro.ca_file', 'tegro.credentials_file', 'tegro.api_key',
+				   'tegro.secret_key'])) AS d (decides)
+	 CROSS JOIN LATERAL (
+		SELECT CASE WHEN d.decides THEN 'error' ELSE 'warning' END,
+			   CASE WHEN d.decides THEN 'That decides where signed requests go, or with whose key.'
+					ELSE 'No role but a superuser needs this.' END) AS c (status, why)
+	 WHERE p.privilege_type OPERATOR(pg_catalog.=) 'ALTER SYSTEM'
+	UNION ALL
+	SELECT 'rights', 'error',
+		   pg_catalog.format('Every role can set %s, and so decide whose account its calls act for.', p.parname), p.revoke
+	  FROM parameter p
+	 WHERE p.privilege_type OPERATOR(pg_catalog.=) 'SET' AND p.grantee OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+	   AND p.parname OPERATOR(pg_catalog.=) ANY (ARRAY['tegro.api_key', 'tegro.secret_key'])
+	UNION ALL
+	SELECT 'payers', 'ok',
+		   pg_catalog.format('Roles that can set %s, and so decide whose account their calls act for: %s.', p.parname,
+							 pg_catalog.string_agg(DISTINCT p.role, ', ' ORDER BY p.role)),
+		   pg_catalog.string_agg(DISTINCT p.revoke, ' ' ORDER BY p.revoke)
+	  FROM parameter p
+	 WHERE p.privilege_type OPERATOR(pg_catalog.=) 'SET' AND p.grantee OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+	   AND p.parname OPERATOR(pg_catalog.=) ANY (ARRAY['tegro.api_key', 'tegro.secret_key'])
+	 GROUP BY p.parname
+	UNION ALL
 	SELECT 'readers', 'ok',
 		   pg_catalog.format('Roles that read the requests of all roles (BYPASSRLS): %s.',
 							 pg_catalog.string_agg(DISTINCT b.role, ', ' ORDER BY b.role)),
 		   NULL
-	  FROM granted g
+	  -- by a grant, or as a member of pg_read_all_data
+	  FROM (SELECT g.grantee FROM granted g
+			 WHERE g.relrowsecurity AND g.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
+			UNION ALL
+			SELECT a.oid FROM pg_catalog.pg_roles a WHERE a.rolname OPERATOR(pg_catalog.=) 'pg_read_all_data') AS g
 	  JOIN grantee b ON b.rolbypassrls AND NOT b.trusted AND pg_catalog.pg_has_role(b.oid, g.grantee, 'USAGE')
-	 WHERE g.relrowsecurity AND g.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
 	HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0
 	UNION ALL
 	SELECT 'readers', 'ok',
@@ -913,17 +955,21 @@ finding (topic, status, detail, hint) AS (
 	-- f(text) is a better match than f(jsonb)
 	SELECT 'look-alikes',
 		   CASE WHEN g.trusted AND p.pronamespace OPERATOR(pg_catalog.<>) t.extnamespace THEN 'warning' ELSE 'error' END,
-		   pg_catalog.format('%I.%I(%s) of role %s has the name of a function of the extension and can be called in its place.',
-							 n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid), g.role),
-		   pg_catalog.format('DROP ROUTINE %I.%I(%s); or, if you need it, ALTER ROUTINE %I.%I(%s) RENAME TO %I;',
-							 n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
-							 n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid),
-							 pg_catalog.concat('shop_', p.proname))
+		   pg_catalog.format('%s of role %s has the name of a function of the extension and can be called in its place.',
+							 x.signature, g.role),
+		   pg_catalog.format('DROP %s %s; or, if you need it, ALTER %s %s RENAME TO %I;',
+							 x.kind, x.signature, x.kind, x.signature, pg_catalog.concat('shop_', p.proname))
 	  FROM tegro t
 	 CROSS JOIN (SELECT DISTINCT r.proname FROM routine r) AS own
 	  JOIN pg_catalog.pg_proc p ON p.proname OPERATOR(pg_catalog.=) own.proname
 	  JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
 	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) p.proowner
+	 -- ROUTINE does not take the arguments of ordered-set aggregates
+	 CROSS JOIN LATERAL (
+		SELECT CASE WHEN p.prokind OPERATOR(pg_catalog.=) 'a' THEN 'AGGREGATE' ELSE 'ROUTINE' END,
+			   pg_catalog.format('%I.%I(%s)', n.nspname, p.proname,
+								 CASE WHEN p.prokind OPERATOR(pg_catalog.=) 'a' AND p.pronargs OPERATOR(pg_catalog.=) 0 THEN '*'
+									  ELSE pg_catalog.pg_get_function_identity_arguments(p.oid) END)) AS x (kind, signature)
 	 WHERE NOT EXISTS (SELECT FROM routine r WHERE r.oid OPERATOR(pg_catalog.=) p.oid)
 	   -- functions are never searched there
 	   AND n.nspname OPERATOR(pg_catalog.!~) '^pg_temp_'

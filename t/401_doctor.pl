@@ -657,7 +657,10 @@ END
 	mended(
 		'rights on a column, and of every role',
 		'GRANT REFERENCES (id) ON tegro_outbox TO app; GRANT REFERENCES (id) ON tegro_notification TO PUBLIC',
-		[ 'rights', 'error', qr/^Role app has REFERENCES on public\.tegro_outbox\./, qr/^REVOKE REFERENCES ON TABLE/ ],
+		[   'rights', 'error',
+			qr/^Role app has REFERENCES on public\.tegro_outbox\. .*run its own code as the extension's owner at once/,
+			qr/^REVOKE REFERENCES ON TABLE/
+		],
 		[ 'rights', 'error', qr/^Every role has rights on public\.tegro_notification\.$/, qr/^REVOKE ALL ON TABLE public\.tegro_notification FROM PUBLIC;$/ ]);
 	mended(
 		'rights of a role whose member passes row security',
@@ -667,6 +670,42 @@ END
 		[ 'readers', 'ok', qr/\(BYPASSRLS\): auditor\.$/, qr/^$/ ]);
 	mended('a role that writes all tables', 'GRANT pg_write_all_data TO app',
 		[ 'rights', 'warning', qr/^Role app is a member of pg_write_all_data/, qr/^REVOKE pg_write_all_data FROM app;$/ ]);
+	mended(
+		'rights on settings',
+		<<'END',
+GRANT ALTER SYSTEM ON PARAMETER tegro.api_url TO app WITH GRANT OPTION;
+GRANT ALTER SYSTEM ON PARAMETER tegro.timeout TO app;
+GRANT SET ON PARAMETER tegro.secret_key TO PUBLIC;
+GRANT SET ON PARAMETER tegro.api_key TO app, "Own er";
+GRANT SET ON PARAMETER tegro.timeout TO app;
+END
+		[   'rights', 'error', qr/^Role app can change tegro\.api_url in the configuration file\. That decides where signed requests go/,
+			qr/^REVOKE ALTER SYSTEM ON PARAMETER tegro\.api_url FROM app CASCADE;$/
+		],
+		[ 'rights', 'warning', qr/^Role app can change tegro\.timeout/, qr/^REVOKE ALTER SYSTEM ON PARAMETER tegro\.timeout FROM app;$/ ],
+		[ 'rights', 'error', qr/^Every role can set tegro\.secret_key/, qr/^REVOKE SET ON PARAMETER tegro\.secret_key FROM PUBLIC;$/ ],
+		[   'payers', 'ok', qr/^Roles that can set tegro\.api_key, and so decide whose account their calls act for: "Own er", app\.$/,
+			qr/^REVOKE SET ON PARAMETER tegro\.api_key FROM "Own er"; REVOKE SET ON PARAMETER tegro\.api_key FROM app;$/
+		]);
+	run_sql((rows_of(doctor(), 'payers'))[0]{hint});
+	run_sql('REVOKE SET ON PARAMETER tegro.timeout FROM app');
+	is((rows_of(doctor(), 'payers'))[0]{detail}, 'Only superusers and the owner can pay out or decide on payouts.',
+		'the command of the hint takes the right to set a key');
+
+	run_sql('GRANT pg_read_all_data TO auditor');
+	is((rows_of(doctor(), 'readers'))[0]{detail}, 'Roles that read the requests of all roles (BYPASSRLS): auditor.',
+		'a role that reads all tables, and passes row security');
+	run_sql('REVOKE pg_read_all_data FROM auditor; GRANT pg_read_all_data TO app');
+	is((rows_of(doctor(), 'readers'))[0]{detail}, 'Each role sees only its own requests.', 'one that does not pass it is none');
+	run_sql('REVOKE pg_read_all_data FROM app');
+
+	# names that a terminal would obey
+	run_sql(qq{SET ROLE app; CREATE FUNCTION "App s".tegro_balance("a\e[2J\nb \xe2\x80\xae" text) RETURNS text LANGUAGE sql AS 'SELECT NULL::text'});
+	my ($odd) = rows_of(doctor(), 'look-alikes');
+	like($odd->{detail}, qr/a\\x1b\[2J\\x0ab \\xe2\\x80\\xae/, 'a name with control characters is shown escaped');
+	like($odd->{hint}, qr/a\\x1b\[2J\\x0ab \\xe2\\x80\\xae.*the command does not work as it is/, 'and the hint says that its command is not one');
+	run_sql('DROP FUNCTION "App s".tegro_balance(text)');
+
 	subtest 'SELECT is no problem: row security holds' => sub {
 		run_sql('GRANT SELECT ON ALL TABLES IN SCHEMA public TO app; GRANT SELECT (id, state) ON tegro_outbox TO auditor');
 		is_deeply([ grep { $_->{status} ne 'ok' } @{ doctor()->{rows} } ], [], 'all is well');
@@ -757,6 +796,10 @@ END
 CREATE SCHEMA tools;
 CREATE FUNCTION tools.tegro_payment_url(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
 CREATE AGGREGATE tools.tegro_orders(int) (sfunc = int4pl, stype = int);
+CREATE AGGREGATE tools.tegro_shops(ORDER BY int) (sfunc = int4pl, stype = int);
+CREATE AGGREGATE tools.tegro_orders(VARIADIC "any" ORDER BY VARIADIC "any") (sfunc = ordered_set_transition_multi,
+	stype = internal, finalfunc = rank_final, finalfunc_extra, hypothetical);
+CREATE AGGREGATE tools.tegro_modules(*) (sfunc = int8inc, stype = int8, initcond = '0');
 CREATE PROCEDURE tools.tegro_deliver(text, OUT int) LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION public.tegro_balance(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION pg_temp.tegro_shops(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
@@ -766,7 +809,10 @@ END
 		[ 'look-alikes', 'error', qr/^"App s"\.tegro_create_withdrawal\(params text\) of role app has the name/, qr/^DROP ROUTINE "App s"\.tegro_create_withdrawal\(params text\); or, .*ALTER ROUTINE .* RENAME TO/ ],
 		[ 'look-alikes', 'error', qr/^public\.tegro_balance\(text\) of role/, qr/^DROP ROUTINE public\.tegro_balance\(text\);/ ],
 		[ 'look-alikes', 'warning', qr/^tools\.tegro_payment_url\(text\) of role/, qr/^DROP ROUTINE/ ],
-		[ 'look-alikes', 'warning', qr/^tools\.tegro_orders\(integer\) of role/, qr/^DROP ROUTINE/ ],
+		[ 'look-alikes', 'warning', qr/^tools\.tegro_orders\(integer\) of role/, qr/^DROP AGGREGATE/ ],
+		[ 'look-alikes', 'warning', qr/^tools\.tegro_shops\(ORDER BY integer\) of role/, qr/^DROP AGGREGATE/ ],
+		[ 'look-alikes', 'warning', qr/^tools\.tegro_orders\(VARIADIC "any" ORDER BY VARIADIC "any"\)/, qr/^DROP AGGREGATE/ ],
+		[ 'look-alikes', 'warning', qr/^tools\.tegro_modules\(\*\) of role/, qr/^DROP AGGREGATE/ ],
 		[ 'look-alikes', 'warning', qr/^tools\.tegro_deliver\(.*text.*\) of role/, qr/^DROP ROUTINE/ ]);
 
 	mended(
