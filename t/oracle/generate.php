@@ -145,6 +145,15 @@ function value_text(int $depth): string
 	}
 }
 
+// A string that is not blank: those are refused, for an order's number, say.
+function visible_text(): string
+{
+	do {
+		$text = string_text(1);
+	} while (!preg_match('/[\p{L}\p{N}]/u', (string) json_decode($text)));
+	return $text;
+}
+
 mt_srand((int) $argv[1]);
 for ($n = 1; $n <= (int) $argv[2]; $n++) {
 	$marked = false;
@@ -154,9 +163,9 @@ for ($n = 1; $n <= (int) $argv[2]; $n++) {
 	if (mt_rand(0, 3) == 0)
 		$members[] = '"shop_id":' . string_text(1);
 	if ($method == 'createOrder' || mt_rand(0, 1))
-		$members[] = '"order_id":' . (mt_rand(0, 1) ? string_text(1) : mt_rand(1, 1000000));
+		$members[] = '"order_id":' . (mt_rand(0, 1) ? visible_text() : mt_rand(1, 1000000));
 	if ($method == 'createOrder')
-		array_push($members, '"currency":' . string_text(1), '"amount":' . mt_rand(1, 1000000) / 100);
+		array_push($members, '"currency":' . visible_text(), '"amount":' . mt_rand(1, 1000000) / 100);
 	for ($i = mt_rand(0, 5); $i > 0; $i--) {
 		$key = string_text();
 		if (isset($used['k' . json_decode($key)]) || isset($used[json_decode($key)]))
