@@ -52,7 +52,7 @@ my $stays_silent = sub {
 my $silent = raw_server($stays_silent);
 my $deaf = raw_server($stays_silent, small_buffer => 1);
 my $full = black_hole();
-my $node = cluster('main', $sandbox, %tls, environment => \%preloaded);
+my $node = cluster('main', $sandbox, %tls, environment => \%preloaded, conf => "tegro.max_request_size = '16MB'");
 
 $holding->fault('*', 'hold', ms => 600_000, times => -1);
 $dripping->fault('*', 'drip', ms => 300, times => -1);

@@ -237,7 +237,7 @@ subtest 'numbers whose exponents fill the memory are no answer' => sub {
 subtest 'fault 68: each request has its own TCP_USER_TIMEOUT' => sub {
 	my $hasty = session($node);
 
-	set_server($node, { 'tegro.api_url' => $slow_reader->url }, $session, $hasty);
+	set_server($node, { 'tegro.api_url' => $slow_reader->url, 'tegro.max_request_size' => '4MB' }, $session, $hasty);
 	my $before = $slow_reader->connections;
 	$hasty->query("SET tegro.timeout = '400ms'");
 	is(ask($hasty, 'balance')->{sqlstate}, '', 'a short call opens a connection');

@@ -264,7 +264,7 @@ sub open_lane
 	{
 		$lane{half} = TegroTest::scratch() . '/half';
 		$lane{proxy} = half_reader($sandbox, $lane{half});
-		$conf .= "\ntegro.api_url = '" . $lane{proxy}->url . "'";
+		$conf .= "\ntegro.api_url = '" . $lane{proxy}->url . "'\ntegro.max_request_size = '1MB'";
 	}
 	$lane{node} = ledger_cluster("fault_$number", $sandbox, conf => $conf);
 	query($lane{node}, "ALTER DATABASE postgres $fault->{database}") if $fault->{database};

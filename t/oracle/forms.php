@@ -61,6 +61,15 @@ function string(int $least = 0): string
 	return $out;
 }
 
+// One that is not blank: an order's number must not be.
+function visible(): string
+{
+	do
+		$out = string(1);
+	while (!preg_match('/[\p{L}\p{N}]/u', $out));
+	return $out;
+}
+
 /* A name that PHP takes for no number, and does not change. */
 function name(): string
 {
@@ -152,7 +161,7 @@ switch ($argv[1]) {
 		mt_srand((int) $argv[2]);
 		for ($n = 1; $n <= (int) $argv[3]; $n++) {
 			$signed = ['amount' => amount(), 'currency' => ['RUB', 'USD', 'EUR'][mt_rand(0, 2)],
-				'order_id' => mt_rand(0, 1) ? mt_rand(1, 1000000) : string(1), 'shop_id' => $argv[5]];
+				'order_id' => mt_rand(0, 1) ? mt_rand(1, 1000000) : visible(), 'shop_id' => $argv[5]];
 			if (mt_rand(0, 3) == 0)
 				$signed['test'] = [0, 1, '0', '1', true, false][mt_rand(0, 5)];
 			/* no shop signs test=0 */
