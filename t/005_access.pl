@@ -626,7 +626,7 @@ SQL
 	my $raw = raw_server(
 		sub {
 			my ($socket) = @_;
-			my $answer = '{"type":"success","desc":"","data":{}}';
+			my $answer = '{"type":"success","desc":"","data":{"id":1}}';
 			while (read_request($socket))
 			{
 				syswrite($socket,

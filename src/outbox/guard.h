@@ -25,11 +25,11 @@ extern int tegro_guard_changed_tables(const char *sql);
  * any table of the extension, changed or not, has a trigger, rule, policy,
  * child table or foreign key through which code of another role could run.
  *
- * "tables" is of tegro_guard_changed_tables() and not 0.  "schema" is the
+ * "changed" is of tegro_guard_changed_tables() and not 0.  "schema" is the
  * extension's.  Usually costs one lock for each table, which the statement
  * takes in any case, and no look into a catalog.
  */
-extern void tegro_guard(Oid schema, int tables);
+extern void tegro_guard(Oid schema, int changed);
 
 /*
  * Is this error tegro_guard()'s, or that of a statement whose rows a trigger

@@ -670,8 +670,8 @@ static char *
 difference_in(const char *const *fields, int nfields, Jsonb *asked,
 			  Jsonb *found, const char *was)
 {
-	JsonbValue asked_value;
-	JsonbValue found_value;
+	JsonbValue asked_value = {0};
+	JsonbValue found_value = {0};
 	char *differs;
 
 	for (int i = 0; i < nfields; i++)

@@ -483,11 +483,12 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	" (SELECT o.answer #>> '{data,id}' FROM %1$s.tegro_outbox o"                                 \
 	"   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id)"  \
 	" FROM %1$s.tegro_notification n"                                                            \
-	" WHERE " IS_DUE " AND " DOES_NOT_REST("n.role", "n.shop_id", "$2")
+	" WHERE " IS_DUE
 	[TEGRO_STMT_NOTIFICATIONS_DUE] =
 		{DUE_NOTIFICATION
-		 " AND " IS_NOT_ASIDE("n.id",
-							  "$4") " ORDER BY n.next_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED",
+		 " AND " DOES_NOT_REST("n.role", "n.shop_id",
+							   "$2") " AND " IS_NOT_ASIDE("n.id",
+														  "$4") " ORDER BY n.next_at LIMIT $3 FOR UPDATE OF n SKIP LOCKED",
 		 4,
 		 {TIMESTAMPTZOID, TEXTARRAYOID, INT4OID, INT8ARRAYOID}},
 	[TEGRO_STMT_NOTIFICATIONS_DUE_IDS] =
@@ -499,7 +500,9 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 4,
 		 {TIMESTAMPTZOID, TEXTARRAYOID, INT4OID, INT8ARRAYOID}},
 	[TEGRO_STMT_NOTIFICATION_DUE_ONE] =
-		{DUE_NOTIFICATION " AND n.id = $3 FOR UPDATE OF n SKIP LOCKED",
+		{DUE_NOTIFICATION
+		 " AND " DOES_NOT_REST("n.role", "n.shop_id",
+							   "$2") " AND n.id = $3 FOR UPDATE OF n SKIP LOCKED",
 		 3,
 		 {TIMESTAMPTZOID, TEXTARRAYOID, INT8OID}},
 	[TEGRO_STMT_NEXT_NOTIFICATION_AT] =
