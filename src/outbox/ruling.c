@@ -665,22 +665,25 @@ compare(const char *name, const JsonbValue *asked, const JsonbValue *found,
 											   MAX_FOUND_LEN, NULL));
 }
 
-/* The first of some fields in which they differ, in words; NULL if none does. */
+/*
+ * The first of amount, currency and account in which they differ, in words; NULL
+ * if none does.  amounts: whether amounts are compared.
+ */
 static char *
-difference_in(const char *const *fields, int nfields, Jsonb *asked,
-			  Jsonb *found, const char *was)
+difference_in(bool amounts, Jsonb *asked, Jsonb *found, const char *was)
 {
-	JsonbValue asked_value = {0};
-	JsonbValue found_value = {0};
+	static const char *const fields[] = {"amount", "currency", "account"};
+	JsonbValue asked_value;
+	JsonbValue found_value;
 	char *differs;
 
-	for (int i = 0; i < nfields; i++)
+	for (int i = amounts ? 0 : 1; i < lengthof(fields); i++)
 	{
 		if (get_field(asked, fields[i], &asked_value) &&
 			get_field(found, fields[i], &found_value))
 		{
-			differs = compare(fields[i], &asked_value, &found_value,
-							  strcmp(fields[i], "amount") == 0, was);
+			differs = compare(fields[i], &asked_value, &found_value, i == 0,
+							  was);
 			if (differs)
 				return differs;
 		}
@@ -691,9 +694,7 @@ difference_in(const char *const *fields, int nfields, Jsonb *asked,
 char *
 tegro_rule_difference(Jsonb *asked, Jsonb *found, const char *was)
 {
-	static const char *const fields[] = {"amount", "currency", "account"};
-
-	return difference_in(fields, lengthof(fields), asked, found, was);
+	return difference_in(true, asked, found, was);
 }
 
 /* A field's text, for showing and comparing; NULL if it has none. */
@@ -753,11 +754,8 @@ is_with_fee(const TegroItem *item, Jsonb *found)
 static char *
 difference(const TegroItem *item, Jsonb *found)
 {
-	static const char *const fields[] = {"amount", "currency", "account"};
-
-	return difference_in(fields + is_with_fee(item, found),
-						 lengthof(fields) - is_with_fee(item, found),
-						 item->params, found, "was asked for");
+	return difference_in(!is_with_fee(item, found), item->params, found,
+						 "was asked for");
 }
 
 /* "data" of an envelope, as a document of its own; NULL if it is no object. */
