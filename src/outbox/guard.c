@@ -496,14 +496,16 @@ tegro_guard(Oid schema, int changed)
 		find_tables(schema);
 	}
 
-	/* a lock takes in what others have committed about the table */
+	/*
+	 * A lock takes in what others have committed about the table, even that it is
+	 * another one by now: then the names are looked up again, and locked.
+	 */
 	do
 	{
 		before = ninvalidations;
+		if (!in_order)
+			find_tables(schema);
 		lock_tables(changed);
-		if (in_order)
-			break;
-		find_tables(schema);
 	} while (ninvalidations != before);
 	if (!in_order)
 		check_tables(changed);
