@@ -19,6 +19,7 @@
 #include <nettle/base64.h>
 
 #include "settle.h"
+#include "wanted.h"
 
 /* Above a day, a wait is a mistake. */
 #define MS_MAX SETTLE_MS_MAX
@@ -241,29 +242,6 @@ check_fields(const json_t *description, enum action action,
 	return true;
 }
 
-/* Reads a number that may be left out. */
-static bool
-read_number(const json_t *description, const char *name, int64_t least,
-			int64_t most, int64_t *number, struct text *reason)
-{
-	const json_t *value = json_object_get(description, name);
-
-	if (value == NULL)
-		return true;
-	if (json_is_integer(value) && json_integer_value(value) >= least &&
-		json_integer_value(value) <= most)
-	{
-		*number = json_integer_value(value);
-		return true;
-	}
-	append_quoted(reason, name);
-	text_string(reason, " must be an integer from ");
-	text_integer(reason, least);
-	text_string(reason, " to ");
-	text_integer(reason, most);
-	return false;
-}
-
 static bool
 read_body(const json_t *description, struct fault *fault, struct text *reason)
 {
@@ -378,17 +356,18 @@ read_fields(const json_t *description, struct fault *fault,
 	const json_t *executed = json_object_get(description, "executed");
 	int64_t status = 200;
 
-	if (!read_number(description, "ms", 0, MS_MAX, &fault->ms, reason) ||
-		!read_number(description, "bytes", 0, ANSWER_MAX_BYTES, &fault->bytes,
-					 reason) ||
-		!read_number(description, "length", 0, ANSWER_MAX_BYTES,
-					 &fault->length, reason) ||
-		!read_number(description, "status", 200, 999, &status, reason) ||
+	if (!wanted_number(description, "ms", 0, MS_MAX, &fault->ms, reason) ||
+		!wanted_number(description, "bytes", 0, ANSWER_MAX_BYTES,
+					   &fault->bytes, reason) ||
+		!wanted_number(description, "length", 0, ANSWER_MAX_BYTES,
+					   &fault->length, reason) ||
+		!wanted_number(description, "status", 200, 999, &status, reason) ||
 		!read_body(description, fault, reason) ||
 		!read_headers(description, fault, reason) ||
-		!read_number(description, "repeat", 1, ANSWER_MAX_BYTES,
-					 &fault->repeat, reason) ||
-		!read_number(description, "count", 1, PUSH_MAX, &fault->count, reason))
+		!wanted_number(description, "repeat", 1, ANSWER_MAX_BYTES,
+					   &fault->repeat, reason) ||
+		!wanted_number(description, "count", 1, PUSH_MAX, &fault->count,
+					   reason))
 		return false;
 	if (fault->action == ACTION_SETTLE &&
 		!settle_read_json(BOOK_WITHDRAWALS,
@@ -426,8 +405,8 @@ fault_add(const json_t *description, struct text *reason)
 		!find_action(json_object_get(description, "action"), &action,
 					 reason) ||
 		!check_fields(description, action, reason) ||
-		!read_number(description, "skip", 0, INT64_MAX, &skip, reason) ||
-		!read_number(description, "times", -1, INT64_MAX, &times, reason))
+		!wanted_number(description, "skip", 0, INT64_MAX, &skip, reason) ||
+		!wanted_number(description, "times", -1, INT64_MAX, &times, reason))
 		return false;
 	if (times == 0)
 	{
