@@ -17,14 +17,13 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "utils/array.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "src/base/compat.h"
 #include "src/client/transport.h"
 #include "src/outbox/aside.h"
+#include "src/outbox/ledger.h"
 
 /* Each claim compares each row with each of these. */
 #define MAX_ASIDE 1000
@@ -188,6 +187,5 @@ tegro_asides_ids(const TegroAsides *asides, bool notifications)
 		if (aside->row.is_notification == notifications)
 			ids[n++] = Int64GetDatum(aside->row.id);
 	}
-	return PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	return tegro_ledger_ids(ids, n);
 }

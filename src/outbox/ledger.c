@@ -317,6 +317,14 @@ tegro_ledger_texts(List *strings)
 		construct_array(texts, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
+Datum
+tegro_ledger_ids(Datum *ids, int n)
+{
+	Assert(n >= 0);
+	return PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 char
 tegro_ledger_null(bool is_null)
 {

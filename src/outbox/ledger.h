@@ -127,9 +127,13 @@ extern Datum tegro_ledger_column(int row, int n, bool *isnull);
 extern char *tegro_ledger_text(int row, int n);
 extern Jsonb *tegro_ledger_jsonb(int row, int n);
 
-/* A parameter, or nothing for NULL; strings of a list as an array. */
+/*
+ * A parameter, or nothing for NULL; strings of a list as an array; numbers of
+ * requests or notifications, "n" of them as datums, as an array.
+ */
 extern Datum tegro_ledger_datum(const char *string);
 extern Datum tegro_ledger_texts(List *strings);
+extern Datum tegro_ledger_ids(Datum *ids, int n);
 
 /* What "nulls" has for a parameter. */
 extern char tegro_ledger_null(bool is_null);

@@ -370,15 +370,6 @@ tegro_outbox_build_request(TegroItem *item)
 	return ruling;
 }
 
-/* An array of ids. */
-static Datum
-id_array(Datum *ids, int n)
-{
-	Assert(n >= 0);
-	return PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-}
-
 /* The ids of items, as an array. */
 static Datum
 ids_of(List *items)
@@ -387,7 +378,7 @@ ids_of(List *items)
 
 	for (int i = 0; i < list_length(items); i++)
 		ids[i] = Int64GetDatum(((TegroItem *) list_nth(items, i))->id);
-	return id_array(ids, list_length(items));
+	return tegro_ledger_ids(ids, list_length(items));
 }
 
 static Datum
@@ -632,7 +623,7 @@ tegro_outbox_doubt(const TegroLedger *ledger, const TegroClaim *claim)
 	ids = palloc((nfound + 1) * sizeof(Datum));
 	for (int i = 0; i < nfound; i++)
 		ids[i] = tegro_ledger_column(i, 1, &isnull);
-	values[0] = id_array(ids, nfound);
+	values[0] = tegro_ledger_ids(ids, nfound);
 	ndoubted = tegro_ledger_run(ledger, TEGRO_STMT_DOUBT, values, NULL);
 	tegro_ledger_leave(&scope);
 	return ndoubted;
