@@ -1,7 +1,10 @@
 -- The doctor: which checks there are, and that none throws.
 \! curl -sS -o /dev/null -X POST "$TEGRO_SANDBOX_URL/_sandbox/reset"
+-- time enough for each check, also where all is slow
+SET tegro.timeout = '60s';
 SELECT "check", bool_and(detail <> '') AS detail, bool_and(status IN ('ok', 'skipped') OR hint <> '') AS hint
   FROM tegro_doctor() WITH ORDINALITY AS d ("check", status, detail, hint, n) GROUP BY 1 ORDER BY min(n);
+RESET tegro.timeout;
 
 -- What it says of a key of this session, and not which it is.
 \getenv key TEGRO_API_KEY

@@ -17,7 +17,7 @@
  *	  request is sent, which reads, and only if the caller may call a function
  *	  that sends it.
  *	- It takes no longer than tegro.timeout: the checks of tables have the
- *	  first half, each a second at most, and the request has what is left.
+ *	  first half, each a tenth at most, and the request has what is left.
  *
  * The checks are in installation.c, operation.c and provider.c.
  *
@@ -44,8 +44,8 @@
 
 PG_FUNCTION_INFO_V1(tegro_doctor);
 
-/* The longest that one check of tables may take. */
-#define CHECK_MS 1000
+/* The part of tegro.timeout that one check of tables may take: a tenth. */
+#define CHECK_SHARE 10
 
 /* Set when a check has taken too long, and was cancelled for that. */
 static volatile sig_atomic_t took_too_long = false;
@@ -99,6 +99,13 @@ typedef struct Visit
 	void (*check)(TegroDoctor *doctor);
 } Visit;
 
+/* How long one check of tables may take, in milliseconds. */
+static int
+check_ms(void)
+{
+	return Max(tegro_timeout / CHECK_SHARE, 1);
+}
+
 static void
 make_visit(void *arg)
 {
@@ -108,8 +115,7 @@ make_visit(void *arg)
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	/* a table that someone has locked must not hold us */
-	tegro_finding_set_number("lock_timeout",
-							 Min(CHECK_MS, Max(tegro_timeout / 10, 1)));
+	tegro_finding_set_number("lock_timeout", check_ms());
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	visit->check(visit->doctor);
@@ -197,7 +203,7 @@ tegro_doctor(PG_FUNCTION_ARGS)
 				(tegro_clock_us() - doctor.begun_us) / 1000;
 
 			enable_timeout_after(check_timeout,
-								 (int) Max(Min(left_ms, CHECK_MS), 1));
+								 (int) Max(Min(left_ms, check_ms()), 1));
 		}
 		error = tegro_error_catch(make_visit, &visit, CurrentMemoryContext);
 		if (has_limit)
