@@ -49,7 +49,7 @@ PG_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wno-unused-parameter \
 
 # For tests of crashes: places at which a process can be made to die.
 ifdef KILL_POINTS
-PG_CFLAGS += -DTEGRO_KILL_POINTS
+PG_CFLAGS += -DTEGRO_INJECTION_POINTS
 endif
 
 EXTRA_CLEAN = $(BUILT_FOR) results regression.diffs regression.out

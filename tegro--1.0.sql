@@ -156,9 +156,9 @@ CREATE TABLE @extschema@.tegro_outbox (
 	params			pg_catalog.jsonb NOT NULL,
 	state			pg_catalog.text NOT NULL DEFAULT 'ready',
 	next_at			pg_catalog.timestamptz DEFAULT pg_catalog.clock_timestamp(),
-	lease			pg_catalog.int8 NOT NULL DEFAULT 0,
-	sent_lease		pg_catalog.int8,
-	lease_until		pg_catalog.timestamptz,
+	claim_no			pg_catalog.int8 NOT NULL DEFAULT 0,
+	sent_claim_no		pg_catalog.int8,
+	claimed_until		pg_catalog.timestamptz,
 	attempts		pg_catalog.int4 NOT NULL DEFAULT 0,
 	failures		pg_catalog.int4 NOT NULL DEFAULT 0,
 	absent			pg_catalog.int4 NOT NULL DEFAULT 0,
@@ -166,7 +166,7 @@ CREATE TABLE @extschema@.tegro_outbox (
 	enqueued_by		pg_catalog.regrole NOT NULL,
 	enqueued_at		pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	finished_at		pg_catalog.timestamptz,
-	identity		pg_catalog.text NOT NULL,
+	origin		pg_catalog.text NOT NULL,
 	answer			pg_catalog.jsonb,
 	sqlstate		pg_catalog.text,
 	message			pg_catalog.text,
@@ -191,19 +191,19 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.reference IS 'the shop''s own number:
 COMMENT ON COLUMN @extschema@.tegro_outbox.params IS 'parameters, without shop_id and nonce';
 COMMENT ON COLUMN @extschema@.tegro_outbox.state IS 'ready (to be sent), sending, unknown (may have taken effect; it is looked up), done, failed (refused), review (a person decides), cancelled';
 COMMENT ON COLUMN @extschema@.tegro_outbox.next_at IS 'when it is due; null when nothing is left to do';
-COMMENT ON COLUMN @extschema@.tegro_outbox.lease IS 'how often a deliverer has taken it; results count only under the lease that they were got under';
-COMMENT ON COLUMN @extschema@.tegro_outbox.sent_lease IS 'lease under which it was sent last';
-COMMENT ON COLUMN @extschema@.tegro_outbox.lease_until IS 'until when the deliverer has it to itself';
+COMMENT ON COLUMN @extschema@.tegro_outbox.claim_no IS 'how often a delivery worker has taken it; results count only under the lease that they were got under';
+COMMENT ON COLUMN @extschema@.tegro_outbox.sent_claim_no IS 'lease under which it was sent last';
+COMMENT ON COLUMN @extschema@.tegro_outbox.claimed_until IS 'until when the delivery worker has it to itself';
 COMMENT ON COLUMN @extschema@.tegro_outbox.attempts IS 'how often it was sent, or may have been';
-COMMENT ON COLUMN @extschema@.tegro_outbox.failures IS 'attempts and look-ups in a row that came to nothing; the wait between them grows with it';
-COMMENT ON COLUMN @extschema@.tegro_outbox.absent IS 'look-ups in a row that did not find it';
+COMMENT ON COLUMN @extschema@.tegro_outbox.failures IS 'attempts and lookups in a row that came to nothing; the wait between them grows with it';
+COMMENT ON COLUMN @extschema@.tegro_outbox.absent IS 'lookups in a row that did not find it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.unknown_since IS 'when its outcome became unknown, or when it came to review after that; null if no send of it was ever in doubt';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by IS 'role that enqueued it; its keys are used, and it runs the callback';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_at IS 'start of the transaction that enqueued it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.finished_at IS 'when it became done, failed or cancelled';
-COMMENT ON COLUMN @extschema@.tegro_outbox.identity IS 'system/database/timeline/inode of the server where it was enqueued';
+COMMENT ON COLUMN @extschema@.tegro_outbox.origin IS 'system/database/timeline/inode of the server where it was enqueued';
 COMMENT ON COLUMN @extschema@.tegro_outbox.answer IS 'the provider''s answer that settled it';
-COMMENT ON COLUMN @extschema@.tegro_outbox.sqlstate IS 'error of the last attempt or look-up';
+COMMENT ON COLUMN @extschema@.tegro_outbox.sqlstate IS 'error of the last attempt or lookup';
 COMMENT ON COLUMN @extschema@.tegro_outbox.message IS 'what happened last, in words';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback IS 'function that is called with the outcome';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_state IS 'waiting, done or failed; null without a callback';
@@ -218,7 +218,7 @@ CREATE INDEX tegro_outbox_callback_due ON @extschema@.tegro_outbox (callback_at)
 
 CREATE TABLE @extschema@.tegro_attempt (
 	outbox_id		pg_catalog.int8 NOT NULL,
-	lease			pg_catalog.int8 NOT NULL,
+	claim_no			pg_catalog.int8 NOT NULL,
 	nonce			pg_catalog.int8 NOT NULL,
 	body_sha256		pg_catalog.bytea NOT NULL,
 	started_at		pg_catalog.timestamptz NOT NULL,
@@ -227,39 +227,39 @@ CREATE TABLE @extschema@.tegro_attempt (
 	http_status		pg_catalog.int4,
 	message			pg_catalog.text,
 	raw_answer		pg_catalog.bytea,
-	PRIMARY KEY (outbox_id, lease)
+	PRIMARY KEY (outbox_id, claim_no)
 )
 WITH (fillfactor = 60);
 REVOKE ALL ON TABLE @extschema@.tegro_attempt FROM PUBLIC;
 COMMENT ON TABLE @extschema@.tegro_attempt IS
 'each time that a request of the outbox was sent, recorded before it was';
 COMMENT ON COLUMN @extschema@.tegro_attempt.outbox_id IS 'the request in tegro_outbox';
-COMMENT ON COLUMN @extschema@.tegro_attempt.lease IS 'lease under which it was sent';
+COMMENT ON COLUMN @extschema@.tegro_attempt.claim_no IS 'lease under which it was sent';
 COMMENT ON COLUMN @extschema@.tegro_attempt.nonce IS 'nonce of the request';
 COMMENT ON COLUMN @extschema@.tegro_attempt.body_sha256 IS 'SHA-256 of the body that was to be sent';
-COMMENT ON COLUMN @extschema@.tegro_attempt.started_at IS 'when the deliverer took it, to send it at once';
-COMMENT ON COLUMN @extschema@.tegro_attempt.ended_at IS 'when the answer came, or was given up; null if the deliverer did not live to tell';
+COMMENT ON COLUMN @extschema@.tegro_attempt.started_at IS 'when the delivery worker took it, to send it at once';
+COMMENT ON COLUMN @extschema@.tegro_attempt.ended_at IS 'when the answer came, or was given up; null if the delivery worker did not live to tell';
 COMMENT ON COLUMN @extschema@.tegro_attempt.outcome IS 'answered, refused, not sent, unknown or rate limited; null if it was not seen';
 COMMENT ON COLUMN @extschema@.tegro_attempt.http_status IS 'HTTP status of the answer';
 COMMENT ON COLUMN @extschema@.tegro_attempt.message IS 'what happened, in words';
 COMMENT ON COLUMN @extschema@.tegro_attempt.raw_answer IS 'the answer as it came, up to 8 kB, where it was no good answer';
 
--- Whose requests these are: see src/outbox/identity.c.  Not filled here: a restored
+-- Whose requests these are: see src/outbox/origin.c.  Not filled here: a restored
 -- dump brings the row of the database that it was made of, and that is how a
 -- copy is known.
-CREATE TABLE @extschema@.tegro_identity (
+CREATE TABLE @extschema@.tegro_origin (
 	singleton		pg_catalog.bool PRIMARY KEY DEFAULT true CHECK (singleton),
-	identity		pg_catalog.text NOT NULL,
+	origin		pg_catalog.text NOT NULL,
 	since			pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	reason			pg_catalog.text NOT NULL
 );
-REVOKE ALL ON TABLE @extschema@.tegro_identity FROM PUBLIC;
-COMMENT ON TABLE @extschema@.tegro_identity IS
+REVOKE ALL ON TABLE @extschema@.tegro_origin FROM PUBLIC;
+COMMENT ON TABLE @extschema@.tegro_origin IS
 'the server and database that may send the requests of the outbox: one row, once something was delivered';
-COMMENT ON COLUMN @extschema@.tegro_identity.singleton IS 'always true: there is one row';
-COMMENT ON COLUMN @extschema@.tegro_identity.identity IS 'system identifier/database/timeline/inode';
-COMMENT ON COLUMN @extschema@.tegro_identity.since IS 'since when';
-COMMENT ON COLUMN @extschema@.tegro_identity.reason IS 'how it came to be so: first use, a failover, or the reason given to tegro_arm';
+COMMENT ON COLUMN @extschema@.tegro_origin.singleton IS 'always true: there is one row';
+COMMENT ON COLUMN @extschema@.tegro_origin.origin IS 'system identifier/database/timeline/inode';
+COMMENT ON COLUMN @extschema@.tegro_origin.since IS 'since when';
+COMMENT ON COLUMN @extschema@.tegro_origin.reason IS 'how it came to be so: first use, a failover, or the reason given to tegro_take_over';
 
 ALTER TABLE @extschema@.tegro_outbox ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.tegro_attempt ENABLE ROW LEVEL SECURITY;
@@ -276,7 +276,7 @@ COMMENT ON POLICY tegro_attempt_own ON @extschema@.tegro_attempt IS
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_attempt', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_identity', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_origin', '');
 
 -- The rate is that since the first that was finished in the last minute: a
 -- backlog that is worked off since ten seconds has the rate of those ten.
@@ -359,12 +359,12 @@ REVOKE ALL ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.tex
 COMMENT ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text) IS
 'a person''s decision on a request in review, or unknown: done (it took effect), failed (it did not, and is not to be sent) or resend (it did not; send it again)';
 
-CREATE FUNCTION @extschema@.tegro_arm(reason pg_catalog.text)
+CREATE FUNCTION @extschema@.tegro_take_over(reason pg_catalog.text)
 RETURNS pg_catalog.void
-AS 'MODULE_PATHNAME', 'tegro_arm'
+AS 'MODULE_PATHNAME', 'tegro_take_over'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-REVOKE ALL ON FUNCTION @extschema@.tegro_arm(pg_catalog.text) FROM PUBLIC;
-COMMENT ON FUNCTION @extschema@.tegro_arm(pg_catalog.text) IS
+REVOKE ALL ON FUNCTION @extschema@.tegro_take_over(pg_catalog.text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_take_over(pg_catalog.text) IS
 'lets this database deliver the requests of the one that it is a copy of; its orders are looked up, its payouts go to review';
 
 CREATE PROCEDURE @extschema@.tegro_deliver(max pg_catalog.int4 DEFAULT NULL)
@@ -457,10 +457,10 @@ CREATE TABLE @extschema@.tegro_notification (
 	looked_up_at	pg_catalog.timestamptz,
 	confirmed_at	pg_catalog.timestamptz,
 	next_at			pg_catalog.timestamptz,
-	lease			pg_catalog.int8 NOT NULL DEFAULT 0,
-	lease_until		pg_catalog.timestamptz,
+	claim_no			pg_catalog.int8 NOT NULL DEFAULT 0,
+	claimed_until		pg_catalog.timestamptz,
 	failures		pg_catalog.int4 NOT NULL DEFAULT 0,
-	identity		pg_catalog.text NOT NULL,
+	origin		pg_catalog.text NOT NULL,
 	answer			pg_catalog.jsonb,
 	sqlstate		pg_catalog.text,
 	message			pg_catalog.text,
@@ -495,12 +495,12 @@ COMMENT ON COLUMN @extschema@.tegro_notification.waiting_since IS 'since when th
 COMMENT ON COLUMN @extschema@.tegro_notification.looked_up_at IS 'when the provider last told of the order';
 COMMENT ON COLUMN @extschema@.tegro_notification.confirmed_at IS 'when it was confirmed';
 COMMENT ON COLUMN @extschema@.tegro_notification.next_at IS 'when the order is looked up next; null when it is not';
-COMMENT ON COLUMN @extschema@.tegro_notification.lease IS 'how often a deliverer has taken it; results count only under the lease that they were got under';
-COMMENT ON COLUMN @extschema@.tegro_notification.lease_until IS 'until when the deliverer has it to itself';
-COMMENT ON COLUMN @extschema@.tegro_notification.failures IS 'look-ups or calls in a row that came to nothing; the wait between them grows with it';
-COMMENT ON COLUMN @extschema@.tegro_notification.identity IS 'system/database/timeline/inode of the server where it was recorded';
-COMMENT ON COLUMN @extschema@.tegro_notification.answer IS 'the look-up''s answer that settled it';
-COMMENT ON COLUMN @extschema@.tegro_notification.sqlstate IS 'error of the last look-up';
+COMMENT ON COLUMN @extschema@.tegro_notification.claim_no IS 'how often a delivery worker has taken it; results count only under the lease that they were got under';
+COMMENT ON COLUMN @extschema@.tegro_notification.claimed_until IS 'until when the delivery worker has it to itself';
+COMMENT ON COLUMN @extschema@.tegro_notification.failures IS 'lookups or calls in a row that came to nothing; the wait between them grows with it';
+COMMENT ON COLUMN @extschema@.tegro_notification.origin IS 'system/database/timeline/inode of the server where it was recorded';
+COMMENT ON COLUMN @extschema@.tegro_notification.answer IS 'the lookup''s answer that settled it';
+COMMENT ON COLUMN @extschema@.tegro_notification.sqlstate IS 'error of the last lookup';
 COMMENT ON COLUMN @extschema@.tegro_notification.message IS 'what happened last, in words';
 COMMENT ON COLUMN @extschema@.tegro_notification.callback IS 'function that is called once it is confirmed';
 COMMENT ON COLUMN @extschema@.tegro_notification.callback_state IS 'waiting, done or failed; null before it is confirmed';
@@ -740,7 +740,7 @@ power (routine, allows) AS (
 		   ('@extschema@.tegro_create_withdrawal_trigger()'::pg_catalog.regprocedure, 'have rows of their tables pay out'),
 		   ('@extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure, 'resolve payouts that are in doubt'),
 		   ('@extschema@.tegro_retry(pg_catalog.int8)'::pg_catalog.regprocedure, 'have failed payouts sent again'),
-		   ('@extschema@.tegro_arm(pg_catalog.text)'::pg_catalog.regprocedure, 'let a copy of a database deliver')),
+		   ('@extschema@.tegro_take_over(pg_catalog.text)'::pg_catalog.regprocedure, 'let a copy of a database deliver')),
 powerful AS (
 	SELECT p.allows, r.title,
 		   pg_catalog.array_agg(g.role ORDER BY g.role) AS roles
@@ -864,7 +864,7 @@ finding (topic, status, detail, hint) AS (
 	  FROM granted g
 	  JOIN grantee r ON r.oid OPERATOR(pg_catalog.=) g.grantee
 		   AND NOT r.trusted AND r.oid OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
-	 WHERE g.oid OPERATOR(pg_catalog.=) '@extschema@.tegro_identity'::pg_catalog.regclass::pg_catalog.oid
+	 WHERE g.oid OPERATOR(pg_catalog.=) '@extschema@.tegro_origin'::pg_catalog.regclass::pg_catalog.oid
 	   AND g.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
 	 GROUP BY g.title
 	UNION ALL
@@ -1113,7 +1113,7 @@ COMMENT ON COLUMN @extschema@.tegro_stat.cancelled IS 'given up before the end, 
 COMMENT ON COLUMN @extschema@.tegro_stat.connections IS 'connections that were opened for them; the others went over one that was kept alive';
 COMMENT ON COLUMN @extschema@.tegro_stat.bytes_sent IS 'bytes of their bodies';
 COMMENT ON COLUMN @extschema@.tegro_stat.bytes_received IS 'bytes of the answers'' bodies';
-COMMENT ON COLUMN @extschema@.tegro_stat.name_lookup_ms IS 'time in name look-up, milliseconds';
+COMMENT ON COLUMN @extschema@.tegro_stat.name_lookup_ms IS 'time in name lookup, milliseconds';
 COMMENT ON COLUMN @extschema@.tegro_stat.connect_ms IS 'time in connecting';
 COMMENT ON COLUMN @extschema@.tegro_stat.tls_ms IS 'time in TLS handshakes';
 COMMENT ON COLUMN @extschema@.tegro_stat.wait_ms IS 'time from the request to the first byte of the answer';

@@ -8,7 +8,7 @@
  *
  * A backlog is enqueued while delivery is off.  Then the floor sends as many
  * orders; then delivery is turned on.  The worker's time is from its first
- * claim to its last outcome, by the ledger, so it has all that delivery has:
+ * claim to its last outcome, by the outbox, so it has all that delivery has:
  * the claim and the outcome of each request, written and flushed.
  *
  * Both ways with 64 requests in flight, and with the 32 that are the default:

@@ -25,7 +25,7 @@
 	"CREATE FUNCTION bench_" name                                          \
 	"(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS $$"      \
 	" DECLARE number text; shop text := current_setting('tegro.shop_id');" \
-	" origin text := (SELECT identity FROM tegro_identity);"               \
+	" origin text := (SELECT origin FROM tegro_origin);"                   \
 	" BEGIN FOR i IN first .. last LOOP"                                   \
 	" number := 'E-' || lpad(i::text, 8, '0'); " statement                 \
 	"; END LOOP; END $$"
@@ -81,7 +81,7 @@ main(void)
 						 "PERFORM tegro_enqueue('createOrder', " PARAMS ")"));
 	session_execute(outbox.session,
 					LOOP("insert",
-						 "INSERT INTO bench_plain (shop_id, method, reference, params, enqueued_by, identity)"
+						 "INSERT INTO bench_plain (shop_id, method, reference, params, enqueued_by, origin)"
 						 " VALUES (shop, 'createOrder', number, " PARAMS
 						 ", 'postgres', origin)"));
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * growth.c
- *		Whether delivery slows down with what lies in the ledger.
+ *		Whether delivery slows down with what lies in the outbox.
  *
  * Use:	growth [BACKLOG]	20,000 unless told
  *
@@ -43,32 +43,32 @@ create_database(const char *name)
 	PQfinish(session);
 }
 
-/* Fills the ledger with what looks as if it was delivered over a year. */
+/* Fills the outbox with what looks as if it was delivered over a year. */
 static void
 fill(struct outbox *outbox)
 {
 	char sql[2000];
 	int64_t start_us = now_us();
 
-	printf("Filling a ledger; that takes minutes.\n");
+	printf("Filling an outbox; that takes minutes.\n");
 	fflush(stdout);
 	snprintf(sql, sizeof(sql),
-			 "INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, lease, sent_lease,"
-			 " attempts, enqueued_by, enqueued_at, finished_at, identity, answer)"
+			 "INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, claim_no, sent_claim_no,"
+			 " attempts, enqueued_by, enqueued_at, finished_at, origin, answer)"
 			 " SELECT o.shop_id, o.method, 'H-' || lpad(i::text, 8, '0'), o.params, o.state, NULL, 1, 1,"
-			 " 1, o.enqueued_by, at, at + interval '100 ms', o.identity, o.answer"
-			 " FROM (SELECT * FROM tegro_outbox WHERE state = 'done' LIMIT 1) o, generate_series(1, %d) i,"
+			 " 1, o.enqueued_by, at, at + interval '100 ms', o.origin, o.answer"
+			 " FROM (SELECT * FROM tegro_outbox WHERE state = 'accepted' LIMIT 1) o, generate_series(1, %d) i,"
 			 " LATERAL (SELECT now() - interval '1 year' + i * interval '10 s') past (at)",
 			 HISTORY);
 	session_execute(outbox->session, sql);
 	session_execute(outbox->session,
-					"INSERT INTO tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at, ended_at, outcome, http_status)"
+					"INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status)"
 					" SELECT id, 1, id, sha256(int8send(id)), enqueued_at, finished_at, 'answered', 200"
 					" FROM tegro_outbox WHERE reference LIKE 'H-%' ORDER BY id");
 	session_execute(outbox->session,
 					"VACUUM (ANALYZE) tegro_outbox, tegro_attempt");
 	session_execute(outbox->session, "CHECKPOINT");
-	printf("Filled in %.0f s; the ledger has %.0f MB.\n",
+	printf("Filled in %.0f s; the outbox has %.0f MB.\n",
 		   (double) (now_us() - start_us) / 1e6,
 		   session_number(outbox->session,
 						  "SELECT (pg_total_relation_size('tegro_outbox') + pg_total_relation_size('tegro_attempt')) / 1048576.0"));

@@ -103,7 +103,7 @@ main(int argc, char **argv)
 	series_divide(&alone, &known, &known_ratios);
 	print_ratios("lists_analyzed_speedup", &known_ratios);
 	print_metric("lists_limit_10", series_median(&few) * 1e3, "ms");
-	print_metric("lists_look_up", series_median(&one) * 1e3, "ms");
+	print_metric("lists_lookup", series_median(&one) * 1e3, "ms");
 	PQfinish(session);
 	return 0;
 }

@@ -144,6 +144,6 @@ outbox_deliver(struct outbox *outbox)
 	delivery.failed = count -
 		(long)
 			of_orders(outbox, first_id,
-					  "count(*) FILTER (WHERE o.state = 'done' AND o.attempts = 1)");
+					  "count(*) FILTER (WHERE o.state = 'accepted' AND o.attempts = 1)");
 	return delivery;
 }

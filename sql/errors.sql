@@ -10,7 +10,7 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT,
 		detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-	detail := regexp_replace(detail, '(connection kept alive, |name look-up [0-9.]+ ms, |connection [0-9.]+ ms, |TLS [0-9.]+ ms, |first byte [0-9.]+ ms, )*total [0-9.]+ ms', 'TIMES', 'g');
+	detail := regexp_replace(detail, '(connection kept alive, |name lookup [0-9.]+ ms, |connection [0-9.]+ ms, |TLS [0-9.]+ ms, |first byte [0-9.]+ ms, )*total [0-9.]+ ms', 'TIMES', 'g');
 	detail := regexp_replace(detail, 'after \d+ milliseconds', 'after N milliseconds');
 	detail := regexp_replace(detail, '\d+ (out of \d+ )?bytes', 'N bytes');
 END $$;

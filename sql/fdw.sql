@@ -84,7 +84,7 @@ DROP FOREIGN TABLE brief, rich;
 -- as a row, and its table
 SELECT o.tableoid::regclass, (o).payment_id, o IS NULL AS nothing FROM orders o WHERE id = :first;
 
--- Look-ups: one request where a condition names the row.  None with EXPLAIN.
+-- Lookups: one request where a condition names the row.  None with EXPLAIN.
 EXPLAIN (COSTS OFF) SELECT * FROM orders;
 EXPLAIN (COSTS OFF) SELECT * FROM balances;
 EXPLAIN (COSTS OFF) SELECT amount FROM orders WHERE payment_id = 'first';
@@ -198,7 +198,7 @@ BEGIN
 	state := 'ok';
 EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, context = PG_EXCEPTION_CONTEXT;
-	detail := regexp_replace(detail, '(connection kept alive, |name look-up [0-9.]+ ms, |connection [0-9.]+ ms, |TLS [0-9.]+ ms, |first byte [0-9.]+ ms, )*total [0-9.]+ ms', 'TIMES', 'g');
+	detail := regexp_replace(detail, '(connection kept alive, |name lookup [0-9.]+ ms, |connection [0-9.]+ ms, |TLS [0-9.]+ ms, |first byte [0-9.]+ ms, )*total [0-9.]+ ms', 'TIMES', 'g');
 	context := substring(context FROM '^(?:page|column) [^\n]*');
 END $$;
 \x on

@@ -301,7 +301,7 @@ SELECT tegro_enqueue('createOrder', '{"order_id": "N1", "amount": 100, "currency
 SELECT tegro_wait(:id) ->> 'type' AS type;
 
 SELECT signed('amount=100.00&currency=RUB&order_id=N1&payment_system=10&shop_id=$shop&status=1') AS body \gset
--- before it is paid: a forgery by who has the key, or the look-up lags
+-- before it is paid: a forgery by who has the key, or the lookup lags
 SELECT tegro_notify(:'body');
 SELECT becomes_true('SELECT failures > 0 FROM tegro_notification');
 SELECT state, confirmed, message, next_at > received_at AS again, amount, currency, request = :id AS known FROM tegro_notification;

@@ -14,13 +14,13 @@ BEGIN
 	RETURN false;
 END $$;
 
--- An order: sent after the commit, its answer in the ledger.
+-- An order: sent after the commit, its answer in the outbox.
 SELECT tegro_enqueue('createOrder', '{"order_id": "A1", "amount": 100.50, "currency": "RUB"}') AS id \gset
 SELECT tegro_wait(:id) #>> '{data,url}' ~ '^https://tegro\.money/pay/' AS link;
-SELECT method, reference, params, state, attempts, lease, next_at, enqueued_by = current_user::regrole AS mine,
+SELECT method, reference, params, state, attempts, claim_no, next_at, enqueued_by = current_user::regrole AS mine,
        answer ->> 'type' AS answer, sqlstate, message
   FROM tegro_outbox WHERE id = :id;
-SELECT lease, length(body_sha256) AS hash, ended_at >= started_at AS ended, outcome, http_status, raw_answer
+SELECT claim_no, length(body_sha256) AS hash, ended_at >= started_at AS ended, outcome, http_status, raw_answer
   FROM tegro_attempt WHERE outbox_id = :id;
 
 -- What rolls back is never sent; nor is a savepoint's part.
@@ -73,14 +73,14 @@ SELECT tegro_wait(:id, '50 ms');
 SELECT tegro_cancel(:id);
 SELECT tegro_cancel(:id);
 SELECT tegro_wait(:id);
-SELECT tegro_resolve(:id, 'done', 'because');
+SELECT tegro_resolve(:id, 'accepted', 'because');
 SELECT tegro_retry(:id);
 SELECT tegro_wait(:id) ->> 'type' AS answer;
 SELECT tegro_retry(:id);
 SELECT tegro_resolve(:id, 'maybe', 'because');
-SELECT tegro_resolve(:id, 'done', ' ');
+SELECT tegro_resolve(:id, 'accepted', ' ');
 SELECT tegro_wait(0);
-SELECT tegro_arm(NULL);
+SELECT tegro_take_over(NULL);
 
 -- Executed, the answer lost: looked up, not sent again.
 \! curl -sS -o /dev/null -d '{"method": "createOrder", "times": 1, "action": "execute_then_close"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
@@ -155,10 +155,10 @@ SET ROLE regress_tegro_a;
 SELECT tegro_enqueue('createOrder', '{"order_id": "a''s", "amount": 1, "currency": "RUB"}', deliver_after => now() + interval '1 day') AS id \gset
 SELECT reference, state, enqueued_by FROM tegro_outbox;
 SELECT requests, state FROM tegro_outbox_summary;
-INSERT INTO tegro_outbox (shop_id, method, reference, params, enqueued_by, identity) VALUES ('', '', '', '{}', 'regress_tegro_a', '');
-UPDATE tegro_outbox SET state = 'done';
-SELECT * FROM tegro_identity;
-SELECT tegro_arm('mine');
+INSERT INTO tegro_outbox (shop_id, method, reference, params, enqueued_by, origin) VALUES ('', '', '', '{}', 'regress_tegro_a', '');
+UPDATE tegro_outbox SET state = 'accepted';
+SELECT * FROM tegro_origin;
+SELECT tegro_take_over('mine');
 CALL tegro_deliver();
 -- to enqueue a payout needs the right to pay
 SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "a''s", "amount": 1, "currency": "RUB", "account": "1"}');

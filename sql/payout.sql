@@ -1,4 +1,4 @@
--- A payout that the caller waits for: by way of the ledger, whatever becomes
+-- A payout that the caller waits for: by way of the outbox, whatever becomes
 -- of the caller's transaction.
 \! curl -sS -o /dev/null -X POST "$TEGRO_SANDBOX_URL/_sandbox/reset"
 \set VERBOSITY terse
@@ -56,9 +56,9 @@ SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "W8", "amount": 80, "cu
 SELECT tegro_wait(:id);
 \echo :LAST_ERROR_SQLSTATE
 SELECT state, sqlstate, message FROM tegro_outbox WHERE id = :id;
-SELECT tegro_resolve(:id, 'failed', 'the provider says by telephone that there is none');
+SELECT tegro_resolve(:id, 'refused', 'the provider says by telephone that there is none');
 SELECT tegro_wait(:id);
-SELECT state, decision ~ '^resolved as failed by .*: the provider says by telephone' AS decision FROM tegro_outbox WHERE id = :id;
+SELECT state, decision ~ '^resolved as refused by .*: the provider says by telephone' AS decision FROM tegro_outbox WHERE id = :id;
 
 -- A snapshot from before does not hide the outcome.
 SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "W9", "amount": 1, "currency": "RUB", "account": "4111"}',

@@ -48,10 +48,10 @@ SELECT tegro_create_withdrawal('{"payment_id": "stat 2", "amount": 1, "currency"
 SELECT * FROM counted;
 
 -- A backlog: how fast it is worked off, and what is left.
-SELECT method, state, finished_last_minute > 0 AS finished, time_left FROM tegro_outbox_summary WHERE state = 'done' ORDER BY method;
-INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, identity, enqueued_at, state, finished_at)
+SELECT method, state, finished_last_minute > 0 AS finished, time_left FROM tegro_outbox_summary WHERE state = 'accepted' ORDER BY method;
+INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, origin, enqueued_at, state, finished_at)
 SELECT 'another', 'createOrder', '{}', 'n' || i, CASE WHEN i > 100 THEN 'infinity'::timestamptz END, CURRENT_USER::regrole, 'none', now() - interval '1 h',
-       CASE WHEN i > 100 THEN 'ready' ELSE 'done' END,
+       CASE WHEN i > 100 THEN 'ready' ELSE 'accepted' END,
        CASE WHEN i <= 50 THEN clock_timestamp() - interval '2 min' WHEN i <= 100 THEN clock_timestamp() - interval '10 s' END
   FROM generate_series(1, 350) AS i;
 SELECT state, requests, finished_last_minute, time_left BETWEEN '49 s' AND '60 s' AS time_left

@@ -69,7 +69,7 @@ sub came_to
 # told; whether its request is on its way by then.
 my @phases = (
 	{
-		name => 'during name look-up',
+		name => 'during name lookup',
 		url => 'https://stuck.provider.test:1/api',
 		sent => 0,
 	},
@@ -512,7 +512,7 @@ subtest '200 calls that are cancelled leave no descriptor open' => sub {
 	my $session = session($node);
 	my @cancelled = grep { !$_->{size} } @phases[ 1 .. $#phases ];
 
-	# a look-up that ends: one that never does keeps its thread, and what is the
+	# a lookup that ends: one that never does keeps its thread, and what is the
 	# thread's
 	push @cancelled, { url => 'https://slow-200.provider.test:1/api' };
 	go_on([ 'before', $session ]);
@@ -615,7 +615,7 @@ SQL
 	cmp_ok($cancels, '>=', 200, '200 cancels reached the backend');
 	cmp_ok($calls, '>=', 20, 'calls were made meanwhile');
 
-	# in the midst of a look-up
+	# in the midst of a lookup
 	kill('INT', $session->pid) until $session->poll(0.1);
 	$new_name->(1000);
 	$session->send($long_loop);

@@ -660,7 +660,7 @@ subtest 'fault 28: an answer that comes after the timeout is nobody\'s answer' =
 	sleep 1.5;
 	set($session, 'tegro.timeout' => '10s');
 	my $result = ask($session, 'order', payment_id => $order{order_id});
-	like($result->{out}, qr/"payment_id": "\Q$order{order_id}\E"/, 'the look-up gets its own answer') or diag($result->{err});
+	like($result->{out}, qr/"payment_id": "\Q$order{order_id}\E"/, 'the lookup gets its own answer') or diag($result->{err});
 	is(scalar(journal_of($order{order_id})), 1, 'createOrder was sent once');
 	is(scalar(journal_of($order{order_id}, executed => 1)), 1, 'it was executed once');
 
@@ -1126,7 +1126,7 @@ subtest 'fault 37: no connection' => sub {
 	is_not_sent('refused', "https://127.0.0.1:$port/api");
 	is_not_sent('black-holed', 'https://127.0.0.1:' . black_hole()->port . '/api', hangs => 1);
 	is_not_sent('a name that does not exist', 'https://missing.provider.test/api', detail => qr/resolve/i);
-	is_not_sent('a name that is never resolved', 'https://stuck.provider.test/api', hangs => 1, detail => qr/during name look-up/);
+	is_not_sent('a name that is never resolved', 'https://stuck.provider.test/api', hangs => 1, detail => qr/during name lookup/);
 	# a resolver with a limited number of threads, each of them stuck
 	my $session = new_session('tegro.connect_timeout' => '100ms', 'tegro.read_retries' => 0);
 	foreach my $turn (1 .. 25)

@@ -782,7 +782,7 @@ sub withdrawals
 {
 	my $alice = open_session('alice');
 	my $clerk = open_session('mallory');
-	my $ledger = sub { return ask($admin, 'SELECT count(*) FROM tegro_outbox')->{out} };
+	my $outbox = sub { return ask($admin, 'SELECT count(*) FROM tegro_outbox')->{out} };
 	my $params = sub {
 		my ($number) = @_;
 		return
@@ -818,7 +818,7 @@ SQL
 			is( ask($clerk, "SELECT $calls{$call}")->{sqlstate},
 				!$named ? '22023' : $call eq 'tegro_batch' ? '0A000' : '42501',
 				"$call refuses \"$shown\" to a role that may not pay out");
-			# for who may pay out, they are the way through the ledger
+			# for who may pay out, they are the way through the outbox
 			next if $named && $call ne 'tegro_batch';
 			is( ask($alice, "SELECT $calls{$call}")->{sqlstate},
 				$named ? '0A000' : '22023',
@@ -827,14 +827,14 @@ SQL
 	}
 	is(scalar($sandbox->journal), 0, 'nothing of it was sent');
 	is(withdrawals(), 0, 'no withdrawal was made');
-	is($ledger->(), 0, 'nothing is on record');
+	is($outbox->(), 0, 'nothing is on record');
 
 	foreach my $call (
 		'tegro_create_withdrawal(%s)',
 		q{tegro_call('createWithdrawal', %s)},
 		q{tegro_wait(tegro_enqueue('createWithdrawal', %s))})
 	{
-		my $number = $ledger->() + 1;
+		my $number = $outbox->() + 1;
 		my $statement = sprintf("SELECT $call", $params->($number));
 
 		# tegro_wait needs a transaction of its own
@@ -851,7 +851,7 @@ SQL
 			$call =~ /wait/
 			? sprintf(q{SELECT tegro_enqueue('createWithdrawal', %s)}, $params->($number))
 			: $statement);
-		is($ledger->(), $number, 'it is on record, once');
+		is($outbox->(), $number, 'it is on record, once');
 		is(withdrawals(), $number, 'it was made once, though it was asked for twice');
 	}
 	is(scalar(grep { $_->{method} eq 'createWithdrawal' } $sandbox->journal),
@@ -874,16 +874,16 @@ SQL
 	}
 	foreach my $call (
 		"tegro_wait($id)", "tegro_cancel($id)",
-		"tegro_retry($id)", "tegro_resolve($id, 'failed', 'mine')")
+		"tegro_retry($id)", "tegro_resolve($id, 'refused', 'mine')")
 	{
 		isnt(ask($bob, "SELECT $call")->{sqlstate}, '', "another role can't $call");
 	}
 	foreach my $statement (
 		"UPDATE tegro_outbox SET state = 'ready'", 'DELETE FROM tegro_outbox',
 		'TRUNCATE tegro_outbox',
-		'DELETE FROM tegro_attempt', 'TABLE tegro_identity',
-		"UPDATE tegro_identity SET reason = 'x'",
-		q{INSERT INTO tegro_outbox (shop_id, method, reference, params, enqueued_by, identity)
+		'DELETE FROM tegro_attempt', 'TABLE tegro_origin',
+		"UPDATE tegro_origin SET reason = 'x'",
+		q{INSERT INTO tegro_outbox (shop_id, method, reference, params, enqueued_by, origin)
 			VALUES ('x', 'createWithdrawal', 'x', '{}', 'postgres'::regrole, 'x')},
 		'ALTER TABLE tegro_outbox DISABLE ROW LEVEL SECURITY',
 		'ALTER TABLE tegro_outbox OWNER TO alice',
@@ -892,7 +892,7 @@ SQL
 		is(ask($alice, $statement)->{sqlstate},
 			'42501', "an ordinary role can't " . ($statement =~ s/\s+/ /gr));
 	}
-	is(ask($admin, 'TABLE tegro_outbox')->{out}, $before, 'the ledger is as it was');
+	is(ask($admin, 'TABLE tegro_outbox')->{out}, $before, 'the outbox is as it was');
 	ask($admin, <<'SQL');
 REVOKE EXECUTE ON FUNCTION tegro_call(text, jsonb), tegro_batch(text, jsonb[]), tegro_preview(text, jsonb),
 	tegro_enqueue(text, jsonb, regprocedure, timestamptz) FROM mallory
@@ -1324,7 +1324,7 @@ SQL
 				  ->{out} > 0;
 			}),
 		'an answer that is none is kept');
-	ask($admin, "SELECT tegro_resolve($id, 'failed', 'enough')");
+	ask($admin, "SELECT tegro_resolve($id, 'refused', 'enough')");
 	set_server($node, { 'tegro.api_url' => undef }, $alice);
 	my ($request) = $mirror->requests;
 	my ($signature) = $request->{head} =~ /Bearer (\w+)/;

@@ -1068,7 +1068,7 @@ subtest 'keys that were stored while the library was not loaded' => sub {
 	# what the worker sends, which starts with the settings of the database
 	$sandbox->begin;
 	my $id = ask($admin, q{SELECT tegro_enqueue('createOrder', '{"order_id": "of the file", "currency": "RUB", "amount": 1}')})->{out};
-	ok(wait_until(sub { ask($admin, "SELECT state FROM tegro_outbox WHERE id = $id")->{out} eq 'done' }),
+	ok(wait_until(sub { ask($admin, "SELECT state FROM tegro_outbox WHERE id = $id")->{out} eq 'accepted' }),
 		'fault 97: an order is delivered');
 	my ($sent) = $sandbox->journal(method => 'createOrder');
 	is(key_by($sent->{authorization} =~ /(\w+)$/, $sent->{body}), API_KEY, "fault 97: ... with the file's key");

@@ -391,11 +391,11 @@ subtest 'fault 66: a worker that is busy reads authorities again, too' => sub {
 	ok(wait_until(sub { $count->("id = $late AND message IS NOT NULL") == 1; }), 'one more is tried');
 	like($session->query("SELECT message FROM tegro_outbox WHERE id = $late")->{out}, qr/could not reach.*nothing was sent/,
 		'and not sent to one who is not trusted');
-	ok(wait_until(sub { $count->(q{state = 'done'}) == 3; }), 'the others have their answers')
+	ok(wait_until(sub { $count->(q{state = 'accepted'}) == 3; }), 'the others have their answers')
 	  or diag($session->query('SELECT id, state, attempts, message FROM tegro_outbox')->{out});
 	trust($certificates->{ca});
 	$session->query("SELECT tegro_retry($late)");
-	ok(wait_until(sub { $count->(q{state = 'done'}) == 4; }), 'it goes out once the authority is trusted again');
+	ok(wait_until(sub { $count->(q{state = 'accepted'}) == 4; }), 'it goes out once the authority is trusted again');
 };
 
 subtest 'fault 66: a busy worker delivers to a provider whose authority has changed, after a reload' => sub {
@@ -452,9 +452,9 @@ subtest 'fault 66: a busy worker delivers to a provider whose authority has chan
 	reload_conf($node);
 	$enqueue->() foreach 1 .. 20;
 	$shop->query("SELECT tegro_retry($late)");
-	ok(wait_until(sub { $count->(q{state = 'done'}) >= 21; }, 40), 'after a reload all are delivered') or $show->();
+	ok(wait_until(sub { $count->(q{state = 'accepted'}) >= 21; }, 40), 'after a reload all are delivered') or $show->();
 	is($count->("$busy AND state = 'sending'"), 3, 'while the first are still on their way') or $show->();
-	ok(wait_until(sub { $count->(q{state = 'done'}) == 24; }, 40), 'which have their answers in the end') or $show->();
+	ok(wait_until(sub { $count->(q{state = 'accepted'}) == 24; }, 40), 'which have their answers in the end') or $show->();
 	is(scalar($sandbox->journal(method => 'createOrder', executed => 1)), 3, 'each of these was executed once');
 	is(scalar($now->journal(method => 'createOrder', executed => 1)), 21, 'each of the others, too');
 	is($shop->query($worker)->{out}, $pid, 'all by one worker');

@@ -24,7 +24,7 @@ use Time::HiRes qw(sleep time);
 
 use TegroTest;
 
-use constant TABLES => qw(tegro_outbox tegro_attempt tegro_identity tegro_notification tegro_payment_callback);
+use constant TABLES => qw(tegro_outbox tegro_attempt tegro_origin tegro_notification tegro_payment_callback);
 
 my $sandbox = sandbox();
 my $node = cluster('rights', $sandbox, conf => <<'END');
@@ -156,9 +156,9 @@ story(
 			'tegro_on_payment' => q{SELECT tegro_on_payment('paid'::regproc)},
 			'tegro_cancel' => "SELECT tegro_cancel($later)",
 			'tegro_retry' => "SELECT tegro_retry($later)",
-			'tegro_resolve' => "SELECT tegro_resolve($later, 'done', 'by telephone')",
+			'tegro_resolve' => "SELECT tegro_resolve($later, 'accepted', 'by telephone')",
 			'tegro_retry_notification' => 'SELECT tegro_retry_notification(1)',
-			'tegro_arm' => q{SELECT tegro_arm('why not')},
+			'tegro_take_over' => q{SELECT tegro_take_over('why not')},
 			'tegro_deliver' => 'CALL tegro_deliver()');
 
 		$owner->query($_) foreach split(/;\n/, <<'END');
@@ -186,7 +186,7 @@ END
 		is($owner->query('SELECT count(*) FROM tegro_outbox')->{out}, 1, 'nothing was recorded');
 		is($owner->query('SELECT count(*) FROM tegro_notification')->{out}, 0, 'nor noted');
 		is($owner->query("SELECT tegro_retry($later)")->{sqlstate}, '', 'without triggers it goes on');
-		ok(becomes_true("SELECT state = 'done' FROM tegro_outbox WHERE id = $later"), 'and is delivered');
+		ok(becomes_true("SELECT state = 'accepted' FROM tegro_outbox WHERE id = $later"), 'and is delivered');
 		nobody_else_ran_it();
 	});
 
@@ -217,7 +217,7 @@ story(
 		is($taker->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "sixth", "currency": "RUB", "amount": 1}')})->{sqlstate},
 			'TG006', 'and the next request fails');
 		$owner->query('DROP TRIGGER t ON tegro_outbox');
-		ok(becomes_true(q{SELECT count(*) = 3 FROM tegro_outbox WHERE state = 'done'}), 'the others are delivered');
+		ok(becomes_true(q{SELECT count(*) = 3 FROM tegro_outbox WHERE state = 'accepted'}), 'the others are delivered');
 		nobody_else_ran_it();
 		$_->close foreach $app, $taker;
 	});
@@ -230,15 +230,15 @@ story(
 
 		# what, whoever can do it, the message, what else has to go afterwards
 		foreach my $case (
-			[ 'a rule', 'postgres', 'CREATE RULE "r r" AS ON UPDATE TO tegro_identity DO ALSO NOTIFY x',
-				'rule "r r" on table "tegro_identity" is not the extension\'s own' ],
+			[ 'a rule', 'postgres', 'CREATE RULE "r r" AS ON UPDATE TO tegro_origin DO ALSO NOTIFY x',
+				'rule "r r" on table "tegro_origin" is not the extension\'s own' ],
 			[ 'a rule that replaces', 'postgres', 'CREATE RULE r AS ON INSERT TO tegro_outbox DO INSTEAD NOTHING',
 				'rule "r" on table "tegro_outbox" is not the extension\'s own' ],
 			[ 'a policy', 'postgres', 'CREATE POLICY more ON tegro_notification USING (true)',
 				'policy "more" on table "tegro_notification" is not the extension\'s own' ],
 			[ 'a policy where there was none', 'postgres',
-				'ALTER TABLE tegro_identity ENABLE ROW LEVEL SECURITY; CREATE POLICY tegro_outbox_own ON tegro_identity FOR SELECT USING (true)',
-				'policy "tegro_outbox_own" on table "tegro_identity" is not the extension\'s own' ],
+				'ALTER TABLE tegro_origin ENABLE ROW LEVEL SECURITY; CREATE POLICY tegro_outbox_own ON tegro_origin FOR SELECT USING (true)',
+				'policy "tegro_outbox_own" on table "tegro_origin" is not the extension\'s own' ],
 			[ 'a policy that was altered', 'postgres', 'ALTER POLICY tegro_outbox_own ON tegro_outbox USING (true)',
 				'policy "tegro_outbox_own" on table "tegro_outbox" was altered' ],
 			[ 'a policy for one role', 'postgres', 'ALTER POLICY tegro_payment_callback_own ON tegro_payment_callback TO app',
@@ -254,8 +254,8 @@ story(
 				'foreign key "child_id_fkey" of table app.child acts on changes of table "tegro_outbox"', 'DROP TABLE app.child' ],
 			[ 'ON UPDATE CASCADE', 'app', 'CREATE TABLE app.child (id bigint REFERENCES tegro_notification ON UPDATE CASCADE)',
 				'foreign key "child_id_fkey" of table app.child acts on changes of table "tegro_notification"', 'DROP TABLE app.child' ],
-			[ 'ON DELETE SET NULL', 'app', 'CREATE TABLE app.child (id bool REFERENCES tegro_identity ON DELETE SET NULL)',
-				'foreign key "child_id_fkey" of table app.child acts on changes of table "tegro_identity"', 'DROP TABLE app.child' ],
+			[ 'ON DELETE SET NULL', 'app', 'CREATE TABLE app.child (id bool REFERENCES tegro_origin ON DELETE SET NULL)',
+				'foreign key "child_id_fkey" of table app.child acts on changes of table "tegro_origin"', 'DROP TABLE app.child' ],
 			[ 'ON UPDATE SET DEFAULT', 'app', 'CREATE TABLE app.child (id text REFERENCES tegro_payment_callback ON UPDATE SET DEFAULT)',
 				'foreign key "child_id_fkey" of table app.child acts on changes of table "tegro_payment_callback"', 'DROP TABLE app.child' ],
 			[ 'a table that deletes requests', 'postgres',
@@ -301,7 +301,7 @@ story(
 			is(as($role, $create)->{sqlstate}, '', $name);
 			is(enqueue_as('order_taker', "beside $name")->{sqlstate}, '', '... stops nothing');
 		}
-		ok(becomes_true(q{SELECT count(*) = 0 FROM tegro_outbox WHERE state <> 'done'}), 'all that was enqueued is delivered');
+		ok(becomes_true(q{SELECT count(*) = 0 FROM tegro_outbox WHERE state <> 'accepted'}), 'all that was enqueued is delivered');
 		nobody_else_ran_it();
 	});
 
@@ -340,7 +340,7 @@ END
 			'the log says so once');
 		$owner->query('DROP TRIGGER t ON tegro_outbox');
 		my $from = time;
-		ok(becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'flying'}), 'without the trigger');
+		ok(becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = 'flying'}), 'without the trigger');
 		cmp_ok(time - $from, '<', 3, 'the answer is written at once');
 		is($owner->query(q{SELECT string_agg(outcome, ' ') FROM tegro_attempt})->{out}, 'answered', 'it was not lost');
 		ok(becomes_true(q{SELECT count(*) = 1 FROM calls}), 'and it is called back');
@@ -364,7 +364,7 @@ END
 		is(executions('waiting'), 0, 'indeed');
 		$owner->query('DROP TRIGGER t ON tegro_attempt');
 		$from = time;
-		ok(becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'waiting'}), 'without the trigger it does');
+		ok(becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = 'waiting'}), 'without the trigger it does');
 		cmp_ok(time - $from, '<', 3, 'at once');
 		ok(becomes_true(q{SELECT count(*) = 2 FROM calls}), 'and it is called back');
 
@@ -374,7 +374,7 @@ END
 		$owner->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "calling", "currency": "RUB", "amount": 1}', 'failing'::regproc)});
 		ok(becomes_true(q{SELECT callback_message ~ 'not yet' FROM tegro_outbox WHERE reference = 'calling'}), 'a callback fails');
 		$mark = -s $node->logfile;
-		as('app', 'CREATE TRIGGER t AFTER UPDATE ON tegro_identity FOR EACH STATEMENT EXECUTE FUNCTION app.own()');
+		as('app', 'CREATE TRIGGER t AFTER UPDATE ON tegro_origin FOR EACH STATEMENT EXECUTE FUNCTION app.own()');
 		$owner->query(q{CREATE OR REPLACE FUNCTION failing(id bigint, state text, reference text, answer jsonb) RETURNS void
 			LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.calls VALUES (reference); END'});
 		$pid = pid_of('callback');
@@ -384,7 +384,7 @@ END
 		sleep 1;
 		is(pid_of('callback'), $pid, 'the worker stays');
 		is($owner->query('SELECT count(*) FROM calls')->{out}, 2, 'and does not call');
-		$owner->query('DROP TRIGGER t ON tegro_identity');
+		$owner->query('DROP TRIGGER t ON tegro_origin');
 		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'calling'}, 10), 'without the trigger it does');
 		is($owner->query(q{SELECT count(*) FROM calls WHERE reference = 'calling'})->{out}, 1, 'once');
 		nobody_else_ran_it();
@@ -412,9 +412,9 @@ story(
 		is($payer->wait->{sqlstate}, 'TG003', 'when a trigger appears: its outcome is unknown, not "not sent"');
 		is(executions('after'), 1, 'it was executed');
 		$owner->query('DROP TRIGGER t ON tegro_outbox');
-		$owner->query(q{UPDATE tegro_outbox SET lease_until = now() WHERE reference = 'after'});
+		$owner->query(q{UPDATE tegro_outbox SET claimed_until = now() WHERE reference = 'after'});
 		is($payer->query($pay->('third'))->{sqlstate}, '', 'without the trigger others are paid');
-		ok(becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'after'}), 'and it is looked up and found');
+		ok(becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = 'after'}), 'and it is looked up and found');
 		is(executions('after'), 1, 'it was sent once');
 		nobody_else_ran_it();
 		$payer->close;
@@ -431,7 +431,7 @@ END
 		  'CREATE TRIGGER a AFTER DELETE ON app.child FOR EACH ROW EXECUTE FUNCTION app.own()', 'GRANT INSERT ON app.child TO PUBLIC';
 		$owner->query('DROP TABLE app.child');
 		my $id = enqueue_as('order_taker', 'old')->{out};
-		ok(becomes_true("SELECT state = 'done' FROM tegro_outbox WHERE id = $id"), 'a request that is finished');
+		ok(becomes_true("SELECT state = 'accepted' FROM tegro_outbox WHERE id = $id"), 'a request that is finished');
 		as('app', $_) foreach 'CREATE TABLE app.child (id bigint REFERENCES tegro_outbox ON DELETE CASCADE)',
 		  'CREATE TRIGGER a AFTER DELETE ON app.child FOR EACH ROW EXECUTE FUNCTION app.own()', "INSERT INTO app.child VALUES ($id)";
 		is($owner->query('SELECT count(*) FROM app.child')->{out}, 1, 'a row refers to it, with ON DELETE CASCADE');
@@ -460,7 +460,7 @@ END
 		$owner->query("SELECT pg_terminate_backend($pid, 5000)");
 		$mark = -s $node->logfile;
 		is(enqueue_as('order_taker', 'new')->{sqlstate}, '', 'with a foreign key that only checks');
-		ok(becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'new'}), 'delivery goes on');
+		ok(becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = 'new'}), 'delivery goes on');
 		ok(wait_until(sub { sleep 0.1; return log_since($mark) =~ /could not be deleted: a foreign key refers .*\n.*constraint child_id_fkey on table app\.child/; }),
 			'retention says what keeps the rows');
 		is($owner->query("SELECT count(*) FROM tegro_outbox WHERE id = $id")->{out}, 1, 'which it does');
@@ -526,7 +526,7 @@ story(
 			'a role cannot pay out');
 		is(as('app', q{SELECT tegro_create_withdrawal('{"payment_id": "stolen", "currency": "RUB", "amount": 1, "account": "4"}')})
 			->{sqlstate}, '42501', 'indeed');
-		is(as('app', q{UPDATE tegro_identity SET identity = 'x'})->{sqlstate}, '42501', 'nor change a table');
+		is(as('app', q{UPDATE tegro_origin SET origin = 'x'})->{sqlstate}, '42501', 'nor change a table');
 		is(as('app', 'CREATE TRIGGER t AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUNCTION suppress_redundant_updates_trigger()')
 			->{sqlstate}, '42501', 'nor put a trigger on one');
 	});

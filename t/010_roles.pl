@@ -18,7 +18,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 
 # A moment that no test reaches.
 use constant LATER => '2100-01-01';
@@ -276,7 +276,7 @@ subtest 'fault 100: the right to pay out is revoked' => sub {
 	do_as('payer', "SELECT tegro_cancel($cancelled)");
 	do_as('postgres', 'REVOKE EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb) FROM payer');
 
-	my $row = wait_for_row($node, 'r1', 'review', 'done');
+	my $row = wait_for_row($node, 'r1', 'review', 'accepted');
 	is($row->{state}, 'review', 'what waited is set aside');
 	like($row->{message}, qr/^role "payer" does not have EXECUTE on tegro_create_withdrawal\(jsonb\); grant it again/,
 		'and says why and what to do');
@@ -284,7 +284,7 @@ subtest 'fault 100: the right to pay out is revoked' => sub {
 	is($row->{attempts}, 0, 'it was not sent');
 	like(slurp_file($node->logfile), qr/request $id of the tegro outbox is in review: role "payer"/, 'the log says so');
 	like(error_of('payer', "SELECT tegro_wait($id)"),
-		qr/TG002: createWithdrawal "r1" is set aside\nDETAIL:  role "payer".*\nHINT:  .*tegro_resolve\($id, 'failed', reason\)/,
+		qr/TG002: createWithdrawal "r1" is set aside\nDETAIL:  role "payer".*\nHINT:  .*tegro_resolve\($id, 'refused', reason\)/,
 		'whoever waits for it is told that nothing was sent');
 
 	like(error_of('payer', 'SELECT tegro_create_withdrawal(' . (payout('r3') =~ s/^.*?, //r) . ')'),
@@ -296,7 +296,7 @@ subtest 'fault 100: the right to pay out is revoked' => sub {
 	state_becomes('r2', 'review', 'what is retried is set aside as well');
 	do_as('postgres', "SELECT tegro_resolve($id, 'resend', 'the test says so')");
 	wait_until(sub { my $r = row($node, 'r1'); return $r->{state} ne 'ready' });
-	$row = wait_for_row($node, 'r1', 'review', 'done');
+	$row = wait_for_row($node, 'r1', 'review', 'accepted');
 	is($row->{state}, 'review', 'what a person resends is set aside again');
 	like($row->{message}, qr/^role "payer" does not have EXECUTE/, 'for the same reason');
 
@@ -310,7 +310,7 @@ subtest 'fault 100: the right to pay out is revoked' => sub {
 	is(scalar(sends($_)), 0, "$_ was never sent") foreach qw(r1 r2 r3);
 	do_as('postgres', 'GRANT EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb) TO payer');
 	do_as('postgres', "SELECT tegro_resolve($id, 'resend', 'it may again')");
-	state_becomes('r1', 'done', 'once the right is there again, a resend pays out');
+	state_becomes('r1', 'accepted', 'once the right is there again, a resend pays out');
 	is(scalar(sends('r1')), 1, 'once');
 	sleep 1;
 	is(row($node, 'r2')->{state}, 'review', 'what nobody resends stays');
@@ -320,7 +320,7 @@ subtest 'fault 100: the right is there by membership, or is everybody\'s' => sub
 	do_as('postgres', 'CREATE ROLE payers; GRANT EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb) TO payers;
 		REVOKE EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb) FROM payer; GRANT payers TO payer');
 	enqueue_as('payer', payout('m1'));
-	state_becomes('m1', 'done', 'a member pays out');
+	state_becomes('m1', 'accepted', 'a member pays out');
 	enqueue_as('payer', payout('m2'), q{deliver_after => clock_timestamp() + interval '1 s'});
 	do_as('postgres', 'REVOKE payers FROM payer');
 	state_becomes('m2', 'review', 'but not when it is a member no more');
@@ -337,21 +337,21 @@ subtest 'fault 100: the role is dropped' => sub {
 	enqueue_as('leaver', order('d3', shop_id => 'own'), $soon);
 	drop_role('leaver');
 
-	my $row = wait_for_row($node, 'd1', 'review', 'done');
+	my $row = wait_for_row($node, 'd1', 'review', 'accepted');
 	is($row->{state}, 'review', 'its payout is set aside');
 	like($row->{message}, qr/^the role that enqueued it, number \d+, does not exist; resolve it as failed/, 'and says why');
 	do_as('postgres', "SELECT tegro_resolve($id, 'resend', 'the test says so')");
 	wait_until(sub { my $r = row($node, 'd1'); return $r->{state} ne 'ready' });
-	is(wait_for_row($node, 'd1', 'review', 'done')->{state}, 'review', 'also when a person resends it');
+	is(wait_for_row($node, 'd1', 'review', 'accepted')->{state}, 'review', 'also when a person resends it');
 	is(scalar(sends('d1')), 0, 'it was never sent');
 
-	state_becomes('d2', 'done', 'its order goes out with the key that any role has');
-	$row = wait_for_row($node, 'd3', 'review', 'done');
+	state_becomes('d2', 'accepted', 'its order goes out with the key that any role has');
+	$row = wait_for_row($node, 'd3', 'review', 'accepted');
 	is($row->{state}, 'review', 'for an order without a key, a person decides');
 	like($row->{message}, qr/the role, number \d+, does not exist/, 'it says why');
 	is($row->{next_at}, undef, 'and it is not tried for ever');
 
-	# look-ups of what is in doubt
+	# lookups of what is in doubt
 	$sandbox->fault('createWithdrawal', 'execute_then_close', times => 2);
 	$sandbox->fault('withdrawal', 'answer', times => 4, status => 500, body => '');
 	enqueue_as('leaver2', payout('d4'));
@@ -359,8 +359,8 @@ subtest 'fault 100: the role is dropped' => sub {
 	wait_for_row($node, $_, 'unknown') foreach qw(d4 d5);
 	drop_role($_) foreach qw(leaver2 leaver3);
 	$sandbox->clear_faults;
-	state_becomes('d4', 'done', 'its payout in doubt is looked up with the key that any role has');
-	$row = wait_for_row($node, 'd5', 'review', 'done');
+	state_becomes('d4', 'accepted', 'its payout in doubt is looked up with the key that any role has');
+	$row = wait_for_row($node, 'd5', 'review', 'accepted');
 	is($row->{state}, 'review', 'without a key, a person decides');
 	like($row->{message}, qr/the role, number \d+, does not exist/, 'it says why');
 	is($row->{next_at}, undef, 'and is not looked up for ever');
@@ -368,7 +368,7 @@ subtest 'fault 100: the role is dropped' => sub {
 	write_credentials();
 	reload_conf($node);
 	do_as('postgres', "SELECT tegro_retry($row->{id})");
-	state_becomes('d5', 'done', 'once there is a key for any role, a look-up by request finds it');
+	state_becomes('d5', 'accepted', 'once there is a key for any role, a lookup by request finds it');
 	is(scalar(sends($_)), 1, "$_ was sent once") foreach qw(d4 d5);
 	do_as('postgres', 'REVOKE EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb) FROM PUBLIC');
 };
@@ -434,7 +434,7 @@ subtest 'fault 78: what is wrong uses no reference' => sub {
 	is(row($node, 'wrong'), undef, 'nothing is on record');
 	is(scalar(sends('wrong')), 0, 'nothing was sent');
 	do_as('app', sprintf($insert, 1));
-	state_becomes('wrong', 'done', 'the same reference, corrected');
+	state_becomes('wrong', 'accepted', 'the same reference, corrected');
 
 	# blanks alone are no text
 	foreach my $blank (' ', q{ \t\n\r}, "\N{U+A0}\N{U+3000}")
@@ -470,9 +470,9 @@ subtest 'an amount is a decimal number' => sub {
 	like(error_of('app', 'SELECT tegro_enqueue(' . order('cents', amount => 1.25) . ')'), qr/22023: "amount" 1\.25 has 2 decimals/,
 		'the limit is a setting');
 	enqueue_as('app', order('tenths', amount => '1.500'));
-	state_becomes('tenths', 'done', 'zeros at the end are no decimals');
+	state_becomes('tenths', 'accepted', 'zeros at the end are no decimals');
 	do_as('app', q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'float'});
-	state_becomes('float', 'done', 'what was enqueued under another limit is sent');
+	state_becomes('float', 'accepted', 'what was enqueued under another limit is sent');
 	set_server($node, { 'tegro.max_amount_decimals' => undef }, values %session);
 };
 
@@ -513,7 +513,7 @@ subtest 'fault 98: the key of one role is refused' => sub {
 
 	cmp_ok(time_order('order_taker', "good$_"), '<', 5, 'another role\'s key is good meanwhile') foreach 1 .. 5;
 	enqueue_as('app', payout('good-payout'));
-	state_becomes('good-payout', 'done', 'also for payouts');
+	state_becomes('good-payout', 'accepted', 'also for payouts');
 	enqueue_as('thief', order('bad4'));
 	sleep 2;
 	is(scalar(sends_like(qr/^bad/)), $sent, 'nothing is sent with the key that was refused');
@@ -526,7 +526,7 @@ subtest 'fault 98: the key of one role is refused' => sub {
 	is(row($node, 'bad-boss')->{state}, 'ready', 'a member of the role has the same key');
 	write_credentials();
 	reload_conf($node);
-	state_becomes($_, 'done', "after a reload with a good key, $_ is sent") foreach qw(bad1 bad2 bad3 bad4 bad-boss);
+	state_becomes($_, 'accepted', "after a reload with a good key, $_ is sent") foreach qw(bad1 bad2 bad3 bad4 bad-boss);
 };
 
 subtest 'fault 98: a role gets another key without a reload' => sub {
@@ -545,9 +545,9 @@ subtest 'fault 98: a role gets another key without a reload' => sub {
 		sub {
 			# any commit has the worker look
 			enqueue_as('order_taker', order('wake' . int(1000 * time)));
-			return row($node, 'moved1')->{state} eq 'done' && row($node, 'moved2')->{state} eq 'done';
+			return row($node, 'moved1')->{state} eq 'accepted' && row($node, 'moved2')->{state} eq 'accepted';
 		}, 30);
-	is(row($node, $_)->{state}, 'done', "with the key of a role that it became a member of, $_ is sent") foreach qw(moved1 moved2);
+	is(row($node, $_)->{state}, 'accepted', "with the key of a role that it became a member of, $_ is sent") foreach qw(moved1 moved2);
 	do_as('postgres', 'REVOKE good_key, bad_key FROM thief');
 	write_credentials();
 	reload_conf($node);
@@ -564,7 +564,7 @@ subtest 'fault 98: too many requests with one key' => sub {
 	cmp_ok(time - $begun, '<', 6, 'while the pause lasts');
 	write_credentials();
 	reload_conf($node);
-	state_becomes('many1', 'done', 'with another key, it is sent');
+	state_becomes('many1', 'accepted', 'with another key, it is sent');
 };
 
 subtest 'fault 98: very many requests of a key that is refused' => sub {
@@ -593,7 +593,7 @@ subtest 'fault 98: very many requests of a key that is refused' => sub {
 	time_order('order_taker', 'before-late');
 	my $begun = time;
 	$late->query('COMMIT');
-	state_becomes('late', 'done', 'a request that was committed late');
+	state_becomes('late', 'accepted', 'a request that was committed late');
 	cmp_ok(time - $begun, '<', 5, 'is not late for that');
 	cmp_ok(scalar(sends_like(qr/^much/)), '<', 200, 'of those that wait, only the first were sent');
 
@@ -768,7 +768,7 @@ subtest 'texts of roles are shown without control characters' => sub {
 	like($command, qr/^DROP TRIGGER U&"a\\\+00001B\[2J\\\+00000Ab\\\+00202E" ON public\.tegro_attempt;$/, 'whose name is escaped in the hint');
 	do_as('postgres', $command);
 	enqueue_as('app', order('odd-trigger'));
-	state_becomes('odd-trigger', 'done', 'which removes it');
+	state_becomes('odd-trigger', 'accepted', 'which removes it');
 
 	unlike(join("\n", grep { !/STATEMENT:|^\t/ } split(/\n/, slurp_file($node->logfile, $offset))), qr/\e|\xe2\x80\xae|\x{202e}/, 'the log has none');
 };

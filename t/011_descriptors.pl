@@ -19,7 +19,7 @@ use lib "$FindBin::RealBin/lib";
 use List::Util qw(max);
 use Test::More;
 use TegroTest;
-use TegroLedger qw(LONG);
+use TegroOutbox qw(LONG);
 
 use constant LIMIT => 256;
 
@@ -100,7 +100,7 @@ SQL
 };
 
 subtest 'fault 64: a name takes more for a while' => sub {
-	# a thread that looks it up, and its sockets; all look-ups take their time
+	# a thread that looks it up, and its sockets; all lookups take their time
 	set_server($node, { 'tegro.api_url' => 'https://slow-300-few.provider.test:' . $sandbox->port . '/api' });
 	my $session = greedy(100);
 	# PostgreSQL keeps as many files open as it may
@@ -241,7 +241,7 @@ sub deliver
 
 	$session->query("SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id', 'round $round ' || g, "
 		  . "'currency', 'RUB', 'amount', 1))) FROM generate_series(1, 300) g");
-	wait_until(sub { $session->query(q{SELECT count(*) FROM tegro_outbox WHERE state = 'done'})->{out} == 300 * $round; })
+	wait_until(sub { $session->query(q{SELECT count(*) FROM tegro_outbox WHERE state = 'accepted'})->{out} == 300 * $round; })
 	  or die $session->query('SELECT state, count(*), min(message) FROM tegro_outbox GROUP BY 1')->{out};
 	return;
 }

@@ -2,28 +2,28 @@
 # Whatever dies, and when: what was committed is delivered, and no payout is
 # made twice.
 #
-# The extension is built with kill points (src/base/killpoint.h): places at which the
+# The extension is built with injection points (src/base/injection.h): places at which the
 # process that passes first kills or stops itself.  The provider is the sandbox;
 # at the end of each part its journal, what it really did, is held against what
-# the outbox says, by script/check-ledger.
+# the outbox says, by script/check-outbox.
 #
 # "fault N" at the head of a subtest is the fault it shows (see script/test):
 #
 #   1 to 6    the delivery worker is killed before its claim commits, after it,
 #             when half of the body is out, when the request was carried out
 #             and the answer is not there, when it is read and not committed,
-#             and during a look-up
+#             and during a lookup
 #   7         the same with the whole server
 #   8         the same as 4 in a database with synchronous_commit = off
-#   17, 18    a deliverer that was stopped and returns; two for one row
+#   17, 18    a delivery worker that was stopped and returns; two for one row
 #   19, 20    rollback, savepoints, two-phase commit, long transactions
 #   21        the worker terminated, the extension or the database dropped, the
 #             disk full, all during a send
 #   22        synchronous payouts: the caller cancelled or gone, the worker
-#             killed at each of its kill points, no worker to be had
+#             killed at each of its injection points, no worker to be had
 #
 # Faults 1 to 8 have a server and a sandbox each, since what is killed is the
-# whole server, and it takes seconds until leases end and look-ups are
+# whole server, and it takes seconds until leases end and lookups are
 # conclusive; the other parts run meanwhile.
 #
 use strict;
@@ -36,10 +36,10 @@ use IO::Socket::IP;
 use JSON::PP;
 use Test::More;
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 use Time::HiRes qw(sleep time);
 
-# tegro.claim_timeout of ledger_cluster(), and a little
+# tegro.claim_timeout of outbox_cluster(), and a little
 use constant PAST_LEASE => 4.5;
 
 my $json = JSON::PP->new->canonical;
@@ -147,11 +147,11 @@ sub half_reader
 }
 
 # What both do that were executed, or were not.
-my $found = { executed => 1, requests => 1, attempts => 1, state => 'done' };
-my $sent_again = { executed => 1, requests => 1, attempts => 2, state => 'done' };
+my $found = { executed => 1, requests => 1, attempts => 1, state => 'accepted' };
+my $sent_again = { executed => 1, requests => 1, attempts => 2, state => 'accepted' };
 my $left_to_a_person = { executed => 0, requests => 0, attempts => 1, state => 'review' };
 
-# For each fault: "point", the kill point at which it happens; or "until", which
+# For each fault: "point", the injection point at which it happens; or "until", which
 # says whether it has come so far that the worker may be killed.  "prepare"
 # runs before the requests are enqueued, "crashed" at once after the crash,
 # "afterwards" when the server runs again.
@@ -212,7 +212,7 @@ my %faults = (
 		payout => $found,
 	},
 	6 => {
-		what => 'during the look-up',
+		what => 'during the lookup',
 		prepare => sub {
 			$_[0]{sandbox}->fault($_, 'close_after_read') foreach qw(createOrder createWithdrawal);
 			$_[0]{sandbox}->fault($_, 'hold', ms => 60_000, times => -1)
@@ -266,7 +266,7 @@ sub open_lane
 		$lane{proxy} = half_reader($sandbox, $lane{half});
 		$conf .= "\ntegro.api_url = '" . $lane{proxy}->url . "'\ntegro.max_request_size = '1MB'";
 	}
-	$lane{node} = ledger_cluster("fault_$number", $sandbox, conf => $conf);
+	$lane{node} = outbox_cluster("fault_$number", $sandbox, conf => $conf);
 	query($lane{node}, "ALTER DATABASE postgres $fault->{database}") if $fault->{database};
 	return \%lane;
 }
@@ -285,7 +285,7 @@ sub way_of
 }
 
 # What is in review is looked up for a day more.  No more after this: such a
-# look-up could pass the kill point that is meant for what comes now.
+# lookup could pass the injection point that is meant for what comes now.
 sub let_rest
 {
 	my ($node) = @_;
@@ -294,7 +294,7 @@ sub let_rest
 		sub {
 			ask($node, q{UPDATE tegro_outbox SET next_at = NULL WHERE state = 'review' AND next_at IS NOT NULL});
 			return ask($node,
-				'SELECT count(*) FROM tegro_outbox WHERE next_at IS NOT NULL OR lease_until IS NOT NULL')->{out} eq '0';
+				'SELECT count(*) FROM tegro_outbox WHERE next_at IS NOT NULL OR claimed_until IS NOT NULL')->{out} eq '0';
 		}) or die 'something is still on its way';
 	return;
 }
@@ -409,7 +409,7 @@ sub end_round
 #
 
 my $sandbox = sandbox();
-my $node = ledger_cluster('main', $sandbox, conf => <<'END');
+my $node = outbox_cluster('main', $sandbox, conf => <<'END');
 max_prepared_transactions = 10
 wal_level = replica
 max_wal_senders = 2
@@ -418,7 +418,7 @@ END
 # Databases that are dropped have a server and a provider of their own: requests
 # sent from them are on no record.
 my $elsewhere = sandbox();
-my $dropper = ledger_cluster('dropper', $elsewhere);
+my $dropper = outbox_cluster('dropper', $elsewhere);
 
 sub create_database
 {
@@ -432,7 +432,7 @@ sub create_database
 
 # Without a worker: only sessions deliver.
 my $alone_sandbox = sandbox();
-my $alone = ledger_cluster('alone', $alone_sandbox,
+my $alone = outbox_cluster('alone', $alone_sandbox,
 	conf => "max_worker_processes = 0\nmax_connections = 40");
 
 sub set_and_reload
@@ -460,7 +460,7 @@ sub full_disk
 
 begin_round('worker');
 
-part 'fault 17: a deliverer that was stopped beyond its lease does no harm when it returns' => sub {
+part 'fault 17: a delivery worker that was stopped beyond its lease does no harm when it returns' => sub {
 	# so that nothing else changes the rows while it returns
 	set_and_reload($node, 'tegro.review_after' => '60s');
 	kill_at($node, 'after claim commit', 'STOP');
@@ -471,7 +471,7 @@ part 'fault 17: a deliverer that was stopped beyond its lease does no harm when 
 	is($claim->{state}, 'sending', 'which is committed');
 	sleep PAST_LEASE;
 	my $took_over = ask($node, 'CALL tegro_deliver()');
-	is($took_over->{sqlstate}, '', 'another deliverer takes over');
+	is($took_over->{sqlstate}, '', 'another delivery worker takes over');
 	is(row($node, "$_-17")->{state}, 'unknown', "the $_ is looked up") foreach qw(order payout);
 
 	my %nonces = map { ($_->{tries}[0]{nonce} => 1) } rows($node, "reference LIKE '%-17'");
@@ -487,7 +487,7 @@ part 'fault 17: a deliverer that was stopped beyond its lease does no harm when 
 	like(row($node, "$_-17")->{state}, qr/^(unknown|ready|sending|done)$/, "it leaves the $_ to others")
 	  foreach qw(order payout);
 
-	# stopped once more, with the answer in its hands, not that of a look-up
+	# stopped once more, with the answer in its hands, not that of a lookup
 	wait_until(sub { return 0 == rows($node, "reference LIKE '%-17' AND state IN ('ready', 'sending')") });
 	ask($node, q{UPDATE tegro_outbox SET next_at = now() + interval '1 hour'
 		WHERE reference LIKE '%-17' AND state = 'unknown'});
@@ -498,7 +498,7 @@ part 'fault 17: a deliverer that was stopped beyond its lease does no harm when 
 	sleep PAST_LEASE;
 	ask($node, 'CALL tegro_deliver()');
 	my $settled = row($node, 'payout-17-answered');
-	is($settled->{state}, 'done', 'another deliverer finds out by look-up');
+	is($settled->{state}, 'accepted', 'another delivery worker finds out by lookup');
 	kill('CONT', $worker);
 	my $later;
 	ok(
@@ -541,41 +541,41 @@ part 'fault 17: a deliverer that was stopped beyond its lease does no harm when 
 		my $executed = executed($sandbox, $reference);
 
 		cmp_ok(scalar(requests($sandbox, $reference)), '<=', 1, "$reference was sent at most once");
-		is(row($node, $reference)->{state}, $executed ? 'done' : 'review',
-			"the ledger says what came of it");
+		is(row($node, $reference)->{state}, $executed ? 'accepted' : 'review',
+			"the outbox says what came of it");
 	}
 	is(executed($sandbox, 'order-17'), 1, 'the order was made');
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
-part 'fault 18: of two deliverers one gets the row' => sub {
+part 'fault 18: of two delivery workers one gets the row' => sub {
 	my $times = LONG ? 1000 : 200;
 	my $client = session($alone);
-	my @deliverers = (session($alone), session($alone));
+	my @delivery workers = (session($alone), session($alone));
 	my $taken = 0;
 
 	foreach my $turn (1 .. $times)
 	{
 		enqueue($client, $turn % 2 ? 'createOrder' : 'createWithdrawal', "turn-$turn", amount => 1);
-		$_->send('CALL tegro_deliver()') foreach @deliverers;
-		my @results = map { $_->wait } @deliverers;
+		$_->send('CALL tegro_deliver()') foreach @delivery workers;
+		my @results = map { $_->wait } @delivery workers;
 		last if grep { $_->{sqlstate} ne '' } @results and diag($results[0]{err}, $results[1]{err});
 		$taken++;
 	}
 	is($taken, $times, 'both deliver, again and again');
 	my @all = rows($alone, "reference LIKE 'turn-%'");
 	is(scalar(@all), $times, 'all rows are there');
-	is(scalar(grep { $_->{state} eq 'done' } @all), $times, 'all are done');
-	is(scalar(grep { $_->{attempts} == 1 && @{ $_->{tries} } == 1 && $_->{lease} == 1 } @all),
+	is(scalar(grep { $_->{state} eq 'accepted' } @all), $times, 'all are done');
+	is(scalar(grep { $_->{attempts} == 1 && @{ $_->{tries} } == 1 && $_->{claim_no} == 1 } @all),
 		$times, 'each was claimed once');
 	my $executions = executions($alone_sandbox);
 	is(scalar(keys %$executions), $times, 'each was executed');
 	is(scalar(grep { $_ != 1 } values %$executions), 0, 'and once');
-	check_ledger($alone, $alone_sandbox, 'the ledger agrees with the provider');
-	$_->close foreach $client, @deliverers;
+	check_outbox($alone, $alone_sandbox, 'the outbox agrees with the provider');
+	$_->close foreach $client, @delivery workers;
 };
 
-part 'fault 17: a deliverer that was stopped in a callback has not called it twice' => sub {
+part 'fault 17: a delivery worker that was stopped in a callback has not called it twice' => sub {
 	$alone->safe_psql('postgres', <<'END');
 CREATE TABLE called (reference text);
 CREATE FUNCTION on_outcome(id bigint, state text, reference text, answer jsonb) RETURNS void
@@ -593,7 +593,7 @@ END
 				return ask($alone, 'SELECT wait_event FROM pg_stat_activity WHERE pid = ' . $first->pid)
 				  ->{out} eq 'PgSleep';
 			}),
-		'a deliverer is in a callback');
+		'a delivery worker is in a callback');
 	kill('STOP', $first->pid);
 	ok(is_stopped($first->pid), 'and is stopped there');
 	sleep PAST_LEASE;
@@ -631,7 +631,7 @@ part 'fault 19: what is rolled back is not sent' => sub {
 	$session->query('RELEASE s; ROLLBACK');
 
 	$session->query('BEGIN');
-	$ask->('failed');
+	$ask->('refused');
 	is($session->query('SELECT 1 / 0')->{sqlstate}, '22012', 'a transaction fails');
 	$session->query('COMMIT');
 
@@ -649,7 +649,7 @@ part 'fault 19: what is rolled back is not sent' => sub {
 	# what is enqueued later is delivered later, so nothing of it comes any more
 	$ask->('kept');
 	ok(wait_for_end($node), 'what is committed is delivered');
-	is(row($node, "$_-kept")->{state}, 'done', "the $_ is done") foreach qw(order payout);
+	is(row($node, "$_-kept")->{state}, 'accepted', "the $_ is done") foreach qw(order payout);
 	my @lines = $sandbox->journal;
 	my @new = @lines[ $before .. $#lines ];
 	# an earlier payout that needs review may still be looked up
@@ -661,7 +661,7 @@ part 'fault 19: what is rolled back is not sent' => sub {
 		[ 'order-kept', 'payout-kept' ],
 		'and nothing else of these came to the provider');
 	$session->close;
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 part 'fault 20: what commits late is sent after it has' => sub {
@@ -688,7 +688,7 @@ part 'fault 20: what commits late is sent after it has' => sub {
 	ok(
 		wait_until(
 			sub {
-				return 0 == rows($node, "reference LIKE 'order-meanwhile-%' AND state <> 'done'");
+				return 0 == rows($node, "reference LIKE 'order-meanwhile-%' AND state <> 'accepted'");
 			}),
 		'others are delivered meanwhile');
 	is(scalar(requests($sandbox, "order-$_") + requests($sandbox, "payout-$_")), 0, "$_ is not")
@@ -700,10 +700,10 @@ part 'fault 20: what commits late is sent after it has' => sub {
 	$long->close;
 	foreach my $reference (map { ("order-$_", "payout-$_") } qw(long two-phase))
 	{
-		is(wait_for_row($node, $reference, 'done')->{state}, 'done', "$reference is delivered");
+		is(wait_for_row($node, $reference, 'accepted')->{state}, 'accepted', "$reference is delivered");
 		is(scalar(requests($sandbox, $reference)), 1, 'once');
 	}
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 part 'fault 21: the worker is terminated during a send' => sub {
@@ -738,12 +738,12 @@ part 'fault 21: the worker is terminated during a send' => sub {
 		is(scalar(requests($sandbox, "payout-terminated-$action")),
 			1, "$action: the payout was sent once");
 		is(row($node, "payout-terminated-$action")->{state},
-			$executed ? 'done' : 'review',
+			$executed ? 'accepted' : 'review',
 			$executed ? 'it is done' : 'it was not carried out: a person decides');
 		is(executed($sandbox, "order-terminated-$action"), 1, "$action: the order was made once");
-		is(row($node, "order-terminated-$action")->{state}, 'done', 'it is done');
+		is(row($node, "order-terminated-$action")->{state}, 'accepted', 'it is done');
 	}
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 part 'fault 21: the extension is dropped during a send' => sub {
@@ -824,7 +824,7 @@ part 'fault 21: the disk is full during a send' => sub {
 	my %environment = (
 		LD_PRELOAD => join(':', $library, $ENV{LD_PRELOAD} // ()),
 		TEGRO_FULL => $flag);
-	my $full = ledger_cluster('full', $provider, environment => \%environment);
+	my $full = outbox_cluster('full', $provider, environment => \%environment);
 	my $count = 100;
 
 	# no room for what is written of the answers
@@ -845,11 +845,11 @@ END
 	$provider->clear_faults;
 	ok(wait_for_end($full), 'with room again all comes to an end');
 	is_deeply(
-		[ map { "$_->{reference} $_->{state}" } rows($full, "state <> 'done'") ],
+		[ map { "$_->{reference} $_->{state}" } rows($full, "state <> 'accepted'") ],
 		[], 'every request is done');
 	is(scalar(grep { $_ != 1 } values %{ executions($provider) }), 0, 'nothing was executed twice');
 	is(scalar(keys %{ executions($provider) }), 2 * $count, 'nothing is missing');
-	check_ledger($full, $provider, 'the ledger agrees with the provider');
+	check_outbox($full, $provider, 'the outbox agrees with the provider');
 
 	# no room for the log: the server panics until there is
 	$provider->fault($_, 'execute_then_hold', ms => 60_000) foreach qw(createOrder createWithdrawal);
@@ -865,9 +865,9 @@ END
 	ok(wait_for_server($full), 'with room again it is back');
 	enqueue($full, 'createOrder', 'order-after');
 	ok(wait_for_end($full), 'all comes to an end');
-	is(row($full, $_)->{state}, 'done', "$_ is done") foreach qw(order-wal payout-wal order-after);
+	is(row($full, $_)->{state}, 'accepted', "$_ is done") foreach qw(order-wal payout-wal order-after);
 	is(scalar(requests($provider, $_)), 1, "$_ was sent once") foreach qw(order-wal payout-wal);
-	check_ledger($full, $provider, 'the ledger agrees with the provider');
+	check_outbox($full, $provider, 'the outbox agrees with the provider');
 	$full->stop;
 };
 
@@ -916,17 +916,17 @@ part 'fault 22: the caller of a payout is cancelled, or gone' => sub {
 	ok(is_lost($results{'client-gone'}), 'client-gone: the session is lost');
 
 	# all, so that their workers are gone when they are called again
-	my %rows = map { ($_ => wait_for_row($node, "W-$_", 'done', 'failed', 'review')) } sort keys %ways;
+	my %rows = map { ($_ => wait_for_row($node, "W-$_", 'accepted', 'refused', 'review')) } sort keys %ways;
 	foreach my $way (sort keys %ways)
 	{
-		is($rows{$way}{state}, 'done', "$way: the payout is done");
+		is($rows{$way}{state}, 'accepted', "$way: the payout is done");
 		is(scalar(requests($sandbox, "W-$way")), 1, "$way: it was sent once");
 		like(ask($node, pay("W-$way"))->{out}, qr/"type": "success"/,
 			"$way: the same call again returns its outcome");
 		is(scalar(requests($sandbox, "W-$way")), 1, "$way: and sends nothing");
 	}
 	set_and_reload($node, 'tegro.claim_timeout' => '4s');
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 part 'fault 22: a cancel at any time tells the truth' => sub {
@@ -964,9 +964,9 @@ part 'fault 22: a cancel at any time tells the truth' => sub {
 	is(join(' ', grep { executed($sandbox, $_) != 1 } @answered), '', 'what was answered was paid once');
 	is(join(' ', grep { executed($sandbox, $_) > 0 } @refused), '', 'what had no worker was not paid');
 	is(join(' ', grep { executed($sandbox, $_) > 1 } @cancelled), '', 'nothing was paid twice');
-	is(join(' ', grep { my $row = row($node, $_); ($row ? $row->{state} : '') ne (executed($sandbox, $_) ? 'done' : '') } @cancelled),
+	is(join(' ', grep { my $row = row($node, $_); ($row ? $row->{state} : '') ne (executed($sandbox, $_) ? 'accepted' : '') } @cancelled),
 		'', 'what was cancelled is done, or never began');
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 part 'fault 22: the worker of a payout dies' => sub {
@@ -1013,13 +1013,13 @@ part 'fault 22: the worker of a payout dies' => sub {
 		my $executed = executed($sandbox, $name);
 
 		cmp_ok(scalar(requests($sandbox, $name)), '<=', 1, "$name: it was sent at most once");
-		is($row->{state}, $executed ? 'done' : 'review', "$name: the ledger says what came of it");
+		is($row->{state}, $executed ? 'accepted' : 'review', "$name: the outbox says what came of it");
 		is($again->{sqlstate}, $executed ? '' : 'TG003', "$name: so does the same call again");
 		is($executed, 1, "$name: it is paid after all") if $name =~ /before-payout-(commit|settle)-KILL/;
 		# ("request ready" may be passed first by a worker that looks another up)
 		is($executed, 0, "$name: it was not paid") if $name =~ /after-payout-commit-KILL/;
 	}
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 part 'fault 22: two sessions pay the same at once' => sub {
@@ -1051,7 +1051,7 @@ part 'fault 22: two sessions pay the same at once' => sub {
 	$sessions[0]->query('ROLLBACK');
 	is(scalar(requests($sandbox, 'W-own')), 0, 'it is not sent');
 	$_->close foreach @sessions;
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 part 'fault 22: no worker is to be had' => sub {
@@ -1062,7 +1062,7 @@ part 'fault 22: no worker is to be had' => sub {
 	like($enqueued->{err}, qr/CALL tegro_deliver/, 'and a hint');
 	is(row($alone, 'order-warned')->{state}, 'ready', 'it is on record');
 	is(query($alone, 'CALL tegro_deliver()')->{sqlstate}, '', 'CALL tegro_deliver() works');
-	is(row($alone, 'order-warned')->{state}, 'done', 'and delivers it');
+	is(row($alone, 'order-warned')->{state}, 'accepted', 'and delivers it');
 
 	my $refused = query($alone, pay('W-no-worker'));
 	is($refused->{sqlstate}, 'TG002', 'a payout is refused');
@@ -1093,7 +1093,7 @@ part 'fault 22: no worker is to be had' => sub {
 	is(scalar(grep { executed($alone_sandbox, $_) != 1 } sort keys %results),
 		0, 'called again, all are paid once');
 	$_->close foreach values %sessions;
-	check_ledger($alone, $alone_sandbox, 'the ledger agrees with the provider');
+	check_outbox($alone, $alone_sandbox, 'the outbox agrees with the provider');
 };
 
 # What follows has a worker that soon goes.
@@ -1132,7 +1132,7 @@ part 'fault 20: a prepared transaction that outlives those who would deliver it'
 	  foreach qw(restart terminate);
 	foreach my $reference (map { ("order-$_", "payout-$_") } qw(restart terminate))
 	{
-		ok(wait_until(sub { row($node, $reference)->{state} eq 'done' }, SOON),
+		ok(wait_until(sub { row($node, $reference)->{state} eq 'accepted' }, SOON),
 			"$reference is delivered with nothing else enqueued");
 	}
 
@@ -1142,11 +1142,11 @@ part 'fault 20: a prepared transaction that outlives those who would deliver it'
 	$worker = worker_pid($node);
 	ask($node, "SELECT pg_terminate_backend($worker, 5000)");
 	is(ask($node, "COMMIT PREPARED 'alone'")->{sqlstate}, '', 'alone: it commits');
-	ok(wait_until(sub { row($node, 'payout-alone')->{state} eq 'done' }, SOON),
+	ok(wait_until(sub { row($node, 'payout-alone')->{state} eq 'accepted' }, SOON),
 		'payout-alone is delivered with nothing else enqueued');
 	enqueue($node, 'createOrder', 'order-wake');
 	ok(wait_for_end($node), 'all comes to an end with the next request');
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 part 'fault 7: a session is killed while its commit returns' => sub {
@@ -1170,11 +1170,11 @@ part 'fault 7: a session is killed while its commit returns' => sub {
 	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 	reload_conf($node);
 	is(row($node, 'payout-commit')->{enqueued_by}, 'postgres', 'it is there after the restart');
-	ok(wait_until(sub { row($node, 'payout-commit')->{state} eq 'done' }, SOON),
+	ok(wait_until(sub { row($node, 'payout-commit')->{state} eq 'accepted' }, SOON),
 		'it is delivered with nothing else enqueued');
 	enqueue($node, 'createOrder', 'order-wake-2');
 	ok(wait_for_end($node), 'all comes to an end with the next request');
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 };
 
 foreach my $lane (@lanes)
@@ -1194,7 +1194,7 @@ part 'fault 7: the whole server is killed' => sub {
 	{
 		subtest "fault $lane->{number}: the whole server is killed: $lane->{fault}{what}" => sub {
 			check_crash($lane, $_) foreach @server_rounds;
-			check_ledger($lane->{node}, $lane->{sandbox}, 'the ledger agrees with the provider');
+			check_outbox($lane->{node}, $lane->{sandbox}, 'the outbox agrees with the provider');
 		};
 	}
 };

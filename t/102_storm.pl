@@ -5,8 +5,8 @@
 #
 # Each session notes what it has committed.  Once all has settled, every one of
 # those must be on record and done, failed or in review, and the sandbox's
-# journal must agree with the ledger: nothing lost, no payout made twice,
-# nothing sent that was not committed (script/check-ledger).
+# journal must agree with the outbox: nothing lost, no payout made twice,
+# nothing sent that was not committed (script/check-outbox).
 #
 # "fault N" at the head of a subtest is the fault it shows: 23, the
 # rounds of kill -9; 24, the transactions.  The short version has 8 rounds and
@@ -22,7 +22,7 @@ use lib "$FindBin::RealBin/lib";
 use JSON::PP;
 use Test::More;
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 use Time::HiRes qw(sleep time);
 
 use constant ROUNDS => $ENV{TEGRO_ROUNDS} || (LONG ? 200 : 8);
@@ -39,7 +39,7 @@ sub any_of { return $_[ rand @_ ]; }
 sub chance { return rand() < $_[0]; }
 
 my $sandbox = sandbox();
-my $node = ledger_cluster(
+my $node = outbox_cluster(
 	'storm', $sandbox,
 	conf => "max_prepared_transactions = 30\nmax_connections = 40\nmax_worker_processes = 12");
 
@@ -236,7 +236,7 @@ my @points = (
 	'after payout commit',
 	'before payout settle');
 
-# Lets those go on that a kill point has stopped.
+# Lets those go on that a injection point has stopped.
 sub continue_stopped
 {
 	kill('CONT', grep { state_of_process($_) eq 'T' } processes($node, 'tegro'));
@@ -351,13 +351,13 @@ subtest 'fault 23: kill -9 at random, under load' => sub {
 	note(scalar(keys %committed) . ' requests are known to be committed');
 	note(join(', ', map { "$_: $seen{$_}" } sort keys %seen));
 	cmp_ok(scalar(keys %committed), '>', 10 * ROUNDS, 'there was some load');
-	my $report = check_ledger($node, $sandbox,
-		'nothing was lost, no payout was made twice, and the ledger agrees with the provider',
+	my $report = check_outbox($node, $sandbox,
+		'nothing was lost, no payout was made twice, and the outbox agrees with the provider',
 		'--committed', $committed_file);
 	note($report);
 	is(
 		$node->safe_psql('postgres',
-			"SELECT count(*) FROM tegro_outbox WHERE state NOT IN ('done', 'failed', 'review')"),
+			"SELECT count(*) FROM tegro_outbox WHERE state NOT IN ('accepted', 'refused', 'review')"),
 		'0',
 		'every request is done, failed or in review');
 	unlike(TegroTest::slurp($node->logfile), qr/terminated by signal (?:6|11)|PANIC|TRAP/,
@@ -434,7 +434,7 @@ subtest 'fault 24: what commits is executed, what rolls back is not' => sub {
 	is(scalar(keys %executed), scalar(keys %expected), 'the journal has what was committed');
 	$committed{ $_ =~ s/ /\t/r } = 1 foreach keys %expected;
 	write_committed();
-	check_ledger($node, $sandbox, 'the ledger agrees with the provider',
+	check_outbox($node, $sandbox, 'the outbox agrees with the provider',
 		'--committed', $committed_file);
 };
 
@@ -460,7 +460,7 @@ subtest 'fault 24: a commit wakes a worker that is about to end' => sub {
 # The checker
 #
 
-subtest 'script/check-ledger finds what is wrong' => sub {
+subtest 'script/check-outbox finds what is wrong' => sub {
 	my @lines = split(/\n/, TegroTest::slurp($sandbox->{journal}));
 	my $journal = TegroTest::scratch() . '/changed';
 	my $find = sub {
@@ -474,12 +474,12 @@ subtest 'script/check-ledger finds what is wrong' => sub {
 		my ($name, $expected, @changed) = @_;
 
 		TegroTest::spew($journal, join('', map { "$_\n" } @changed));
-		my ($ok, $report) = ledger_report($node, '--journal', $journal);
+		my ($ok, $report) = outbox_report($node, '--journal', $journal);
 		ok(!$ok, "$name: it fails");
 		like($report, qr/^ *[1-9]\d*  \Q$expected\E$/m, "$name: and says why");
 	};
 
-	my ($ok, $report) = ledger_report($node, '--journal', $sandbox->{journal});
+	my ($ok, $report) = outbox_report($node, '--journal', $sandbox->{journal});
 	ok($ok, 'it passes what is right') or diag($report);
 	$check->('a line is missing', 'done, and never executed', grep { $_ ne $lines[$payout] } @lines);
 	$check->('a payout is there twice', 'payout executed twice or more', @lines, $lines[$payout]);
@@ -492,13 +492,13 @@ subtest 'script/check-ledger finds what is wrong' => sub {
 		'another body', 'request without an attempt on record',
 		map { $_ eq $lines[$payout] ? s/RUB/USD/r : $_ } @lines);
 	TegroTest::spew($committed_file, "createOrder\tnever\n");
-	($ok, $report) = ledger_report($node, '--journal', $sandbox->{journal}, '--committed', $committed_file);
+	($ok, $report) = outbox_report($node, '--journal', $sandbox->{journal}, '--committed', $committed_file);
 	ok(!$ok, 'a committed request is missing: it fails');
 	like($report, qr/^ *1  committed, and not on record$/m, 'and says why');
 
 	my %changes = (
-		"UPDATE tegro_outbox SET state = 'failed' WHERE state = 'done' AND attempts = 1" => 'failed or cancelled, and executed',
-		"UPDATE tegro_outbox SET state = 'ready' WHERE method = 'createWithdrawal' AND state = 'done'" => 'payout executed, and about to be sent',
+		"UPDATE tegro_outbox SET state = 'refused' WHERE state = 'accepted' AND attempts = 1" => 'failed or cancelled, and executed',
+		"UPDATE tegro_outbox SET state = 'ready' WHERE method = 'createWithdrawal' AND state = 'accepted'" => 'payout executed, and about to be sent',
 		"UPDATE tegro_attempt SET outcome = 'not sent' WHERE outcome = 'answered'" => 'attempt "not sent", and it came',
 		"UPDATE tegro_attempt SET outcome = 'refused' WHERE outcome = 'answered'" => 'attempt refused, and executed',
 		'DELETE FROM tegro_attempt' => 'request without an attempt on record',
@@ -509,7 +509,7 @@ subtest 'script/check-ledger finds what is wrong' => sub {
 		# what is changed is put back
 		$node->safe_psql('postgres',
 			'CREATE TABLE o AS TABLE tegro_outbox; CREATE TABLE a AS TABLE tegro_attempt;' . $change);
-		($ok, $report) = ledger_report($node, '--journal', $sandbox->{journal});
+		($ok, $report) = outbox_report($node, '--journal', $sandbox->{journal});
 		ok(!$ok, "$changes{$change}: it fails");
 		like($report, qr/^ *[1-9]\d*  \Q$changes{$change}\E$/m, 'and says why');
 		$node->safe_psql('postgres', <<'END');

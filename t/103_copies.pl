@@ -1,6 +1,6 @@
-# 103_copies.pl: the ledger after a failover, a restore, and in a copy.
+# 103_copies.pl: the outbox after a failover, a restore, and in a copy.
 #
-# What a copy of the ledger knows is older than what its source did: requests
+# What a copy of the outbox knows is older than what its source did: requests
 # that wait in it may have been sent, and may be sent by the source at this
 # moment.  Here such copies are made in every way that PostgreSQL has: standbys,
 # asynchronous and synchronous, a restore to a point in time, a base backup that
@@ -11,7 +11,7 @@
 # certainly lost when the primary is killed then.
 #
 # One request is in flight at a time, so that it is known which meets a fault.
-# All clusters but one are made from one base backup of a ledger that is empty
+# All clusters but one are made from one base backup of an outbox that is empty
 # and was never used, for it is initdb that takes its time.
 
 use strict;
@@ -27,9 +27,9 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 
-my $origin = ledger_cluster(
+my $origin = outbox_cluster(
 	'origin', sandbox(),
 	conf => <<'END');
 wal_level = replica
@@ -66,7 +66,7 @@ sub set
 	return;
 }
 
-# A primary with an empty ledger, which is in use, unless it is to be "unused";
+# A primary with an empty outbox, which is in use, unless it is to be "unused";
 # its delivery is off.
 sub primary
 {
@@ -186,7 +186,7 @@ story('faults 9, 10, 16: a standby, which takes over', sub {
 	$old->wait_for_catchup($new, 'replay');
 	my $session = session($new);
 	is($session->query('SELECT count(*) FROM tegro_outbox')->{out}, 5,
-		'on a standby the ledger can be read');
+		'on a standby the outbox can be read');
 	is($session->query(q{SELECT tegro_balance() ->> 'type'})->{out}, 'success',
 		'and calls that read work');
 	my $result = $session->query(
@@ -198,8 +198,8 @@ story('faults 9, 10, 16: a standby, which takes over', sub {
 	like($result->{hint}, qr/primary/, 'the hint says where it can');
 	$result = $session->query('CALL tegro_deliver()');
 	like($result->{err}, qr/nothing was delivered.*standby/, 'CALL tegro_deliver() says that it delivers nothing there');
-	foreach my $call ('tegro_cancel(1)', 'tegro_retry(1)', q{tegro_resolve(1, 'done', 'so it is')},
-		q{tegro_arm('it must')})
+	foreach my $call ('tegro_cancel(1)', 'tegro_retry(1)', q{tegro_resolve(1, 'accepted', 'so it is')},
+		q{tegro_take_over('it must')})
 	{
 		is($session->query("SELECT $call")->{sqlstate}, '25006', "$call is refused there");
 	}
@@ -212,7 +212,7 @@ story('faults 9, 10, 16: a standby, which takes over', sub {
 	# one that the old primary has looked up for long, and that a person has sent again
 	my $lock = session($old);
 	$old->safe_psql('postgres', <<'END');
-UPDATE tegro_outbox SET state = 'unknown', attempts = 1, lease = 1, sent_lease = 1, absent = 2,
+UPDATE tegro_outbox SET state = 'unknown', attempts = 1, claim_no = 1, sent_claim_no = 1, absent = 2,
        unknown_since = now() - interval '1 day' WHERE reference = 'W-resent'
 END
 	$lock->query(q{BEGIN; SELECT FROM tegro_outbox WHERE reference = 'W-resent' FOR UPDATE});
@@ -230,30 +230,30 @@ END
 	# beside those, requests that no standby has heard of
 	enqueue($old, 'createOrder', 'O-orphan');
 	enqueue($old, 'createWithdrawal', 'W-orphan');
-	wait_for_row($old, $_, 'done') foreach qw(O-orphan W-orphan);
+	wait_for_row($old, $_, 'accepted') foreach qw(O-orphan W-orphan);
 	# executed, and not to be seen for a while
 	$sandbox->fault('createWithdrawal', 'hide', ms => 5000);
 	$lock->query(q{SELECT tegro_resolve(id, 'resend', 'not found') FROM tegro_outbox WHERE reference = 'W-resent'; COMMIT});
 	query($old, 'CALL tegro_deliver()');
-	is(wait_for_row($old, 'W-resent', 'done')->{state}, 'done', 'it sends again what was not found, as a person wants');
-	is($session->query('SELECT max(lease) FROM tegro_outbox')->{out}, 1, 'the standby has none of it');
+	is(wait_for_row($old, 'W-resent', 'accepted')->{state}, 'accepted', 'it sends again what was not found, as a person wants');
+	is($session->query('SELECT max(claim_no) FROM tegro_outbox')->{out}, 1, 'the standby has none of it');
 	$_->close foreach $session, $lock;
 	kill_server($old);
 
 	$new->promote;
-	is(wait_for_row($new, 'W-answered', 'done')->{state}, 'done',
+	is(wait_for_row($new, 'W-answered', 'accepted')->{state}, 'accepted',
 		'the new primary begins by itself, and finds the payout that was answered');
-	like(row($new, 'W-answered')->{message}, qr/found by look-up/, 'by a look-up');
-	is(wait_for_row($new, 'O-answered', 'done')->{state}, 'done', 'and the order');
-	is(wait_for_row($new, 'O-lost', 'done')->{state}, 'done', 'an order that never arrived is sent');
+	like(row($new, 'W-answered')->{message}, qr/found by lookup/, 'by a lookup');
+	is(wait_for_row($new, 'O-answered', 'accepted')->{state}, 'accepted', 'and the order');
+	is(wait_for_row($new, 'O-lost', 'accepted')->{state}, 'accepted', 'an order that never arrived is sent');
 	is(executed($sandbox, 'O-lost'), 1, 'once');
-	is(wait_for_row($new, 'W-resent', 'done')->{state}, 'done', 'what was sent again is found, once it shows');
+	is(wait_for_row($new, 'W-resent', 'accepted')->{state}, 'accepted', 'what was sent again is found, once it shows');
 	is(executed($sandbox, 'W-resent'), 1,
 		'what the old primary sent again just now is not sent yet again by the new one');
 	is(wait_for_row($new, 'W-lost', 'review')->{state}, 'review', 'a payout that never arrived waits for a person');
 	is(executed($sandbox, 'W-lost'), 0, 'and is not sent');
-	is($new->safe_psql('postgres', 'SELECT count(*) FROM tegro_identity'), 1, 'there is one identity');
-	like($new->safe_psql('postgres', 'SELECT reason FROM tegro_identity'), qr/failover or restore/,
+	is($new->safe_psql('postgres', 'SELECT count(*) FROM tegro_origin'), 1, 'there is one origin');
+	like($new->safe_psql('postgres', 'SELECT reason FROM tegro_origin'), qr/failover or restore/,
 		'which says how it came about');
 	ok($new->log_contains(qr/follows .* after a failover or restore/), 'the log says it too');
 
@@ -274,10 +274,10 @@ END
 
 
 #
-# The same, of a ledger from which nothing was ever delivered
+# The same, of an outbox from which nothing was ever delivered
 #
 
-story('fault 9: an unused ledger', sub {
+story('fault 9: an unused outbox', sub {
 	my ($sandbox) = @_;
 	my $old = primary('first', $sandbox, unused => 1);
 
@@ -286,13 +286,13 @@ story('fault 9: an unused ledger', sub {
 	my $new = copy_of($old, 'second', streaming => 1, conf => 'tegro.delivery = on');
 	cut_off($old, $new);
 	set($old, 'tegro.delivery', q{'on'});
-	wait_for_row($old, $_, 'done') foreach qw(O W);
+	wait_for_row($old, $_, 'accepted') foreach qw(O W);
 	$new->promote;
 	ok(wait_until(
 			sub {
 				sleep 0.1;
 				return $new->safe_psql('postgres',
-					q{SELECT count(*) FROM tegro_outbox WHERE state = 'done' AND message ~ 'found by look-up'}) == 2;
+					q{SELECT count(*) FROM tegro_outbox WHERE state = 'accepted' AND message ~ 'found by lookup'}) == 2;
 			},
 			30),
 		'what was waiting when the first delivery was lost with the old primary is looked up, too');
@@ -318,14 +318,14 @@ story('fault 9: a zombie', sub {
 	$new->promote;
 	$sandbox->fault('createWithdrawal', 'execute_later', ms => 2000);
 	set($old, 'tegro.delivery', q{'on'});
-	is(wait_for_row($new, 'W-before', 'done')->{state}, 'done',
+	is(wait_for_row($new, 'W-before', 'accepted')->{state}, 'accepted',
 		'what the old primary sends while the new one looks it up is found');
 	is(wait_for_row($new, 'W-after', 'review')->{state}, 'review',
 		'what the old one has not sent by then is left to a person');
 	$lock->query('ROLLBACK');
 	query($old, 'CALL tegro_deliver()');
-	is(wait_for_row($old, 'W-after', 'done')->{state}, 'done', 'the old one sends it after all');
-	is(wait_for_row($new, 'W-after', 'done')->{state}, 'done', 'and the new one finds it after all');
+	is(wait_for_row($old, 'W-after', 'accepted')->{state}, 'accepted', 'the old one sends it after all');
+	is(wait_for_row($new, 'W-after', 'accepted')->{state}, 'accepted', 'and the new one finds it after all');
 	is(executed($sandbox, $_), 1, "$_ was executed once") foreach qw(W-before W-after);
 	kill('CONT', @stopped);
 	$old->stop('immediate');
@@ -352,7 +352,7 @@ story('fault 11: a synchronous standby', sub {
 	$old->wait_for_catchup($new, 'replay');
 	$new->promote;
 	is(wait_for_row($new, 'W1', 'review')->{state}, 'review', 'the new primary has the payouts, and does not find them');
-	is(wait_for_row($new, 'O1', 'done')->{state}, 'done', 'and sends the order');
+	is(wait_for_row($new, 'O1', 'accepted')->{state}, 'accepted', 'and sends the order');
 	my $before = payouts_and_orders($sandbox);
 
 	my $waiting = sub {
@@ -402,8 +402,8 @@ story('fault 11: a synchronous standby', sub {
 	$old->stop('immediate');
 	$new->safe_psql('postgres', q{SELECT tegro_resolve(id, 'resend', 'the old one is fenced') FROM tegro_outbox
 		WHERE state = 'review'});
-	wait_for_row($new, $_, 'done') foreach qw(W1 W2);
-	check_ledger($new, $sandbox, 'each was executed once, by the new primary');
+	wait_for_row($new, $_, 'accepted') foreach qw(W1 W2);
+	check_outbox($new, $sandbox, 'each was executed once, by the new primary');
 	$new->stop;
 });
 
@@ -426,7 +426,7 @@ story('fault 12: a restore', sub {
 	$sandbox->fault('createWithdrawal', 'answer', skip => 1, status => 200,
 		body => '{"type":"error","desc":"Insufficient funds"}');
 	set($lost, 'tegro.delivery', q{'on'});
-	wait_for_row($lost, $_, 'done', 'failed') foreach qw(W-sent W-refused O-sent);
+	wait_for_row($lost, $_, 'accepted', 'refused') foreach qw(W-sent W-refused O-sent);
 	is(states($lost), 'W-sent done, W-refused failed, O-sent done, W-waiting ready',
 		'the database that will be lost delivers');
 	# by name: the server itself may go on writing to the next file
@@ -438,9 +438,9 @@ story('fault 12: a restore', sub {
 	$restored->append_conf('postgresql.conf',
 		"recovery_target_name = 'before_send'\nrecovery_target_action = promote\ntegro.delivery = on");
 	$restored->start;
-	is(wait_for_row($restored, 'W-sent', 'done')->{state}, 'done',
+	is(wait_for_row($restored, 'W-sent', 'accepted')->{state}, 'accepted',
 		'after a restore to before the send, a payout is looked up, and found');
-	is(wait_for_row($restored, 'O-sent', 'done')->{state}, 'done', 'so is an order');
+	is(wait_for_row($restored, 'O-sent', 'accepted')->{state}, 'accepted', 'so is an order');
 	is(wait_for_row($restored, 'W-refused', 'review')->{state}, 'review',
 		'a payout that was refused is not found, and left to a person');
 	is(executed($sandbox, $_), 1, "$_ was executed once") foreach qw(W-sent O-sent);
@@ -451,10 +451,10 @@ story('fault 12: a restore', sub {
 	is(executed($sandbox, 'W-waiting'), 0, 'which is not sent');
 	is($restored->safe_psql('postgres', q{SELECT count(tegro_resolve(id, 'resend', 'not there, says their support'))
 		FROM tegro_outbox WHERE state = 'review' AND method = 'createWithdrawal'}), 2, 'a person can decide on all at once');
-	is(wait_for_row($restored, $_, 'done')->{state}, 'done', "$_ is sent then") foreach qw(W-refused W-waiting);
+	is(wait_for_row($restored, $_, 'accepted')->{state}, 'accepted', "$_ is sent then") foreach qw(W-refused W-waiting);
 	is(executed($sandbox, $_), 1, "$_ was executed once") foreach qw(W-refused W-waiting);
 	enqueue($restored, 'createWithdrawal', 'W-new');
-	is(wait_for_row($restored, 'W-new', 'done')->{state}, 'done', 'what is enqueued from then on is sent');
+	is(wait_for_row($restored, 'W-new', 'accepted')->{state}, 'accepted', 'what is enqueued from then on is sent');
 	$restored->stop;
 });
 
@@ -476,7 +476,7 @@ story('fault 13: a base backup', sub {
 		'a copy of a data directory says in the log that delivery is held');
 	my $result = query($copy, 'CALL tegro_deliver()');
 	like($result->{err}, qr/WARNING:.*delivery of the tegro outbox is held/, 'tegro_deliver() says so too');
-	like($result->{err}, qr/HINT:.*tegro_arm/, 'and what ends it');
+	like($result->{err}, qr/HINT:.*tegro_take_over/, 'and what ends it');
 	$result = query($copy, withdraw('W-direct'));
 	is($result->{sqlstate}, 'TG006', 'a synchronous payout is refused there');
 	like($result->{message}, qr/held/, 'with the reason');
@@ -493,13 +493,13 @@ story('fault 13: a base backup', sub {
 	# the source goes on, and is then replaced by the copy
 	$source->safe_psql('postgres', q{SELECT tegro_cancel(id) FROM tegro_outbox WHERE reference LIKE '%-never'});
 	set($source, 'tegro.delivery', q{'on'});
-	wait_for_row($source, $_, 'done') foreach qw(O-sent W-sent);
+	wait_for_row($source, $_, 'accepted') foreach qw(O-sent W-sent);
 	$source->stop;
-	$result = query($copy, q{SELECT tegro_arm('the source is gone')});
-	like($result->{err}, qr/2 orders are looked up, 2 payouts are in review/, 'tegro_arm() says what follows');
-	is(wait_for_row($copy, 'W-new', 'done')->{state}, 'done', 'what was enqueued in the copy is sent then');
-	is(wait_for_row($copy, $_, 'done')->{state}, 'done', "$_ is found") foreach qw(O-sent W-sent);
-	is(wait_for_row($copy, 'O-never', 'done')->{state}, 'done', 'an order that was never sent is sent');
+	$result = query($copy, q{SELECT tegro_take_over('the source is gone')});
+	like($result->{err}, qr/2 orders are looked up, 2 payouts are in review/, 'tegro_take_over() says what follows');
+	is(wait_for_row($copy, 'W-new', 'accepted')->{state}, 'accepted', 'what was enqueued in the copy is sent then');
+	is(wait_for_row($copy, $_, 'accepted')->{state}, 'accepted', "$_ is found") foreach qw(O-sent W-sent);
+	is(wait_for_row($copy, 'O-never', 'accepted')->{state}, 'accepted', 'an order that was never sent is sent');
 	is(row($copy, 'W-never')->{state}, 'review', 'a payout that was never sent waits for a person');
 	is(executed($sandbox, $_->[0]), $_->[1], "$_->[0] was executed $_->[1] times")
 	  foreach [ 'O-sent', 1 ], [ 'W-sent', 1 ], [ 'O-never', 1 ], [ 'W-never', 0 ], [ 'W-new', 1 ];
@@ -521,7 +521,7 @@ story('faults 14, 15: templates and dumps', sub {
 	# whose worker did
 	my $ask = sub {
 		my ($database, $method, $reference) = @_;
-		my $arguments = TegroLedger::enqueue_arguments($method, $reference);
+		my $arguments = TegroOutbox::enqueue_arguments($method, $reference);
 
 		return query($node, "SELECT tegro_enqueue($arguments)", database => $database);
 	};
@@ -533,7 +533,7 @@ story('faults 14, 15: templates and dumps', sub {
 		$ask->($database, 'createOrder', $waiting{$database}[0]);
 		$ask->($database, 'createWithdrawal', $waiting{$database}[1]);
 	}
-	is($node->safe_psql('unused', 'SELECT count(*) FROM tegro_identity'), 0,
+	is($node->safe_psql('unused', 'SELECT count(*) FROM tegro_origin'), 0,
 		'one database was never delivered from');
 
 	# 14: a worker is a session, and is in the way of a template copy
@@ -607,15 +607,15 @@ story('faults 14, 15: templates and dumps', sub {
 		'and no worker stays in a copy');
 	$_->close foreach @locks;
 	query($node, 'CALL tegro_deliver()', database => $_) foreach sort keys %waiting;
-	is(wait_for_row($node, $_, 'done')->{state}, 'done', "$_ is sent by the source") foreach @{ $waiting{postgres} };
-	$node->poll_query_until('unused', q{SELECT count(*) = 2 FROM tegro_outbox WHERE state = 'done'});
+	is(wait_for_row($node, $_, 'accepted')->{state}, 'accepted', "$_ is sent by the source") foreach @{ $waiting{postgres} };
+	$node->poll_query_until('unused', q{SELECT count(*) = 2 FROM tegro_outbox WHERE state = 'accepted'});
 	is(executed($sandbox, $_), 1, "$_ was executed once") foreach map { @$_ } values %waiting;
 
 	# one of them takes over
-	my $result = query($other, q{SELECT tegro_arm('moved')}, database => 'restored_unused');
+	my $result = query($other, q{SELECT tegro_take_over('moved')}, database => 'restored_unused');
 	like($result->{err}, qr/1 orders are looked up, 1 payouts are in review/, 'a restored dump can be armed');
 	ok($other->poll_query_until('restored_unused',
-			q{SELECT count(*) = 2 FROM tegro_outbox WHERE state = 'done' AND reference LIKE '%-unused'}),
+			q{SELECT count(*) = 2 FROM tegro_outbox WHERE state = 'accepted' AND reference LIKE '%-unused'}),
 		'and finds what its source has sent');
 	is(executed($sandbox, $_), 1, "$_ was executed once") foreach map { @$_ } values %waiting;
 	$node->stop;

@@ -7,8 +7,8 @@
 # unknown are left to the background worker, several at a time, and looked at
 # once all have had their time.
 #
-# What was executed is the sandbox's journal; what the ledger says is compared
-# with it by script/check-ledger at the end of a story.
+# What was executed is the sandbox's journal; what the outbox says is compared
+# with it by script/check-outbox at the end of a story.
 
 use strict;
 use warnings;
@@ -25,9 +25,9 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use TegroTest;
-use TegroLedger qw(ledger_cluster enqueue executions LONG);
+use TegroOutbox qw(outbox_cluster enqueue executions LONG);
 
-my $node = ledger_cluster(
+my $node = outbox_cluster(
 	'provider', sandbox(),
 	conf => <<'END');
 max_worker_processes = 40
@@ -200,7 +200,7 @@ sub settled
 	return;
 }
 
-# Compares the ledger with the journal: a test.  The sandbox's state is that of
+# Compares the outbox with the journal: a test.  The sandbox's state is that of
 # one shop.
 sub agree
 {
@@ -210,10 +210,10 @@ sub agree
 	$sandbox->control('POST', 'flush');
 	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => $database);
 	my $ok = IPC::Run::run(
-		[ "$FindBin::RealBin/../script/check-ledger", '--journal', $sandbox->{journal},
+		[ "$FindBin::RealBin/../script/check-outbox", '--journal', $sandbox->{journal},
 			'--sandbox', $options{shops} ? '' : $sandbox->url ],
 		'<', \undef, '>', \$out, '2>', \$err);
-	ok($ok, "ledger and provider agree on $database") or diag("$out$err");
+	ok($ok, "outbox and provider agree on $database") or diag("$out$err");
 	return;
 }
 
@@ -277,7 +277,7 @@ story(
 		my $number = 0;
 
 		ask('O-first');
-		wait_state('O-first', 'done');
+		wait_state('O-first', 'accepted');
 		my $hwm = vm_hwm_kb(worker());
 		foreach my $case (@lost, map({ [ @$_[ 0, 1 ], 'answer', @$_[ 2 .. $#$_ ] ] } @useless))
 		{
@@ -287,7 +287,7 @@ story(
 			{
 				my $reference = "$kind-lost-" . ++$number;
 				meet($reference, $action, %fault);
-				push @cases, [ $fault, "$name, and not executed", $reference, $kind eq 'O' ? ('done', 1) : ('review', 0) ];
+				push @cases, [ $fault, "$name, and not executed", $reference, $kind eq 'O' ? ('accepted', 1) : ('review', 0) ];
 			}
 		}
 		foreach my $case (@executed,
@@ -301,9 +301,9 @@ story(
 				my $before = "$kind-plain-" . ++$number;
 				my $reference = "$kind-$number";
 				ask($before);
-				wait_state($before, 'done');
+				wait_state($before, 'accepted');
 				meet($reference, $action, %fault);
-				push @cases, [ $fault, "$name, but executed", $reference, 'done', 1 ];
+				push @cases, [ $fault, "$name, but executed", $reference, 'accepted', 1 ];
 			}
 		}
 		settled("fault $_->[0]: " . ($_->[2] =~ /^O/ ? 'order' : 'payout') . ", $_->[1]", @$_[ 2 .. 4 ]) foreach @cases;
@@ -327,7 +327,7 @@ story(
 
 
 #
-# 28 to 30: late answers, late executions, late look-ups
+# 28 to 30: late answers, late executions, late lookups
 #
 
 story(
@@ -337,24 +337,24 @@ story(
 		$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 1800);
 		$sandbox->fault('createOrder', 'execute_then_hold', ms => 1800);
 		ask($_) foreach qw(W-slow O-slow);
-		# the same, and a look-up does not find it before the answer is there
-		wait_state($_, 'done') foreach qw(W-slow O-slow);
-		settled('fault 28: a payout answered after tegro.timeout', 'W-slow', 'done', 1);
-		settled('fault 28: an order answered after tegro.timeout', 'O-slow', 'done', 1);
+		# the same, and a lookup does not find it before the answer is there
+		wait_state($_, 'accepted') foreach qw(W-slow O-slow);
+		settled('fault 28: a payout answered after tegro.timeout', 'W-slow', 'accepted', 1);
+		settled('fault 28: an order answered after tegro.timeout', 'O-slow', 'accepted', 1);
 		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_attempt WHERE outcome = 'answered' AND http_status = 200}),
 			'fault 28: the late answers are kept');
 		$sandbox->fault('createOrder', 'hide', ms => 3000);
 		$sandbox->fault('createOrder', 'execute_then_hold', ms => 1800);
 		ask('O-late');
 		is(wait_state('O-late', 'unknown'), 'unknown', 'fault 28: one that is not found meanwhile is unknown');
-		settled('fault 28: a late answer', 'O-late', 'done', 1);
+		settled('fault 28: a late answer', 'O-late', 'accepted', 1);
 		like(get('O-late', q{answer #>> '{data,url}'}), qr/^https/, 'and brings the link');
 		is(get('O-late', 'attempts'), 1, 'it was sent once');
 
 		# a refusal that comes late
 		$sandbox->fault('createWithdrawal', 'hold', ms => 1500);
 		ask('W-refused', amount => 1e8);
-		settled('a late refusal', 'W-refused', 'failed', 0);
+		settled('a late refusal', 'W-refused', 'refused', 0);
 
 		# 29, 30
 		meet('W-later', 'execute_later', ms => 10_000);
@@ -365,10 +365,10 @@ story(
 		meet('O-hidden', 'execute_then_close');
 		is(wait_state('W-later', 'review'), 'review', 'fault 29: a payout that is not found over the settle time waits for a person');
 		is(executed('W-later'), 0, 'fault 29: before it is executed');
-		settled('fault 29: a payout that is executed after that', 'W-later', 'done', 1);
-		settled('fault 30: a payout that look-ups do not show at first', 'W-hidden', 'done', 1);
-		settled('fault 30: an order that look-ups do not show at first', 'O-hidden', 'done', 1);
-		settled('fault 29: an order that is executed later', 'O-later', 'done', 1);
+		settled('fault 29: a payout that is executed after that', 'W-later', 'accepted', 1);
+		settled('fault 30: a payout that lookups do not show at first', 'W-hidden', 'accepted', 1);
+		settled('fault 30: an order that lookups do not show at first', 'O-hidden', 'accepted', 1);
+		settled('fault 29: an order that is executed later', 'O-later', 'accepted', 1);
 		is(scalar(sends_of($_)), 1, "faults 29, 30: $_ was sent once") foreach qw(W-later W-hidden O-hidden O-later);
 
 		$session->query(q{UPDATE tegro_outbox SET next_at = now() + interval '1 hour' WHERE next_at IS NOT NULL});
@@ -388,29 +388,29 @@ END
 		my $calls = q{SELECT string_agg(concat_ws(' ', state, type), ', ' ORDER BY n) FROM calls WHERE reference = '%s'};
 		my %requests;
 
-		# not found by look-ups meanwhile
+		# not found by lookups meanwhile
 		$sandbox->fault('createWithdrawal', 'hide', ms => 60_000, times => 2);
 		$sandbox->fault('createWithdrawal', 'execute_then_hold', ms => 8000, times => 2);
 		foreach my $reference ('W-failed', 'W-cancelled')
 		{
-			my $arguments = TegroLedger::enqueue_arguments('createWithdrawal', $reference);
+			my $arguments = TegroOutbox::enqueue_arguments('createWithdrawal', $reference);
 
 			$requests{$reference} =
 			  $session->query("SELECT tegro_enqueue($arguments, 'called(bigint,text,text,jsonb)')")->{out};
 		}
 		is(wait_state($_, 'unknown'), 'unknown', "$_ has no answer yet") foreach sort keys %requests;
-		is($session->query("SELECT tegro_resolve($requests{'W-failed'}, 'failed', 'they say so')")->{sqlstate}, '',
+		is($session->query("SELECT tegro_resolve($requests{'W-failed'}, 'refused', 'they say so')")->{sqlstate}, '',
 			'a person takes it for failed');
 		is( $session->query("BEGIN; SELECT tegro_resolve($requests{'W-cancelled'}, 'resend', 'they say so');
 			SELECT tegro_cancel($requests{'W-cancelled'}); COMMIT")->{sqlstate}, '', 'and takes the other back');
 		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'W-failed'}),
 			'what failed is called back');
-		is(state_of('W-failed'), 'failed', 'it is "failed"');
+		is(state_of('W-failed'), 'refused', 'it is "refused"');
 		is(state_of('W-cancelled'), 'cancelled', 'the other is "cancelled"');
 
-		settled('answered after it was resolved as failed', 'W-failed', 'done', 1);
-		settled('answered after it was cancelled', 'W-cancelled', 'done', 1);
-		like(get('W-failed', 'message'), qr/^it took effect after all: resolved as failed by .*: they say so$/, 'which is told');
+		settled('answered after it was resolved as failed', 'W-failed', 'accepted', 1);
+		settled('answered after it was cancelled', 'W-cancelled', 'accepted', 1);
+		like(get('W-failed', 'message'), qr/^it took effect after all: resolved as refused by .*: they say so$/, 'which is told');
 		like(get('W-cancelled', 'message'), qr/^it took effect after all: cancelled by /, 'of the other, too');
 		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_outbox WHERE callback_state = 'done'}), 'both are called back');
 		is($session->query(sprintf($calls, 'W-failed'))->{out}, 'failed, done success', 'the first one again');
@@ -434,16 +434,16 @@ story(
 			'twice as many requests hang as there are places');
 		my $from = time;
 		ask('O-behind');
-		settled('an order behind them', 'O-behind', 'done', 1);
+		settled('an order behind them', 'O-behind', 'accepted', 1);
 		cmp_ok(own_ms($from), '<', 6000, 'does not wait much longer than tegro.timeout');
-		settled('what hung', "W-hanging-$_", 'done', 1) foreach 1, 8;
+		settled('what hung', "W-hanging-$_", 'accepted', 1) foreach 1, 8;
 		agree();
 		set('tegro.claim_timeout', q{'4s'});
 	});
 
 
 #
-# 31, 32: look-ups that fail, and look-ups that find something else
+# 31, 32: lookups that fail, and lookups that find something else
 #
 
 story(
@@ -466,7 +466,7 @@ story(
 
 		# each fails as often as there are ways to, before one finds it
 		meet('W-1', 'execute_then_close');
-		settled('a payout', 'W-1', 'done', 1);
+		settled('a payout', 'W-1', 'accepted', 1);
 		foreach my $failure (@failures)
 		{
 			my ($action, %fault) = @$failure;
@@ -488,25 +488,25 @@ story(
 					sleep 0.05;
 					return look_ups_of('W-absent') >= $seen;
 				});
-			becomes_true(q{SELECT lease_until IS NULL FROM tegro_outbox WHERE reference = 'W-absent'});
+			becomes_true(q{SELECT claimed_until IS NULL FROM tegro_outbox WHERE reference = 'W-absent'});
 		}
-		becomes_true(q{SELECT message ~ 'look-up failed' FROM tegro_outbox WHERE reference = 'W-absent'});
+		becomes_true(q{SELECT message ~ 'lookup failed' FROM tegro_outbox WHERE reference = 'W-absent'});
 		is(get('W-absent', q{state || ' ' || absent}), 'unknown 0',
-			'fault 31: no look-up that fails counts as "not found"');
+			'fault 31: no lookup that fails counts as "not found"');
 		$sandbox->clear_faults;
-		settled('a payout that is not found once look-ups work', 'W-absent', 'review', 0);
+		settled('a payout that is not found once lookups work', 'W-absent', 'review', 0);
 		$session->query(q{UPDATE tegro_outbox SET next_at = NULL});
 
 		# 31
 		meet('W-2', 'execute_then_close');
-		settled('a payout', 'W-2', 'done', 1);
+		settled('a payout', 'W-2', 'accepted', 1);
 		$sandbox->fault('withdrawal', 'answer', times => -1, status => 503, body => $page);
 		$sandbox->fault('order', 'answer', times => -1, status => 503, body => $page);
 		meet($_, 'execute_then_close') foreach qw(W-stuck O-stuck);
 		sleep 4.5;
-		is(state_of($_), 'unknown', "fault 31: $_ stays unknown while look-ups fail, past the settle time")
+		is(state_of($_), 'unknown', "fault 31: $_ stays unknown while lookups fail, past the settle time")
 		  foreach qw(W-stuck O-stuck);
-		cmp_ok(scalar(look_ups_of('W-stuck')), '<=', 5, 'fault 31: the look-ups become fewer');
+		cmp_ok(scalar(look_ups_of('W-stuck')), '<=', 5, 'fault 31: the lookups become fewer');
 		cmp_ok(get('W-stuck', 'failures'), '>=', 2, 'as they fail');
 		# as if it had failed for an hour
 		$session->query(q{UPDATE tegro_outbox SET failures = 40, next_at = now() WHERE reference = 'W-stuck'});
@@ -516,16 +516,16 @@ story(
 		cmp_ok(due_in('W-stuck'), '<', 13 * 60, 'fault 31: and not more than about ten');
 		$sandbox->clear_faults;
 		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE state = 'unknown'});
-		settled('fault 31: what was stuck', $_, 'done', 1) foreach qw(W-stuck O-stuck);
+		settled('fault 31: what was stuck', $_, 'accepted', 1) foreach qw(W-stuck O-stuck);
 
 		# 32
 		my %other = (
 			'another amount' => [ { amount => '10.01', currency => 'RUB', account => '4111' }, 'review' ],
 			'another account' => [ { amount => '10.00000000', currency => 'RUB', account => '4112' }, 'review' ],
 			'another currency' => [ { amount => '10.00', currency => 'USD', account => '4111' }, 'review' ],
-			'the same, written otherwise' => [ { amount => '0010.000', currency => 'RUB', account => '4111' }, 'done' ],
-			'the same as a number' => [ { amount => 10, currency => 'RUB', account => 4111 }, 'done' ],
-			'less fields' => [ { amount => 10, currency_id => 7, account => undef }, 'done' ]);
+			'the same, written otherwise' => [ { amount => '0010.000', currency => 'RUB', account => '4111' }, 'accepted' ],
+			'the same as a number' => [ { amount => 10, currency => 'RUB', account => 4111 }, 'accepted' ],
+			'less fields' => [ { amount => 10, currency_id => 7, account => undef }, 'accepted' ]);
 		my $number = 0;
 		foreach my $name (sort keys %other)
 		{
@@ -535,7 +535,7 @@ story(
 			$sandbox->fault('withdrawal', 'answer', status => 200,
 				body => $json->encode({ type => 'success', desc => '', data => { %$data, payment_id => $reference } }));
 			meet($reference, 'execute_then_close');
-			is(wait_state($reference, 'review|done'), $state, "fault 32: a look-up that finds $name: $state");
+			is(wait_state($reference, 'review|done'), $state, "fault 32: a lookup that finds $name: $state");
 			# not to be looked up again: the next answer is for the next
 			$session->query("UPDATE tegro_outbox SET next_at = NULL WHERE reference = '$reference'");
 			like(get($reference, 'message'), qr/different: .* was asked for, .* is there/, 'and says what differs')
@@ -545,14 +545,14 @@ story(
 		$sandbox->fault('withdrawal', 'answer', status => 200,
 			body => $json->encode({ type => 'success', desc => '', data => { payment_id => 'w-OTHER-8', amount => 10 } }));
 		meet('W-other-8', 'execute_then_close');
-		ok(becomes_true(q{SELECT message = 'the look-up''s answer is about another number' FROM tegro_outbox
-			WHERE reference = 'W-other-8'}), 'fault 32: a look-up that finds another number proves nothing');
-		settled('fault 32: the next look-up finds it', 'W-other-8', 'done', 1);
-		$session->query(q{SELECT tegro_resolve(id, 'done', 'checked') FROM tegro_outbox WHERE state = 'review'
+		ok(becomes_true(q{SELECT message = 'the lookup''s answer is about another number' FROM tegro_outbox
+			WHERE reference = 'W-other-8'}), 'fault 32: a lookup that finds another number proves nothing');
+		settled('fault 32: the next lookup finds it', 'W-other-8', 'accepted', 1);
+		$session->query(q{SELECT tegro_resolve(id, 'accepted', 'checked') FROM tegro_outbox WHERE state = 'review'
 			AND reference LIKE 'W-other%'});
 		# one that the body writes otherwise
 		meet('O-/7', 'execute_then_close');
-		settled('an order whose number has a slash', 'O-/7', 'done', 1);
+		settled('an order whose number has a slash', 'O-/7', 'accepted', 1);
 		agree();
 	});
 
@@ -565,10 +565,10 @@ story(
 sub look_up_now
 {
 	my ($reference) = @_;
-	my $lease = get($reference, 'lease');
+	my $claim_no = get($reference, 'claim_no');
 
 	$session->query("SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = '$reference'");
-	return becomes_true("SELECT lease > $lease AND lease_until IS NULL FROM tegro_outbox WHERE reference = '$reference'");
+	return becomes_true("SELECT claim_no > $lease AND claimed_until IS NULL FROM tegro_outbox WHERE reference = '$reference'");
 }
 
 # The body of an answer with some "data".
@@ -603,7 +603,7 @@ story(
 				}
 				else
 				{
-					$decide->($reference, 'failed');
+					$decide->($reference, 'refused');
 					$session->query("SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = '$reference'");
 				}
 				becomes_true("SELECT count(*) = 2 AND bool_and(ended_at IS NOT NULL) FROM tegro_attempt
@@ -615,28 +615,28 @@ story(
 			# of one that was never in doubt
 			$sandbox->fault('createWithdrawal', 'answer', status => 200, body => $refusal);
 			ask('W-refused');
-			settled('a refusal', 'W-refused', 'failed', 0);
+			settled('a refusal', 'W-refused', 'refused', 0);
 			$sandbox->fault('createWithdrawal', 'answer', status => 200, body => $refusal);
 			$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'W-refused'});
 			becomes_true(q{SELECT attempts = 2 FROM tegro_outbox WHERE reference = 'W-refused'});
-			settled('a refusal, and another one', 'W-refused', 'failed', 0);
+			settled('a refusal, and another one', 'W-refused', 'refused', 0);
 		};
 
 		subtest 'fault 58: what is in review is looked up, however it got there' => sub {
-			settled('refused after a doubt, then found', $_, 'done', 1) foreach qw(W-resent W-retried);
-			like(get('W-resent', 'message'), qr/found by look-up/, 'by a look-up');
+			settled('refused after a doubt, then found', $_, 'accepted', 1) foreach qw(W-resent W-retried);
+			like(get('W-resent', 'message'), qr/found by lookup/, 'by a lookup');
 
 			$sandbox->fault('withdrawal', 'answer', status => 200,
 				body => success({ payment_id => 'W-different', amount => 11 }));
 			meet('W-different', 'execute_then_close');
 			is(wait_state('W-different', 'review|done'), 'review', 'found, but different');
-			settled('found, but different, then found as it is', 'W-different', 'done', 1);
+			settled('found, but different, then found as it is', 'W-different', 'accepted', 1);
 
 			set('tegro.max_attempts', q{'1'});
 			$sandbox->fault('createOrder', 'hide', ms => 9000);
 			meet('O-once', 'execute_then_close');
 			is(wait_state('O-once', 'review'), 'review', 'not found, and not to be sent again');
-			settled('not found, then found', 'O-once', 'done', 1);
+			settled('not found, then found', 'O-once', 'accepted', 1);
 			set('tegro.max_attempts', q{'20'});
 		};
 
@@ -664,14 +664,14 @@ story(
 			}
 			$sandbox->clear_faults;
 			look_up_now($reference);
-			settled('one that is found at last', $reference, 'done', 1);
+			settled('one that is found at last', $reference, 'accepted', 1);
 		};
 
 		subtest 'fault 59: an order may be found with its fee' => sub {
 			foreach my $case (
-				[ 'O-fee', '10.70', '0.7', 'done' ],
+				[ 'O-fee', '10.70', '0.7', 'accepted' ],
 				[ 'O-other-fee', '10.71', '0.7', 'review' ],
-				[ 'O-fee-apart', '10', '0.7', 'done' ],
+				[ 'O-fee-apart', '10', '0.7', 'accepted' ],
 				[ 'W-fee', '10.70', '0.7', 'review' ])
 			{
 				my ($reference, $amount, $fee, $state) = @$case;
@@ -710,18 +710,18 @@ story(
 			}
 			$sandbox->clear_faults;
 			look_up_now('W-empty');
-			settled('one that is found at last', 'W-empty', 'done', 1);
+			settled('one that is found at last', 'W-empty', 'accepted', 1);
 		};
 
 		# by the provider's own number, which the answer of a send has told
 		$sandbox->fault('createOrder', 'answer', status => 200, body => success({ id => 424242 }));
 		ask('O-number');
-		is(wait_state('O-number', 'done|failed'), 'done', 'an order that is answered without a link');
+		is(wait_state('O-number', 'done|failed'), 'accepted', 'an order that is answered without a link');
 		$sandbox->fault('createOrder', 'execute_then_close');
 		$sandbox->fault('order', 'answer', status => 200, body => success({ id => 424242, amount => '10' }));
 		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'O-number'});
-		becomes_true(q{SELECT message ~ 'found by look-up' FROM tegro_outbox WHERE reference = 'O-number'});
-		settled('an order that is found by the provider\'s number', 'O-number', 'done', 1);
+		becomes_true(q{SELECT message ~ 'found by lookup' FROM tegro_outbox WHERE reference = 'O-number'});
+		settled('an order that is found by the provider\'s number', 'O-number', 'accepted', 1);
 		is(scalar(grep { $_->{method} eq 'order' && ($_->{params}{order_id} // '') eq '424242' } $sandbox->journal), 1,
 			'was looked up by it');
 		set('tegro.review_after', q{'3s'});
@@ -748,13 +748,13 @@ story(
 						executed => $executed ? JSON::PP::true : JSON::PP::false);
 					ask($reference);
 					settled("$name, " . ($executed ? 'and executed' : 'and not executed'), $reference,
-						$executed ? ('done', 1) : ('review', 0));
+						$executed ? ('accepted', 1) : ('review', 0));
 					is(scalar(sends_of($reference)), 1, 'it was sent once');
 				}
 			}
 			$sandbox->fault('createOrder', 'answer', status => 429, body => $page);
 			ask('O-limited');
-			settled('an order after 429', 'O-limited', 'done', 1);
+			settled('an order after 429', 'O-limited', 'accepted', 1);
 			is(scalar(sends_of('O-limited')), 2, 'is sent again');
 		};
 
@@ -768,7 +768,7 @@ story(
 		sleep 1.5;
 		is(scalar(sends_of('O-behind')), 0, 'and the key pauses');
 		$node->reload;
-		settled('after a reload', $_, 'done', 1) foreach qw(W-unauthorized O-behind);
+		settled('after a reload', $_, 'accepted', 1) foreach qw(W-unauthorized O-behind);
 	});
 
 
@@ -783,9 +783,9 @@ story(
 		meet('W-hidden', 'execute_then_close');
 		is(wait_state('W-hidden', 'review'), 'review', 'a payout that is not found waits for a person');
 		$session->query(q{SELECT tegro_resolve(id, 'resend', 'he thinks so') FROM tegro_outbox});
-		settled('a payout that the provider has already, so that it says', 'W-hidden', 'done', 1);
+		settled('a payout that the provider has already, so that it says', 'W-hidden', 'accepted', 1);
 		is(scalar(sends_of('W-hidden')), 2, 'it was sent twice, as the person wanted');
-		like(get('W-hidden', 'message'), qr/found by look-up/, 'and settled by a look-up');
+		like(get('W-hidden', 'message'), qr/found by lookup/, 'and settled by a lookup');
 		is(get('W-hidden', 'callback_state'), '', 'without a callback');
 	},
 	faults => 'fault 33',
@@ -824,8 +824,8 @@ story(
 				WHERE reference = 'O-$shop'"), "fault 35: $shop: 429 comes");
 			next if $shop eq 'huge';
 			ask('O-beside', shop_id => 'seconds') if $shop eq 'seconds';
-			settled("fault 35: $shop: 429 and then an order", "O-$shop", 'done', 1);
-			settled('an order beside', 'O-beside', 'done', 1) if $shop eq 'seconds';
+			settled("fault 35: $shop: 429 and then an order", "O-$shop", 'accepted', 1);
+			settled('an order beside', 'O-beside', 'accepted', 1) if $shop eq 'seconds';
 		}
 		# seconds from the refusal until it was sent again
 		my $pause = sub {
@@ -854,28 +854,28 @@ story(
 		$sandbox->fault('createOrder', 'answer', times => 2, status => 200,
 			body => '{"type":"error","desc":"Temporary failure, try again"}');
 		ask('O-temporary');
-		settled('a refusal for now', 'O-temporary', 'done', 1);
+		settled('a refusal for now', 'O-temporary', 'accepted', 1);
 		is(get('O-temporary', 'attempts'), 3, 'is sent again');
 		$sandbox->fault('createOrder', 'answer', status => 200, body => '{"type":"error","desc":"Wrong currency"}');
 		ask('O-wrong');
-		settled('a refusal', 'O-wrong', 'failed', 0);
+		settled('a refusal', 'O-wrong', 'refused', 0);
 		is(get('O-wrong', q{attempts || ' ' || sqlstate}), '1 TG001', 'is final');
 		$sandbox->fault('createOrder', 'answer', status => 200,
 			body => '{"type":"error","desc":"' . '\u043d\u0435\u043b\u044c\u0437\u044f ' x 1000 . '"}');
 		ask('O-long');
-		settled('a refusal in very many words', 'O-long', 'failed', 0);
+		settled('a refusal in very many words', 'O-long', 'refused', 0);
 		like(get('O-long', 'left(message, 100)'), qr/нельзя/, 'is kept in its letters');
 
 		set('tegro.max_attempts', q{'3'});
 		$sandbox->fault('createOrder', 'answer', times => -1, status => 200,
 			body => '{"type":"error","desc":"Temporary failure, try again"}');
 		ask('O-hopeless');
-		settled('a refusal for now, for ever', 'O-hopeless', 'failed', 0);
+		settled('a refusal for now, for ever', 'O-hopeless', 'refused', 0);
 		is(get('O-hopeless', q{attempts || ' ' || sqlstate}), '3 TG001', 'is given up after tegro.max_attempts');
 		$sandbox->clear_faults;
 		$sandbox->fault('createOrder', 'answer', times => -1, status => 429, headers => { 'Retry-After' => '1' }, body => '');
 		ask('O-limited', shop_id => 'limited');
-		settled('fault 35: 429 for ever', 'O-limited', 'failed', 0);
+		settled('fault 35: 429 for ever', 'O-limited', 'refused', 0);
 		is(get('O-limited', q{attempts || ' ' || sqlstate}), '3 TG005', 'is given up, too');
 		$sandbox->clear_faults;
 		set('tegro.max_attempts', q{'20'});
@@ -886,14 +886,14 @@ story(
 		$sandbox->fault('createWithdrawal', 'answer', status => 200, executed => JSON::PP::true,
 			body => '{"type":"error","desc":"Wrong nonce"}');
 		ask('W-replayed');
-		settled('a payout that someone on the way repeats, so that its nonce is refused', 'W-replayed', 'done', 1);
+		settled('a payout that someone on the way repeats, so that its nonce is refused', 'W-replayed', 'accepted', 1);
 		$sandbox->fault('createWithdrawal', 'answer', status => 429, executed => JSON::PP::true, body => $success);
 		ask('W-429', shop_id => 'contradiction');
-		settled('a payout that is answered with 429 and success', 'W-429', 'done', 1);
+		settled('a payout that is answered with 429 and success', 'W-429', 'accepted', 1);
 		$sandbox->fault('createWithdrawal', 'answer', status => 403, executed => JSON::PP::true,
 			body => '{"type":"error","desc":"This withdrawal was already authorized"}');
 		ask('W-authorized');
-		settled('a payout that the provider has already, and says so as if the key were wrong', 'W-authorized', 'done', 1);
+		settled('a payout that the provider has already, and says so as if the key were wrong', 'W-authorized', 'accepted', 1);
 
 		# One that is given up, after a send that took effect and can't be seen.
 		set('tegro.max_attempts', q{'2'});
@@ -907,7 +907,7 @@ story(
 
 		# 34
 		ask('W-before');
-		settled('a payout', 'W-before', 'done', 1);
+		settled('a payout', 'W-before', 'accepted', 1);
 		$sandbox->fault('createWithdrawal', 'answer', status => 403, body => '<html>error code: 1010</html>');
 		ask('W-403');
 		is(wait_state('W-403', 'unknown'), 'unknown', 'fault 34: a gateway\'s 403 leaves it unknown');
@@ -917,8 +917,8 @@ story(
 		is(scalar(look_ups_of('W-403')), 0, 'fault 34: nor is what is unknown looked up');
 		like(slurp_file($node->logfile), qr/tegro delivery pauses for shop/, 'the log says so');
 		$node->reload;
-		settled('fault 34: after a reload, a payout', 'W-paused', 'done', 1);
-		settled('fault 34: after a reload, an order', 'O-paused', 'done', 1);
+		settled('fault 34: after a reload, a payout', 'W-paused', 'accepted', 1);
+		settled('fault 34: after a reload, an order', 'O-paused', 'accepted', 1);
 		settled('after a reload, what the gateway stopped', 'W-403', 'review', 0);
 	},
 	arguments => [ map { ('--shop', "$_:" . API_KEY . ':x') } qw(seconds date garbage negative huge none limited contradiction doubt) ]);
@@ -940,7 +940,7 @@ story(
 		ask("O-flight-$_") foreach 1 .. 10;
 		becomes_true(q{SELECT count(*) = 10 FROM tegro_outbox WHERE state <> 'ready'});
 		write_credentials($good =~ s/sandbox-api-key/old-key/r, @others, 'bad:*:not-its-key:x');
-		settled('an order in flight while the key changes', "O-flight-$_", 'done', 1) foreach 1 .. 10;
+		settled('an order in flight while the key changes', "O-flight-$_", 'accepted', 1) foreach 1 .. 10;
 
 		set('tegro.worker_idle_timeout', q{'1s'});
 		ask($_) foreach qw(O-refused W-refused);
@@ -953,7 +953,7 @@ story(
 		{
 			ask("O-$shop-$_", shop_id => $shop) foreach 1 .. 5;
 		}
-		ok(becomes_true(q{SELECT count(*) = 15 FROM tegro_outbox WHERE shop_id LIKE 'good%' AND state = 'done'}),
+		ok(becomes_true(q{SELECT count(*) = 15 FROM tegro_outbox WHERE shop_id LIKE 'good%' AND state = 'accepted'}),
 			'other shops go on meanwhile');
 		ok(becomes_true(q{SELECT bool_or(sqlstate = 'TG001') FROM tegro_outbox WHERE shop_id = 'bad'}),
 			'a shop whose key is wrong does not');
@@ -961,7 +961,7 @@ story(
 		my $shop = SHOP_ID;
 		my @refused = grep { $_->{method} =~ /^create/ && $_->{params}{shop_id} eq $shop } $sandbox->journal;
 		cmp_ok(scalar(@refused) - 10, '<=', 2, 'while a shop pauses, nothing is sent for it');
-		is($session->query(q{SELECT count(*) FROM tegro_outbox WHERE state NOT IN ('ready', 'done')})->{out}, 0,
+		is($session->query(q{SELECT count(*) FROM tegro_outbox WHERE state NOT IN ('ready', 'accepted')})->{out}, 0,
 			'nothing failed for a wrong key');
 		is($session->query(q{SELECT max(attempts) FROM tegro_outbox WHERE state = 'ready'})->{out}, 0,
 			'and it counts as no attempt');
@@ -974,7 +974,7 @@ story(
 		chmod(0600, $credentials);
 		my $from = time;
 		write_credentials($good, @others, 'bad:*:key-bad:x');
-		ok(becomes_true(q{SELECT count(*) = 50 FROM tegro_outbox WHERE state = 'done'}),
+		ok(becomes_true(q{SELECT count(*) = 50 FROM tegro_outbox WHERE state = 'accepted'}),
 			'with the right keys, all are delivered');
 		cmp_ok(own_ms($from), '<', 30_000, 'before long');
 		set('tegro.worker_idle_timeout', q{'1min'});
@@ -992,13 +992,13 @@ story(
 	'pace',
 	sub {
 		ask('O-first');
-		settled('an order', 'O-first', 'done', 1);
+		settled('an order', 'O-first', 'accepted', 1);
 
 		# the rate
 		set('tegro.rate_limit', q{'20'});
 		$session->query(q{SELECT tegro_enqueue('createOrder',
 			jsonb_build_object('order_id', 'O-' || n, 'amount', 1, 'currency', 'RUB')) FROM generate_series(1, 60) n});
-		ok(becomes_true(q{SELECT count(*) = 61 FROM tegro_outbox WHERE state = 'done'}), 'with tegro.rate_limit, all are sent');
+		ok(becomes_true(q{SELECT count(*) = 61 FROM tegro_outbox WHERE state = 'accepted'}), 'with tegro.rate_limit, all are sent');
 		# when they were sent: they may pile up on their way
 		my @times = split(/\n/, $session->query(q{SELECT extract(epoch FROM started_at) FROM tegro_attempt
 			JOIN tegro_outbox ON id = outbox_id WHERE reference ~ '^O-\d+$' ORDER BY 1})->{out});
@@ -1020,8 +1020,8 @@ story(
 			deliver_after => to_timestamp($due))});
 		$session->query(qq{SELECT tegro_enqueue('createOrder', '{"order_id": "O-past", "amount": 1, "currency": "RUB"}',
 			deliver_after => '2020-01-01')});
-		settled('an order for earlier', 'O-past', 'done', 1);
-		settled('an order for later', 'O-later', 'done', 1);
+		settled('an order for earlier', 'O-past', 'accepted', 1);
+		settled('an order for later', 'O-later', 'accepted', 1);
 		my ($sent) = sends_of('O-later');
 		cmp_ok($sent->{time}, '>=', $due, 'is not sent before its time');
 		cmp_ok(own_ms($due, $sent->{time}), '<', 3000, 'and not long after it');
@@ -1041,7 +1041,7 @@ story(
 		set_server($node, { 'tegro.api_url' => $url }, $session);
 		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
-		settled('then', $_, 'done', 1) foreach qw(W-unsent O-unsent);
+		settled('then', $_, 'accepted', 1) foreach qw(W-unsent O-unsent);
 		agree();
 	});
 
@@ -1057,19 +1057,19 @@ story(
 		meet('W-lost', 'close_after_read');
 		meet('W-later', 'execute_later', ms => 2000);
 
-		# an order: after two look-ups, the second after its request must have ended
-		settled('an order that never arrived', 'O-lost', 'done', 1);
+		# an order: after two lookups, the second after its request must have ended
+		settled('an order that never arrived', 'O-lost', 'accepted', 1);
 		my @sends = map { $_->{time} } sends_of('O-lost');
 		my @look_ups = map { $_->{time} } look_ups_of('O-lost');
 		is(scalar(@sends), 2, 'it was sent twice');
-		is(scalar(@look_ups), 2, 'after two look-ups');
+		is(scalar(@look_ups), 2, 'after two lookups');
 		cmp_ok($look_ups[1] - $sends[0], '>=', 6, 'the second not before tegro.timeout and 5 s');
 		cmp_ok($sends[1], '>', $look_ups[1], 'and not before it');
 		isnt((sends_of('O-lost'))[0]{nonce}, (sends_of('O-lost'))[1]{nonce}, 'with another nonce');
 
 		# a payout: never
 		settled('a payout that never arrived', 'W-lost', 'review', 0);
-		settled('one that is executed within the settle time', 'W-later', 'done', 1);
+		settled('one that is executed within the settle time', 'W-later', 'accepted', 1);
 		@sends = map { $_->{time} } sends_of('W-lost');
 		@look_ups = map { $_->{time} } look_ups_of('W-lost');
 		is(scalar(@sends), 1, 'the former was sent once');
@@ -1077,7 +1077,7 @@ story(
 		cmp_ok($look_ups[2] - $sends[0], '>=', 3, 'the third time after the settle time');
 		is(scalar(sends_of('W-later')), 1, 'the latter was sent once, too');
 
-		# a look-up that fails in between
+		# a lookup that fails in between
 		$sandbox->fault('order', 'answer', skip => 1, status => 502, body => $page);
 		meet('O-between', 'close_after_read');
 
@@ -1086,7 +1086,7 @@ story(
 		$sandbox->fault('createWithdrawal', 'execute_then_close');
 		$session->query(q{SELECT tegro_enqueue('createWithdrawal',
 			'{"payment_id": 7.00, "amount": 1, "currency": "RUB", "account": "1"}')});
-		ok(becomes_true(q{SELECT state IN ('done', 'failed', 'review') FROM tegro_outbox WHERE reference LIKE '7%'}),
+		ok(becomes_true(q{SELECT state IN ('accepted', 'refused', 'review') FROM tegro_outbox WHERE reference LIKE '7%'}),
 			'a payout whose number is 7.00 ends');
 		my @sent = grep { $_->{method} eq 'createWithdrawal' && $_->{params}{payment_id} =~ /^7/ } $sandbox->journal(executed => 1);
 		is(scalar(@sent), 1, 'it is found, though the provider has it as 7, and so is executed once');
@@ -1095,8 +1095,8 @@ story(
 			= (SELECT id FROM tegro_outbox WHERE reference LIKE '7%')});
 		is($result->{out}, 't', '7 is the same payout');
 
-		settled('an order that never arrived, with a look-up that fails between', 'O-between', 'done', 1);
-		is(scalar(look_ups_of('O-between')), 3, 'takes one look-up more');
+		settled('an order that never arrived, with a lookup that fails between', 'O-between', 'accepted', 1);
+		is(scalar(look_ups_of('O-between')), 3, 'takes one lookup more');
 	});
 
 
@@ -1110,7 +1110,7 @@ story(
 		my $person = session($node, database => $database);
 
 		ask('O-first');
-		settled('an order', 'O-first', 'done', 1);
+		settled('an order', 'O-first', 'accepted', 1);
 
 		# one that waits
 		$session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "O-held", "amount": 1, "currency": "RUB"}',
@@ -1118,11 +1118,11 @@ story(
 		$person->query(q{BEGIN; SELECT FROM tegro_outbox WHERE reference = 'O-held' FOR UPDATE});
 		sleep 4.1;
 		ask("O-$_") foreach 1 .. 20;
-		ok(becomes_true(q{SELECT count(*) = 20 FROM tegro_outbox WHERE reference ~ '^O-\d+$' AND state = 'done'}),
+		ok(becomes_true(q{SELECT count(*) = 20 FROM tegro_outbox WHERE reference ~ '^O-\d+$' AND state = 'accepted'}),
 			'while a person holds a row that is ready, the others are delivered');
 		$person->query('COMMIT');
 		query($node, 'CALL tegro_deliver()', database => $database);
-		settled('then the one that was held', 'O-held', 'done', 1);
+		settled('then the one that was held', 'O-held', 'accepted', 1);
 
 		# one that is on its way, so that its outcome can't be written
 		set('tegro.claim_timeout', q{'40s'});
@@ -1137,13 +1137,13 @@ story(
 		my $from = time;
 		$session->query(q{SELECT tegro_enqueue('createWithdrawal', jsonb_build_object('payment_id', 'W-' || n,
 			'amount', 1, 'currency', 'RUB', 'account', '1')) FROM generate_series(1, 20) n});
-		ok(becomes_true(q{SELECT count(*) = 20 FROM tegro_outbox WHERE reference ~ '^W-\d+$' AND state = 'done'}),
+		ok(becomes_true(q{SELECT count(*) = 20 FROM tegro_outbox WHERE reference ~ '^W-\d+$' AND state = 'accepted'}),
 			'while a person holds a row that is on its way, the others are delivered');
 		cmp_ok(own_ms($from), '<', 10_000, 'before long');
 		is(state_of('W-held'), 'sending', 'the one that is held is left as it is');
 		$person->query('COMMIT');
-		settled('then the one that was held', 'W-held', 'done', 1);
-		settled('the others', "W-$_", 'done', 1) foreach 1, 20;
+		settled('then the one that was held', 'W-held', 'accepted', 1);
+		settled('the others', "W-$_", 'accepted', 1) foreach 1, 20;
 		set('tegro.timeout', q{'1s'});
 		set('tegro.claim_timeout', q{'4s'});
 
@@ -1152,7 +1152,7 @@ story(
 		sleep 3;
 		$person->query('COMMIT');
 		ask('O-last');
-		settled('after a lock on the whole table, an order', 'O-last', 'done', 1);
+		settled('after a lock on the whole table, an order', 'O-last', 'accepted', 1);
 		$person->close;
 		agree();
 	});
@@ -1210,8 +1210,8 @@ story(
 			'O-session' => [ 'SET SESSION AUTHORIZATION DEFAULT;', qr/security-restricted/ ],
 			'O-temporary' => [ 'CREATE TEMP TABLE t (a int);', qr/security-restricted/ ],
 			'O-catalog' => [ 'CREATE FUNCTION pg_catalog.f() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;', qr/permission denied/ ],
-			'O-ledger' => [ q{UPDATE tegro_outbox SET state = 'done';}, qr/does not exist/ ],
-			'O-public' => [ q{UPDATE public.tegro_outbox SET state = 'done';}, qr/permission denied/ ],
+			'O-outbox' => [ q{UPDATE tegro_outbox SET state = 'accepted';}, qr/does not exist/ ],
+			'O-public' => [ q{UPDATE public.tegro_outbox SET state = 'accepted';}, qr/permission denied/ ],
 			'O-file' => [ q{PERFORM pg_read_file('PG_VERSION');}, qr/permission denied/ ],
 			'O-terminate' => [ 'PERFORM pg_terminate_backend(pg_backend_pid());', qr/must be a superuser|permission denied/ ],
 			'O-commit' => [ 'COMMIT;', qr/invalid transaction termination/ ],
@@ -1232,7 +1232,7 @@ ALTER TABLE $role.head OWNER TO $role;
 ALTER TABLE $role.line OWNER TO $role
 END
 		ask_back($role, 'O-plain', "BEGIN $note; END");
-		settled('an order', 'O-plain', 'done', 1);
+		settled('an order', 'O-plain', 'accepted', 1);
 		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'O-plain'}), 'is called back');
 		is($session->query("SELECT state, reference, who, answer ->> 'type' FROM $role.calls")->{out},
 			"done|O-plain|$role|success", 'with the outcome, as the role that enqueued it');
@@ -1245,10 +1245,10 @@ END
 			ok(becomes_true("SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = '$reference'"),
 				"a callback that says $refused{$reference}[0]: it fails");
 			like(get($reference, 'left(callback_message, 1000)'), $refused{$reference}[1], 'for that reason');
-			is(state_of($reference), 'done', 'and the outcome stands');
+			is(state_of($reference), 'accepted', 'and the outcome stands');
 		}
 		is(get('O-long', 'octet_length(callback_message)'), 1000, 'of a long reason, the beginning is kept');
-		like(get('O-ledger', 'callback_message'), qr/ \(a callback's search_path is pg_catalog, pg_temp\)$/,
+		like(get('O-outbox', 'callback_message'), qr/ \(a callback's search_path is pg_catalog, pg_temp\)$/,
 			'a name that it does not find may have no schema');
 		is(worker(), $worker, 'it is still the same worker');
 		is($session->query("SELECT count(*) FROM $role.line")->{out}, 0, 'what a deferred constraint forbids is not there');
@@ -1279,7 +1279,7 @@ END
 			  or diag(get($reference, 'callback_message'));
 		}
 		$session->query("REVOKE SET ON PARAMETER tegro.api_key FROM $role");
-		settled('what a callback enqueues', 'O-asked', 'done', 1);
+		settled('what a callback enqueues', 'O-asked', 'accepted', 1);
 		is(get('O-asked', 'enqueued_by'), $role, 'as the role that it runs as');
 		is($session->query("SELECT answer FROM $role.calls WHERE reference = 'O-sees'")->{out}, 0,
 			'a callback sees the requests of its role only');
@@ -1313,12 +1313,12 @@ END
 		{
 			ok(becomes_true("SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = 'O-gone-$what'"),
 				"a callback fails whose $what is gone");
-			is(state_of("O-gone-$what"), 'done', 'and the outcome stands');
+			is(state_of("O-gone-$what"), 'accepted', 'and the outcome stands');
 		}
 
 		# after that
 		ask_back($role, 'O-after', "BEGIN $note; END");
-		settled('then an order', 'O-after', 'done', 1);
+		settled('then an order', 'O-after', 'accepted', 1);
 		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'O-after'}), 'is called back');
 		is(worker(), $worker, 'by the same worker');
 
@@ -1330,11 +1330,11 @@ END
 
 		# slow ones
 		ask_back($role, 'O-slow', 'BEGIN PERFORM pg_sleep(600); END');
-		becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'O-slow'});
+		becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = 'O-slow'});
 		sleep 0.5;
 		my $from = time;
 		ask('O-behind');
-		settled('an order behind a callback that hangs', 'O-behind', 'done', 1);
+		settled('an order behind a callback that hangs', 'O-behind', 'accepted', 1);
 		cmp_ok(own_ms($from), '<', 3000, 'does not wait for it');
 		ok(becomes_true(q{SELECT callback_message = 'the callback did not return within 5 s' FROM tegro_outbox WHERE reference = 'O-slow'}),
 			'which fails when its time is over');
@@ -1375,14 +1375,14 @@ ALTER TABLE $role.line OWNER TO $role;
 ALTER TABLE $role.trap OWNER TO $role
 END
 			ask('O-first');
-			settled('an order', 'O-first', 'done', 1);
+			settled('an order', 'O-first', 'accepted', 1);
 			my $worker = worker();
 			ask_back($role, 'O-harm', $harm{$harm}[1]);
-			becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = 'O-harm'});
+			becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = 'O-harm'});
 			sleep 0.5;
 			my $from = time;
 			ask('W-behind');
-			is(wait_state('W-behind', 'done'), 'done', "$harm{$harm}[0] does not hold up others");
+			is(wait_state('W-behind', 'accepted'), 'accepted', "$harm{$harm}[0] does not hold up others");
 			cmp_ok(own_ms($from), '<', 3000, 'for any time');
 			is(worker(), $worker, 'and does not end the worker');
 			ok(becomes_true(q{SELECT callback_message IS NOT NULL FROM tegro_outbox WHERE reference = 'O-harm'}),
@@ -1418,19 +1418,19 @@ story(
 		$sandbox->fault('createOrder', 'answer', status => 200, body => '{"type":"error","desc":"\u043d\u0435\u0442"}');
 		ask('O-refused');
 		ask("O-$_") foreach 1 .. 5;
-		settled('beside answers that the database can not hold, an order', "O-$_", 'done', 1) foreach 1 .. 5;
-		settled('an order whose answer it can not hold', 'O-answer', 'done', 1);
-		is(wait_state('W-answer', 'unknown'), 'unknown', 'a payout of which look-ups say nothing else stays unknown');
-		like(get('W-answer', 'message'), qr/look-up failed/, 'and says why');
+		settled('beside answers that the database can not hold, an order', "O-$_", 'accepted', 1) foreach 1 .. 5;
+		settled('an order whose answer it can not hold', 'O-answer', 'accepted', 1);
+		is(wait_state('W-answer', 'unknown'), 'unknown', 'a payout of which lookups say nothing else stays unknown');
+		like(get('W-answer', 'message'), qr/lookup failed/, 'and says why');
 		is(executed('W-answer'), 1, 'it is not sent again');
 		like(wait_state('O-refused', 'unknown|done|failed'), qr/unknown|done|failed/, 'a refusal that it can not hold leaves it somewhere');
 		$sandbox->clear_faults;
 		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE state = 'unknown'});
-		settled('then', 'W-answer', 'done', 1);
+		settled('then', 'W-answer', 'accepted', 1);
 		$session->query(q{SELECT tegro_enqueue('createOrder', convert_from('\x7b226f726465725f6964223a20224f2de9222c2022616d6f756e74223a20312c202263757272656e6379223a2022525542227d', 'LATIN1')::jsonb)});
-		ok(becomes_true(q{SELECT state = 'done' FROM tegro_outbox WHERE reference = convert_from('\x4f2de9', 'LATIN1')}),
+		ok(becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = convert_from('\x4f2de9', 'LATIN1')}),
 			'a number with a letter of that encoding is delivered');
-		settled('a refusal that the database can not hold', 'O-refused', 'done', 1);
+		settled('a refusal that the database can not hold', 'O-refused', 'accepted', 1);
 		agree();
 	},
 	faults => 'fault 40',
@@ -1446,13 +1446,13 @@ story(
 	sub {
 		my $rows = LONG ? 100_000 : 10_000;
 		my $turn = 0;
-		# entries of the index of what is due, by which deliverers find it
+		# entries of the index of what is due, by which delivery workers find it
 		my $entries = sub {
 			# a session reports what it has read once a second, if it does anything
 			sleep 1.1;
 			my $name = 'O-report-' . ++$turn;
 			ask($name);
-			becomes_true("SELECT state = 'done' FROM tegro_outbox WHERE reference = '$name'");
+			becomes_true("SELECT state = 'accepted' FROM tegro_outbox WHERE reference = '$name'");
 			return $session->query(q{SELECT idx_tup_read FROM pg_stat_user_indexes
 				WHERE indexrelname = 'tegro_outbox_due'})->{out};
 		};
@@ -1504,7 +1504,7 @@ $node->stop;
 # in a server of its own, whose clock this sets
 unless (defined $ENV{TEGRO_ONLY} && 'clock' !~ /$ENV{TEGRO_ONLY}/)
 {
-	$node = ledger_cluster('clock', sandbox(),
+	$node = outbox_cluster('clock', sandbox(),
 		environment => { preload_clock() });
 }
 
@@ -1523,13 +1523,13 @@ story(
 			set_clock(3600 * $hours);
 			# someone else, who sees the lease's end by the clock
 			query($node, 'CALL tegro_deliver()', database => $database);
-			settled("a payout that is on its way while the clock goes $step an hour", "W-$step-$_", 'done', 1) foreach 1 .. 3;
+			settled("a payout that is on its way while the clock goes $step an hour", "W-$step-$_", 'accepted', 1) foreach 1 .. 3;
 			is(scalar(sends_of("W-$step-1")), 1, 'it was sent once');
 
 			# new ones, at once
 			my $from = time;
 			ask("O-$step-after");
-			settled("an order after that", "O-$step-after", 'done', 1);
+			settled("an order after that", "O-$step-after", 'accepted', 1);
 			cmp_ok(own_ms($from), '<', 5000, 'at once');
 
 			# one that is looked up when the clock is set
@@ -1540,7 +1540,7 @@ story(
 			if ($hours > 0)
 			{
 				settled('a payout that is looked up meanwhile', "W-$step-lost", 'review', 0);
-				settled('an order that is looked up meanwhile', "O-$step-lost", 'done', 1);
+				settled('an order that is looked up meanwhile', "O-$step-lost", 'accepted', 1);
 			}
 			else
 			{
@@ -1549,7 +1549,7 @@ story(
 				# else the worker would look again in a minute
 				ask('O-wake');
 				settled('a payout that is looked up meanwhile', "W-$step-lost", 'review', 0);
-				settled('an order that is looked up meanwhile', "O-$step-lost", 'done', 1);
+				settled('an order that is looked up meanwhile', "O-$step-lost", 'accepted', 1);
 			}
 		}
 		set_clock(0);
@@ -1563,7 +1563,7 @@ story(
 		becomes_true(q{SELECT absent >= 1 FROM tegro_outbox WHERE reference = 'W-settle'});
 		set_clock(3600);
 		ask('O-waken');
-		is(wait_state('W-settle', 'done|review'), 'done', 'a payout that is not found while the clock goes forward is no case for a person');
+		is(wait_state('W-settle', 'done|review'), 'accepted', 'a payout that is not found while the clock goes forward is no case for a person');
 		sleep 0.1 while time < $from + 6;
 		is(executed('W-settle'), 1, 'it is executed once, though it was not to be seen at first');
 		is(scalar(sends_of('W-settle')), 1, 'and sent once');

@@ -3,7 +3,7 @@
 #
 # A worker is started by the commit that enqueued; after a start of the server the
 # launcher starts it.  Another server has more databases than may have workers
-# (fewer of them suffice with kill points).  How long it takes from the statement to the
+# (fewer of them suffice with injection points).  How long it takes from the statement to the
 # provider, and how many requests a second are delivered, is printed.
 
 use strict;
@@ -18,10 +18,10 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 
 my $sandbox = sandbox();
-my $node = ledger_cluster('worker', $sandbox, conf => <<'END');
+my $node = outbox_cluster('worker', $sandbox, conf => <<'END');
 max_worker_processes = 12
 max_prepared_transactions = 2
 wal_level = replica
@@ -72,7 +72,7 @@ sub is_done
 	my ($reference, $name, $database) = @_;
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok(becomes_true($database // 'postgres', "SELECT state = 'done' FROM tegro_outbox WHERE reference = '$reference'"), $name)
+	ok(becomes_true($database // 'postgres', "SELECT state = 'accepted' FROM tegro_outbox WHERE reference = '$reference'"), $name)
 	  or diag(in($database // 'postgres')->query("SELECT * FROM tegro_outbox WHERE reference = '$reference'")->{out});
 	return;
 }
@@ -153,7 +153,7 @@ sub all_done
 {
 	my ($database, $name, $count, $patience) = @_;
 
-	return becomes_true($database, "SELECT count(*) = $count FROM tegro_outbox WHERE reference LIKE '$name-%' AND state = 'done'", $patience);
+	return becomes_true($database, "SELECT count(*) = $count FROM tegro_outbox WHERE reference LIKE '$name-%' AND state = 'accepted'", $patience);
 }
 
 sub arrival
@@ -497,7 +497,7 @@ END
 		cmp_ok($failed, '<=', (time - $begun) / 5 + 1, 'however much is enqueued meanwhile, it is one');
 		$session{$kind}->query("ALTER TABLE $column{$kind}[0] RENAME gone TO $column{$kind}[1]");
 	}
-	ok(becomes_true('fails_delivery', q{SELECT count(*) = 0 FROM tegro_outbox WHERE state <> 'done'}),
+	ok(becomes_true('fails_delivery', q{SELECT count(*) = 0 FROM tegro_outbox WHERE state <> 'accepted'}),
 		'when it fails no longer, all is delivered, with nothing else enqueued');
 	ok(becomes_true('fails_callback', q{SELECT count(*) = 0 FROM tegro_outbox WHERE callback_state <> 'done'}, 60),
 		'and all is called back');
@@ -544,7 +544,7 @@ END
 		$sandbox->fault('createOrder', 'answer', times => 300, status => 200, executed => JSON::PP::true, body => '<html>' x 1000);
 		$rss = rss_kb($pid);
 		enqueue_many('postgres', $turn, 1000);
-		ok(becomes_true('postgres', qq{SELECT count(*) = 1000 FROM tegro_outbox WHERE reference LIKE '$turn-%' AND state IN ('done', 'failed')}),
+		ok(becomes_true('postgres', qq{SELECT count(*) = 1000 FROM tegro_outbox WHERE reference LIKE '$turn-%' AND state IN ('accepted', 'refused')}),
 			"a thousand that fail in some way or other, $turn");
 		$more = rss_kb($pid) - $rss;
 		diag(sprintf('1000 that fail, %s: RSS %+d kB; descriptors %d', $turn, $more, descriptors($pid)));
@@ -594,7 +594,7 @@ END
 	my $session = create_database('saved');
 
 	enqueue($session, 'createOrder', 'saved', payment_system => 'no such system');
-	ok(becomes_true('saved', q{SELECT state = 'failed' FROM tegro_outbox WHERE reference = 'saved'}), 'an order that failed');
+	ok(becomes_true('saved', q{SELECT state = 'refused' FROM tegro_outbox WHERE reference = 'saved'}), 'an order that failed');
 	sleep 1.5;
 	# executed at once: a request that is held and then executed would be a second one
 	$sandbox->fault('createOrder', 'execute_then_hold', ms => 60_000, times => -1);
@@ -627,7 +627,7 @@ END
 	# when all are older than that, for it is not looked at again at once
 	sleep 1.5;
 	set('tegro.retention', '1s');
-	ok(becomes_true('history', q{SELECT count(*) = 0 FROM tegro_outbox WHERE state = 'done'}),
+	ok(becomes_true('history', q{SELECT count(*) = 0 FROM tegro_outbox WHERE state = 'accepted'}),
 		'with tegro.retention, all that are finished go');
 	is($session->query('SELECT count(*) FROM tegro_outbox')->{out}, 1100, 'and no other');
 	is($session->query('SELECT count(*) FROM tegro_attempt')->{out}, 0, 'their attempts, too');
@@ -636,16 +636,16 @@ END
 	# rows deleted by hand, their attempts left, and the numbers given out again
 	enqueue_many('history', 'gone', 3);
 	ok(all_done('history', 'gone', 3), 'three orders');
-	my $attempts = q{SELECT string_agg(format('%s %s %s', outbox_id, lease, nonce), E'\n' ORDER BY outbox_id, lease) FROM tegro_attempt};
+	my $attempts = q{SELECT string_agg(format('%s %s %s', outbox_id, claim_no, nonce), E'\n' ORDER BY outbox_id, claim_no) FROM tegro_attempt};
 	my $left = $session->query($attempts)->{out};
-	is($session->query(q{SELECT setval('tegro_outbox_id_seq', min(id), false) IS NOT NULL FROM tegro_outbox WHERE state = 'done'})->{out},
+	is($session->query(q{SELECT setval('tegro_outbox_id_seq', min(id), false) IS NOT NULL FROM tegro_outbox WHERE state = 'accepted'})->{out},
 		't', 'their numbers will be given out again');
-	$session->query(q{DELETE FROM tegro_outbox WHERE state = 'done'});
+	$session->query(q{DELETE FROM tegro_outbox WHERE state = 'accepted'});
 	enqueue_many('history', 'again', 2);
 	ok(all_done('history', 'again', 2), 'orders under the numbers of requests that were deleted are looked up, then delivered');
 	is($session->query(q{SELECT tegro_create_withdrawal('{"payment_id": "again", "currency": "RUB", "amount": 1,
 		"account": "4100"}') ->> 'type'})->{out}, 'success', 'so is a payout');
-	is($session->query(q{SELECT string_agg((lease > 1) || ' ' || attempts, ',' ORDER BY id) FROM tegro_outbox WHERE state = 'done'})->{out},
+	is($session->query(q{SELECT string_agg((claim_no > 1) || ' ' || attempts, ',' ORDER BY id) FROM tegro_outbox WHERE state = 'accepted'})->{out},
 		'true 1,true 1,true 1', 'each was sent once, under a lease that none had');
 	is($session->query($attempts)->{out} =~ s/\n\d+ (?!1 )\d+ \d+//gr, $left, 'and what is on record of the others stays');
 	leave('history');
@@ -654,7 +654,7 @@ END
 
 
 #
-# A look-up whose result cannot be written
+# A lookup whose result cannot be written
 #
 
 {
@@ -666,7 +666,7 @@ END
 	$session->query('ALTER TABLE tegro_outbox ADD CHECK (absent = 0)');
 	$session->query("SELECT tegro_retry($id)");
 	ok(becomes_true('hindered', "SELECT message ~ 'could not be written' FROM tegro_outbox WHERE id = $id"),
-		'a look-up whose result cannot be written says so');
+		'a lookup whose result cannot be written says so');
 	is($session->query("SELECT state FROM tegro_outbox WHERE id = $id")->{out},
 		'review', 'and the request stays in review');
 	leave('hindered');
@@ -685,7 +685,7 @@ END
 	$session->query(q{CREATE FUNCTION switched(id bigint, state text, reference text, answer jsonb) RETURNS void
 		LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not yet''; END'});
 	$session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "switched", "amount": 1, "currency": "RUB"}', 'switched'::regproc)});
-	ok(becomes_true('switched', q{SELECT state = 'done' AND callback_message ~ 'not yet' FROM tegro_outbox WHERE reference = 'switched'}),
+	ok(becomes_true('switched', q{SELECT state = 'accepted' AND callback_message ~ 'not yet' FROM tegro_outbox WHERE reference = 'switched'}),
 		'a callback fails');
 	set('tegro.delivery', 'off');
 	ok(no_worker('switched'), 'while delivery is off, no worker is left');
@@ -854,14 +854,14 @@ $node->stop;
 #
 
 {
-	my $max = 12; # with kill points
+	my $max = 12; # with injection points
 
-	$node = ledger_cluster('many', $sandbox, conf => <<'END');
+	$node = outbox_cluster('many', $sandbox, conf => <<'END');
 max_worker_processes = 20
 tegro.worker_idle_timeout = 1s
 END
 	# copies, which must not deliver
-	create_database('origin')->query(q{INSERT INTO tegro_identity (identity, reason) VALUES ('1/1/1/1', 'another')});
+	create_database('origin')->query(q{INSERT INTO tegro_origin (origin, reason) VALUES ('1/1/1/1', 'another')});
 	leave('origin');
 	foreach my $n (1 .. $max + 2)
 	{
@@ -875,7 +875,7 @@ END
 	}
 	enqueue(in('postgres'), 'createOrder', 'beside copies');
 	is_done('beside copies', 'another database delivers beside them');
-	my $held = query($node, q{SELECT tegro_arm('the other is gone')}, database => 'copy_1');
+	my $held = query($node, q{SELECT tegro_take_over('the other is gone')}, database => 'copy_1');
 	is($held->{sqlstate}, '', 'one of them is to deliver');
 	ok(becomes_true('copy_1', q{SELECT state <> 'ready' FROM tegro_outbox}), 'and does, at once');
 	leave('copy_1');
@@ -889,7 +889,7 @@ END
 	{
 		my $session = session($node, database => "copy_$n");
 
-		$session->query($_) foreach 'DELETE FROM tegro_outbox', q{SELECT tegro_arm('the other is gone')},
+		$session->query($_) foreach 'DELETE FROM tegro_outbox', q{SELECT tegro_take_over('the other is gone')},
 		  q{SELECT tegro_enqueue('createOrder', '{"order_id": "stays", "amount": 1, "currency": "RUB"}',
 			deliver_after => now() + interval '1 day')};
 		$session->close;

@@ -158,7 +158,7 @@ sub is_served
 	ok(end_workers(), 'the workers begin anew');
 	ask('createOrder', "order $id", 'called');
 	ask('createWithdrawal', "payout $id");
-	ok(comes_true("count(*) = 2 FROM tegro_outbox WHERE reference IN ('order $id', 'payout $id') AND state = 'done'"),
+	ok(comes_true("count(*) = 2 FROM tegro_outbox WHERE reference IN ('order $id', 'payout $id') AND state = 'accepted'"),
 		'an order and a payout are delivered')
 	  or return diag($session->query("SELECT reference, state, message FROM tegro_outbox WHERE reference LIKE '% $id'")->{out});
 	is(scalar($sandbox->journal(executed => 1)), 2, 'each was executed once');
@@ -178,7 +178,7 @@ sub is_served
 	$shop->query('BEGIN');
 	ask('createOrder', "order $id-$_") foreach 1 .. 4;
 	$shop->query('COMMIT');
-	ok(comes_true("count(*) = 4 FROM tegro_outbox WHERE reference LIKE 'order $id-%' AND state = 'done'"),
+	ok(comes_true("count(*) = 4 FROM tegro_outbox WHERE reference LIKE 'order $id-%' AND state = 'accepted'"),
 		'four more orders are delivered');
 	my @at = map { $_->{time} } grep { $_->{body} =~ /order $id-/ } $sandbox->journal(verdict => 'fault');
 	is(scalar(@at), 4, 'each was sent once');

@@ -13,10 +13,10 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 
 my $sandbox = sandbox();
-my $node = ledger_cluster('claims', $sandbox, conf => "autovacuum = off\n");
+my $node = outbox_cluster('claims', $sandbox, conf => "autovacuum = off\n");
 my $session = session($node);
 
 # What must not take longer than a second, on a machine that is busy.
@@ -52,7 +52,7 @@ sub took_ms
 {
 	my ($pattern, $count) = @_;
 
-	wait_until(sub { sleep 0.05; return count_rows("reference LIKE '$pattern' AND state = 'done'") == $count; }, 30)
+	wait_until(sub { sleep 0.05; return count_rows("reference LIKE '$pattern' AND state = 'accepted'") == $count; }, 30)
 	  or return;
 	return ask($node, "SELECT ceil(1000 * max(extract(epoch FROM finished_at - enqueued_at)))
 		FROM tegro_outbox WHERE reference LIKE '$pattern'")->{out};
@@ -87,7 +87,7 @@ sub same_worker
 subtest 'fault 50: rows whose claim raises' => sub {
 	my $mark = log_mark($node);
 
-	query_ok(q{ALTER TABLE tegro_outbox ADD CONSTRAINT audit CHECK (reference NOT LIKE 'poison%' OR lease = 0)});
+	query_ok(q{ALTER TABLE tegro_outbox ADD CONSTRAINT audit CHECK (reference NOT LIKE 'poison%' OR claim_no = 0)});
 	# more than fit into one claim, and each in front of the healthy ones
 	query_ok('BEGIN');
 	enqueue_many('poison', 40);
@@ -98,7 +98,7 @@ subtest 'fault 50: rows whose claim raises' => sub {
 	healthy_ok('so does one that comes later');
 	sleep 3;
 	healthy_ok('and one after these were tried again');
-	is(count_rows(q{reference LIKE 'poison%' AND state = 'ready' AND lease = 0 AND attempts = 0}), 40, 'they wait');
+	is(count_rows(q{reference LIKE 'poison%' AND state = 'ready' AND claim_no = 0 AND attempts = 0}), 40, 'they wait');
 	my @lines = log_since($node, $mark) =~ /request \d+ of the tegro outbox could not be claimed: .*"audit"/g;
 	is(scalar @lines, 40, 'the log has each of them once');
 	same_worker();
@@ -111,10 +111,10 @@ subtest 'fault 50: rows whose claim raises' => sub {
 subtest 'fault 50: a notification whose claim raises' => sub {
 	my $mark = log_mark($node);
 	my $insert = q{INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role,
-		next_at, identity) SELECT shop_id, '%s', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrole, now(), identity
+		next_at, origin) SELECT shop_id, '%s', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrole, now(), origin
 		FROM tegro_outbox WHERE reference = 'first'};
 
-	query_ok(q{ALTER TABLE tegro_notification ADD CONSTRAINT audit CHECK (order_id <> 'poison' OR lease = 0)});
+	query_ok(q{ALTER TABLE tegro_notification ADD CONSTRAINT audit CHECK (order_id <> 'poison' OR claim_no = 0)});
 	query_ok(sprintf $insert, 'poison');
 	query_ok(sprintf $insert, 'well');
 	healthy_ok('an order goes out');
@@ -130,10 +130,10 @@ subtest 'fault 50: answers in flight while no row can be claimed' => sub {
 	$sandbox->fault('createOrder', 'execute_then_hold', ms => 700);
 	enqueue($session, 'createOrder', 'in flight');
 	wait_for_row($node, 'in flight', 'sending');
-	query_ok(q{ALTER TABLE tegro_outbox ADD CONSTRAINT audit CHECK (reference <> 'never' OR lease = 0)});
+	query_ok(q{ALTER TABLE tegro_outbox ADD CONSTRAINT audit CHECK (reference <> 'never' OR claim_no = 0)});
 	enqueue($session, 'createOrder', 'never');
-	my $row = wait_for_row($node, 'in flight', 'done', 'unknown');
-	is($row->{state}, 'done', 'the answer of one in flight is taken');
+	my $row = wait_for_row($node, 'in flight', 'accepted', 'unknown');
+	is($row->{state}, 'accepted', 'the answer of one in flight is taken');
 	is($row->{tries}[0]{outcome}, 'answered', 'and written to its attempt');
 	same_worker();
 	my $result = $session->query('CALL tegro_deliver()');
@@ -156,16 +156,16 @@ subtest 'fault 83: rows of an older dump, whose requests were sent since' => sub
 	enqueue($session, 'createWithdrawal', "restored $_") foreach 1, 2;
 	query_ok(q{CREATE TABLE dumped AS SELECT * FROM tegro_outbox WHERE reference LIKE 'restored%'});
 	set_server($node, { 'tegro.delivery' => undef });
-	wait_for_row($node, "restored $_", 'done') foreach 1, 2;
+	wait_for_row($node, "restored $_", 'accepted') foreach 1, 2;
 	set_server($node, { 'tegro.delivery' => 'off' });
 	# the second is of a later claim
-	query_ok(q{UPDATE tegro_attempt SET lease = lease + 3 WHERE outbox_id = (SELECT max(id) FROM dumped)});
+	query_ok(q{UPDATE tegro_attempt SET claim_no = claim_no + 3 WHERE outbox_id = (SELECT max(id) FROM dumped)});
 	# as data-only restores do
 	query_ok($_) foreach 'TRUNCATE tegro_outbox', 'INSERT INTO tegro_outbox OVERRIDING SYSTEM VALUE SELECT * FROM dumped',
 	  'DROP TABLE dumped';
 	set_server($node, { 'tegro.delivery' => undef });
 	healthy_ok('a healthy order goes out beside them');
-	is(wait_for_row($node, "restored $_", 'done', 'review')->{state}, 'done', "payout $_ is found") foreach 1, 2;
+	is(wait_for_row($node, "restored $_", 'accepted', 'review')->{state}, 'accepted', "payout $_ is found") foreach 1, 2;
 	is((executions($sandbox))->{"createWithdrawal restored $_"}, 1, "payout $_ was made once") foreach 1, 2;
 };
 
@@ -213,7 +213,7 @@ subtest 'faults 48, 49: retention, a foreign key, and a lock' => sub {
 
 	query_ok($_) foreach 'CREATE TABLE my_orders (request bigint PRIMARY KEY REFERENCES tegro_outbox)',
 	  "INSERT INTO my_orders SELECT id FROM tegro_outbox WHERE $kept";
-	is(count_rows(q{reference LIKE 'huge %' AND state = 'done'}), 32, 'many are finished');
+	is(count_rows(q{reference LIKE 'huge %' AND state = 'accepted'}), 32, 'many are finished');
 	sleep 2.5;
 	$sandbox->fault('createOrder', 'execute_then_hold', ms => 600);
 	enqueue($session, 'createOrder', 'in flight under a lock');
@@ -226,8 +226,8 @@ subtest 'faults 48, 49: retention, a foreign key, and a lock' => sub {
 	$holder->query('COMMIT');
 	$holder->close;
 	healthy_ok('when the lock is gone, an order goes out');
-	my $row = wait_for_row($node, 'in flight under a lock', 'done', 'unknown');
-	is($row->{state}, 'done', 'the answer that came meanwhile is taken');
+	my $row = wait_for_row($node, 'in flight under a lock', 'accepted', 'unknown');
+	is($row->{state}, 'accepted', 'the answer that came meanwhile is taken');
 	is($row->{attempts}, 1, 'of the only attempt');
 	healthy_ok('orders go out beside that') foreach 1 .. 2;
 	is(count_rows(q{reference LIKE 'huge %'}), 32, 'the key keeps all that is finished');
@@ -248,8 +248,8 @@ subtest 'fault 53: deliver_after of what another database enqueued' => sub {
 		query_ok(qq{SELECT tegro_enqueue('createOrder', '{"order_id": "after $after", "amount": 1, "currency": "RUB"}',
 			deliver_after => now() + interval '$after')});
 	}
-	query_ok(q{UPDATE tegro_outbox SET identity = '1/1/1/1' WHERE reference LIKE 'after %'});
-	query_ok(q{SELECT tegro_arm('taken over')});
+	query_ok(q{UPDATE tegro_outbox SET origin = '1/1/1/1' WHERE reference LIKE 'after %'});
+	query_ok(q{SELECT tegro_take_over('taken over')});
 	is(query_ok(q{SELECT string_agg(state || ' ' || (next_at > now() + interval '50 min') || ' '
 		|| (unknown_since > now() + interval '50 min'), ', ' ORDER BY id) FROM tegro_outbox WHERE reference LIKE 'after %'}),
 		'unknown true true, unknown false false', 'one that was to wait still does');

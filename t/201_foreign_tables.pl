@@ -242,7 +242,7 @@ $slow->fault('orders', 'hold', ms => 60_000, times => -1, skip => 4);
 cancel('a scan with pages in flight', 'SELECT count(*) FROM orders');
 $slow->clear_faults;
 $slow->fault('order', 'hold', ms => 60_000, times => -1);
-cancel('a look-up of many',
+cancel('a lookup of many',
 	q{SELECT count(*) FROM orders WHERE payment_id = ANY (ARRAY(SELECT 'order ' || i FROM generate_series(1, 64) i))});
 $slow->clear_faults;
 is($session->query('SELECT count(*) FROM (SELECT FROM orders LIMIT 250) o')->{out},
@@ -662,7 +662,7 @@ my $bob = session($node, user => 'bob');
 $result = $bob->query('SELECT count(*) FROM orders');
 is($result->{sqlstate}, 'TG006', 'who has none does not');
 is($bob->query('SELECT count(*) > 0 FROM alices.few')->{out}, 't', 'a view is read with the keys of its owner');
-is($bob->query(q{SELECT count(*) FROM alices.few WHERE payment_id = 'order 2'})->{out}, '1', '... in look-ups, too');
+is($bob->query(q{SELECT count(*) FROM alices.few WHERE payment_id = 'order 2'})->{out}, '1', '... in lookups, too');
 is(query($node, 'SELECT FROM orders', user => 'carol')->{sqlstate}, '42501', 'who was not granted SELECT sees nothing');
 is(query($node, 'CREATE SERVER own FOREIGN DATA WRAPPER tegro_fdw', user => 'alice')->{sqlstate},
 	'42501', 'nor does everyone make servers');

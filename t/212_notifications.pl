@@ -4,7 +4,7 @@
 # notifies, a relay in this test passes the form to tegro_notify() as a role
 # that may do nothing else, the worker asks the provider, and the shop's
 # function marks the row as paid.  Then the same with replays, forgeries, tests,
-# notifications in any order, look-ups that lag or fail, slow callbacks, rows that
+# notifications in any order, lookups that lag or fail, slow callbacks, rows that
 # are held, processes that are killed at each point, and copies of the database.
 #
 # What must hold throughout: a row is marked once for an order that was paid,
@@ -20,13 +20,13 @@ use Digest::MD5 qw(md5_hex);
 use JSON::PP;
 use Test::More;
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 use Time::HiRes qw(sleep time);
 
 my $second_shop = 'A77C266B1D9953AA863D3FBEF4B1D64F';
 my $sandbox = sandbox(arguments => [ '--shop', "$second_shop:second-api-key:second-secret-key" ]);
 my $manual = TegroTest::slurp("$FindBin::RealBin/../docs/notifications.md");
-my $node = ledger_cluster('notifications', $sandbox);
+my $node = outbox_cluster('notifications', $sandbox);
 my $other_key = 'another secret key';
 
 # The shop: its owner registers the callback, "web" brings notifications.
@@ -265,13 +265,13 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	wait_until(sub { ask($node, q{SELECT count(*) FROM shop.orders WHERE number LIKE 'K%' AND url IS NULL})->{out} eq '0' });
 	pay($_, notify_url => 'http://127.0.0.1:1/') foreach @numbers;
 	my $bringer = session($node, user => 'web');
-	my @deliverers = map { session($node) } 1 .. 2;
+	my @delivery workers = map { session($node) } 1 .. 2;
 	$bringer->query('BEGIN');
 	$bringer->query(sprintf(q{SELECT tegro_notify('%s')}, form(order_id => $_))) foreach @numbers;
 	$bringer->query('COMMIT');
-	$_->send('CALL tegro_deliver()') foreach @deliverers;
-	$_->wait foreach @deliverers;
-	$_->close foreach $bringer, @deliverers;
+	$_->send('CALL tegro_deliver()') foreach @delivery workers;
+	$_->wait foreach @delivery workers;
+	$_->close foreach $bringer, @delivery workers;
 	ok(wait_until(sub { ask($node, q{SELECT count(*) FROM tegro_notification WHERE order_id LIKE 'K%' AND callback_state = 'done'})->{out} eq '60' }),
 		'sixty at once are confirmed');
 	is(ask($node, q{SELECT count(*) FROM shop.orders WHERE number LIKE 'K%' AND paid AND calls = 1})->{out},
@@ -637,12 +637,12 @@ subtest "the manual's CGI program" => sub {
 		'3noted0 0noted0 2noted0 1confirmed1', 'and stays so, whatever comes');
 	is(shop_row('D1'), 'paid 1', 'credited once');
 
-	# look-ups lag behind the notification
+	# lookups lag behind the notification
 	order('D2', 100);
 	$sandbox->fault('order', 'hide', ms => 1500);
 	pay('D2');
 	my $row = settled('D2');
-	is("$row->{state} $row->{confirmed}", 'confirmed 1', 'a look-up that lags is repeated');
+	is("$row->{state} $row->{confirmed}", 'confirmed 1', 'a lookup that lags is repeated');
 	is(shop_row('D2'), 'paid 1', 'and then it is credited');
 
 	# they fail, in all the ways that they can
@@ -651,7 +651,7 @@ subtest "the manual's CGI program" => sub {
 	$sandbox->fault('order', 'answer', status => 500, body => '{"type":"success","data":{"status":1}}');
 	pay('D3');
 	$row = settled('D3');
-	is("$row->{state} $row->{confirmed}", 'confirmed 1', 'look-ups that fail are repeated');
+	is("$row->{state} $row->{confirmed}", 'confirmed 1', 'lookups that fail are repeated');
 	is(shop_row('D3'), 'paid 1', 'and then it is credited');
 	$sandbox->clear_faults;
 
@@ -704,7 +704,7 @@ subtest "the manual's CGI program" => sub {
 
 		my $id = $open->();
 		ok($id, 'a link opens at the sandbox');
-		# E2's is opened once more: a look-up by the shop's number finds that one
+		# E2's is opened once more: a lookup by the shop's number finds that one
 		$open->() if $number eq 'E2';
 		$sandbox->control('POST', 'pay', { order_id => $id + 0 });
 		my $row = settled($number);
@@ -731,7 +731,7 @@ subtest "the manual's CGI program" => sub {
 	my $before = look_ups('F1');
 	is(bring($form)->{out}, 'f', 'replays at once') for 1 .. 3;
 	sleep 0.5;
-	is(look_ups('F1'), $before, 'cause no look-up');
+	is(look_ups('F1'), $before, 'cause no lookup');
 	ask($node, q{UPDATE tegro_notification SET looked_up_at = now() - interval '2 minutes' WHERE order_id = 'F1'});
 	pay('F1', notify_url => 'http://127.0.0.1:1/');
 	is(bring($form)->{out}, 'f', 'a late one');
@@ -798,7 +798,7 @@ subtest "the manual's CGI program" => sub {
 			'', "\"$function\" is registered");
 	};
 
-	# a slow one, which waits until it is let go, holds up no look-up
+	# a slow one, which waits until it is let go, holds up no lookup
 	ask($node, q{SET ROLE shopkeeper; CREATE TABLE shop.let_go (); CREATE FUNCTION shop.slow(id bigint, state text, reference text, answer jsonb) RETURNS void
 		LANGUAGE plpgsql AS $$ BEGIN
 		WHILE NOT EXISTS (SELECT FROM shop.let_go) LOOP PERFORM pg_sleep(0.05); END LOOP;
@@ -839,7 +839,7 @@ subtest "the manual's CGI program" => sub {
 	is(shop_row('L3'), 'paid 1', 'one that returns is called once');
 
 	# a row that somebody holds while its order is looked up; whoever takes it may
-	# come too late, for a look-up lasts no longer than tegro.timeout
+	# come too late, for a lookup lasts no longer than tegro.timeout
 	my $holder = session($node);
 	my $held;
 	foreach my $turn (1 .. 10)
@@ -898,7 +898,7 @@ foreach my $point ('before claim commit', 'after claim commit', 'answer read', '
 	order($number, 100);
 	pay($number, notify_url => 'http://127.0.0.1:1/');
 	ok(wait_for_end($node), 'nothing else is on its way');
-	# what the order's own callback left to do must not meet the kill point
+	# what the order's own callback left to do must not meet the injection point
 	wait_until(sub { ask($node, q{SELECT count(*) FROM tegro_outbox WHERE next_at IS NOT NULL OR callback_at IS NOT NULL})->{out} eq '0' });
 	ask($node, q{UPDATE tegro_notification SET next_at = NULL, state = 'unpaid' WHERE state = 'waiting'});
 	# nor may a worker that was about to look for those

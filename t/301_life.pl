@@ -14,10 +14,10 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 
 my $sandbox = sandbox();
-my $node = ledger_cluster('life', $sandbox, conf => <<'END');
+my $node = outbox_cluster('life', $sandbox, conf => <<'END');
 wal_level = logical
 max_wal_senders = 4
 max_worker_processes = 16
@@ -74,7 +74,7 @@ subtest 'created and dropped, again and again' => sub {
 	is($before->query('CREATE EXTENSION tegro')->{sqlstate}, '', 'it is created');
 	is($before->query('CREATE EXTENSION tegro')->{sqlstate}, '42710', 'once only');
 	enqueue($before, 'createOrder', 'life 1');
-	is(end_of($database, 'life 1'), 'done', 'a request is delivered');
+	is(end_of($database, 'life 1'), 'accepted', 'a request is delivered');
 
 	# sessions that know the old one: a caller and, idle, the worker
 	is($before->query('DROP EXTENSION tegro')->{sqlstate}, '', 'it is dropped');
@@ -82,7 +82,7 @@ subtest 'created and dropped, again and again' => sub {
 	is($before->query('SELECT tegro_balance()')->{sqlstate}, '42883', 'its functions are gone');
 	is($before->query('CREATE EXTENSION tegro')->{sqlstate}, '', 'it is created anew');
 	enqueue($before, 'createOrder', 'life 2');
-	is(end_of($database, 'life 2'), 'done', 'and the same session and worker deliver again');
+	is(end_of($database, 'life 2'), 'accepted', 'and the same session and worker deliver again');
 	is($node->safe_psql($database, 'SELECT count(*) FROM tegro_outbox'), '1', 'it remembers nothing of its predecessor');
 
 	# rolled back, either way
@@ -93,7 +93,7 @@ subtest 'created and dropped, again and again' => sub {
 	$before->query('ROLLBACK');
 	is($before->query('SELECT count(*) FROM tegro_outbox')->{out}, '1', 'a DROP that is rolled back drops nothing');
 	enqueue($before, 'createOrder', 'life 3');
-	is(end_of($database, 'life 3'), 'done', 'and delivery goes on');
+	is(end_of($database, 'life 3'), 'accepted', 'and delivery goes on');
 	is(executed('createOrder life never'), 0, 'what was rolled back is not sent');
 
 	# in one transaction, with a request
@@ -102,7 +102,7 @@ subtest 'created and dropped, again and again' => sub {
 	$before->query('CREATE EXTENSION tegro');
 	enqueue($before, 'createOrder', 'life 4');
 	$before->query('COMMIT');
-	is(end_of($database, 'life 4'), 'done', 'dropped, created and used in one transaction');
+	is(end_of($database, 'life 4'), 'accepted', 'dropped, created and used in one transaction');
 
 	# with what depends on it
 	$before->query('CREATE TABLE orders (id bigint, total numeric)');
@@ -126,14 +126,14 @@ subtest 'in a schema of its own, and there it stays' => sub {
 	$session->query('SELECT pay.tegro_enqueue(' . enqueue_arguments('createOrder', 'life schema') . ')');
 	ok( wait_until(
 			sub {
-				$session->query("SELECT state FROM pay.tegro_outbox")->{out} eq 'done';
+				$session->query("SELECT state FROM pay.tegro_outbox")->{out} eq 'accepted';
 			}),
 		'the worker finds it there');
 	is($session->query('ALTER SCHEMA pay RENAME TO money')->{sqlstate}, '', 'the schema itself may be renamed');
 	$session->query('SELECT money.tegro_enqueue(' . enqueue_arguments('createOrder', 'life renamed') . ')');
 	ok( wait_until(
 			sub {
-				$session->query("SELECT count(*) FROM money.tegro_outbox WHERE state = 'done'")->{out} eq '2';
+				$session->query("SELECT count(*) FROM money.tegro_outbox WHERE state = 'accepted'")->{out} eq '2';
 			}),
 		'and the worker finds it again');
 	is($session->query('SELECT money.tegro_balance() IS NOT NULL')->{out}, 't', 'so do calls');
@@ -153,7 +153,7 @@ GRANT SELECT ON tegro_outbox TO life_clerk;
 END
 	my $source = session($node, database => $database);
 	enqueue($source, 'createOrder', 'life dump done');
-	is(end_of($database, 'life dump done'), 'done', 'one is done');
+	is(end_of($database, 'life dump done'), 'accepted', 'one is done');
 	# due later: they wait in the dump, and in the source
 	foreach my $arguments (enqueue_arguments('createOrder', 'life dump order'),
 		enqueue_arguments('createWithdrawal', 'life dump payout'))
@@ -165,7 +165,7 @@ END
 	my $copy = database();
 	$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr($copy), $dump ], 'pg_restore');
 
-	foreach my $table (qw(tegro_outbox tegro_attempt tegro_identity))
+	foreach my $table (qw(tegro_outbox tegro_attempt tegro_origin))
 	{
 		my $content = "SELECT md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM $table t";
 
@@ -187,9 +187,9 @@ END
 		0, 'and does not');
 
 	# armed, it pays nothing that its source may have paid
-	is($restored->query("SELECT tegro_arm('a restore')")->{sqlstate}, '', 'until it is armed');
+	is($restored->query("SELECT tegro_take_over('a restore')")->{sqlstate}, '', 'until it is armed');
 	$restored->query('CALL tegro_deliver()');
-	is(end_of($copy, 'life copy'), 'done', 'then its own request is delivered');
+	is(end_of($copy, 'life copy'), 'accepted', 'then its own request is delivered');
 	is(end_of($copy, 'life dump payout'), 'review', 'a payout of its source waits for a person');
 	is(executed('createWithdrawal life dump payout'), 0, 'and was not sent');
 
@@ -225,7 +225,7 @@ END
 		tegro_create_order_trigger('{"order_id": "$id", "currency": "RUB", "amount": "$total"}')]);
 	is($session->query(q{INSERT INTO orders SELECT 700000 + n, 1 FROM big WHERE n % 2000 = 0})->{sqlstate}, '', 'a trigger');
 	is($session->query(q{SELECT count(*) FROM tegro_outbox})->{out}, '10', 'enqueues all of them');
-	is(end_of($database, '702000'), 'done', 'and they are delivered');
+	is(end_of($database, '702000'), 'accepted', 'and they are delivered');
 	$session->close;
 };
 
@@ -247,7 +247,7 @@ END
 	$node->safe_psql($to, "CREATE SUBSCRIPTION shop CONNECTION '$connection' PUBLICATION shop WITH (slot_name = shop, create_slot = false)");
 	$node->safe_psql($from, 'INSERT INTO orders SELECT 800000 + n, 5 FROM generate_series(1, 5) n');
 	ok(wait_until(sub { $node->safe_psql($to, 'SELECT count(*) FROM orders') eq '6' }), 'the rows arrive');
-	is(end_of($from, '800005'), 'done', 'the publisher delivers for them');
+	is(end_of($from, '800005'), 'accepted', 'the publisher delivers for them');
 	is($node->safe_psql($to, 'SELECT count(*) FROM tegro_outbox'), '0', 'the subscriber enqueues nothing');
 	is(executed('createOrder 800003'), 1, 'so that each is sent once');
 
@@ -258,7 +258,7 @@ END
 	$node->safe_psql($from, 'INSERT INTO orders VALUES (800010, 5)');
 	ok(wait_until(sub { $node->safe_psql($to, 'SELECT count(*) FROM tegro_outbox') eq '1' }),
 		'a REPLICA trigger enqueues in the apply worker');
-	is(end_of($to, '800010'), 'done', 'and its commit wakes delivery');
+	is(end_of($to, '800010'), 'accepted', 'and its commit wakes delivery');
 	is(executed('createOrder 800010'), 1, 'once');
 	$node->safe_psql($to, 'DROP SUBSCRIPTION shop');
 };
@@ -271,7 +271,7 @@ subtest 'the outbox of a LATIN1 database' => sub {
 	$session->query("SELECT tegro_enqueue('createOrder', '{\"order_id\": \"Caf\xc3\xa9 1\", \"currency\": \"RUB\", \"amount\": 1}')");
 	ok( wait_until(
 			sub {
-				$session->query('SELECT state FROM tegro_outbox')->{out} eq 'done';
+				$session->query('SELECT state FROM tegro_outbox')->{out} eq 'accepted';
 			}),
 		'a request with a character of its own is delivered');
 	is($session->query('SELECT reference FROM tegro_outbox')->{out}, "Caf\xc3\xa9 1", 'as it is');

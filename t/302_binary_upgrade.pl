@@ -12,10 +12,10 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 
 my $sandbox = sandbox();
-my $node = ledger_cluster('upgraded', $sandbox);
+my $node = outbox_cluster('upgraded', $sandbox);
 my $answered = q{CREATE FUNCTION answered(id bigint, state text, reference text, answer jsonb) RETURNS void
 	LANGUAGE sql AS $$ SELECT 1 $$};
 
@@ -75,7 +75,7 @@ subtest 'fault 82: postgres -b' => sub {
 
 $node->start;
 ok( $node->poll_query_until(
-		'postgres', q{SELECT bool_and(state = 'done') AND bool_or(callback_state = 'done') FROM tegro_outbox}),
+		'postgres', q{SELECT bool_and(state = 'accepted') AND bool_or(callback_state = 'done') FROM tegro_outbox}),
 	'afterwards all is delivered, looked up and called back');
-check_ledger($node, $sandbox, 'the ledger agrees with the provider');
+check_outbox($node, $sandbox, 'the outbox agrees with the provider');
 done_testing();

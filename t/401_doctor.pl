@@ -311,14 +311,14 @@ sub at
 	my $hole = black_hole();
 	my @also = ('provider');
 
-	finds(at('https://missing.provider.test:1'), 'network', 'error', qr/during name look-up; nothing was sent/, qr/"getent ahosts missing\.provider\.test" on/, 'a name that does not exist');
+	finds(at('https://missing.provider.test:1'), 'network', 'error', qr/during name lookup; nothing was sent/, qr/"getent ahosts missing\.provider\.test" on/, 'a name that does not exist');
 	finds(at('https://127.0.0.1:1'), 'network', 'error', qr/while connecting; nothing was sent/, qr{"curl -v https://127\.0\.0\.1:1/api" on .*firewall or proxy}, 'a port where nobody listens');
 	finds(at('https://127.0.0.1:' . $hole->port, "SET tegro.connect_timeout = '300ms';\n"), 'network', 'error', qr/while connecting/, qr/firewall or proxy/, 'a firewall that drops');
 	finds(at("https://linklocal.provider.test:$port"), 'network', 'error', qr/link-local/, qr/Check tegro.api_url/, 'an address of the own link');
 
 	# the whole takes no longer than tegro.timeout
 	my $said = at("https://stuck.provider.test:$port", "SET tegro.connect_timeout = '1min'; SET tegro.timeout = '1s';\n");
-	finds($said, 'network', 'error', qr/during name look-up/, qr/resolv\.conf/, 'a name server that does not answer');
+	finds($said, 'network', 'error', qr/during name lookup/, qr/resolv\.conf/, 'a name server that does not answer');
 	ok($said->{ms} < 3000, "... is waited for no longer than tegro.timeout: $said->{ms} ms");
 
 	# and a cancel ends it
@@ -388,20 +388,20 @@ sub at
 # before any worker has run
 {
 	my $session = session($node);
-	my $identity = $session->query(<<'END')->{out};
+	my $origin = $session->query(<<'END')->{out};
 BEGIN;
 SELECT tegro_enqueue('createOrder', '{"order_id": "rolled back", "currency": "RUB", "amount": 1}') \g /dev/null
-SELECT identity FROM tegro_outbox;
+SELECT origin FROM tegro_outbox;
 ROLLBACK;
 END
 	run_sql(<<"END");
-INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, identity)
-VALUES ('@{[SHOP_ID]}', 'createOrder', '{"order_id": "o0", "currency": "RUB", "amount": 1}', 'o0', now() - interval '5 min', current_user::regrole, '$identity')
+INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, origin)
+VALUES ('@{[SHOP_ID]}', 'createOrder', '{"order_id": "o0", "currency": "RUB", "amount": 1}', 'o0', now() - interval '5 min', current_user::regrole, '$origin')
 END
 	finds(doctor(), 'worker', 'error', qr/^No delivery worker runs, and requests are due/, qr/^CALL tegro_deliver\(\)/, 'requests that are due, and no worker',
 		also => ['backlog']);
 	query($node, 'CALL tegro_deliver()');
-	is($session->query("SELECT state FROM tegro_outbox")->{out}, 'done', 'the command of the hint delivers them');
+	is($session->query("SELECT state FROM tegro_outbox")->{out}, 'accepted', 'the command of the hint delivers them');
 	$session->query('DELETE FROM tegro_outbox; DELETE FROM tegro_attempt; ALTER TABLE tegro_outbox ALTER id RESTART');
 	$session->close;
 }
@@ -420,9 +420,9 @@ END
 	# one that is late though the worker runs
 	run_sql(q{SELECT tegro_enqueue('createOrder', '{"order_id": "wakes", "currency": "RUB", "amount": 1}')});
 	my $session = session($node);
-	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'wakes'")->{out} eq 'done' }), 'the worker runs');
-	run_sql(q{INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, identity)
-	  SELECT 'late', 'createOrder', '{}', 'late', now() - interval '2 min', current_user::regrole, identity FROM tegro_identity});
+	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'wakes'")->{out} eq 'accepted' }), 'the worker runs');
+	run_sql(q{INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, origin)
+	  SELECT 'late', 'createOrder', '{}', 'late', now() - interval '2 min', current_user::regrole, origin FROM tegro_origin});
 	my $said = doctor($session);
 	is((rows_of($said, 'worker'))[0]{detail}, 'The delivery worker of this database runs.', 'a worker that runs is seen');
 	finds($said, 'backlog', 'warning', qr/^Requests that are due: 1, the first for 1[2-9]\d s/, qr/tegro_outbox_summary.*pauses/, 'and that it is late');
@@ -430,13 +430,13 @@ END
 	$session->close;
 
 	# a copy
-	run_sql(q{UPDATE tegro_identity SET identity = regexp_replace(identity, '^\d+', '1')});
-	my $row = finds(doctor(), 'identity', 'error', qr/belongs to another database .*this is a copy, and a copy must not pay/, qr/SELECT tegro_arm\('why'\)/, 'a copy');
-	my ($command) = ($row->{hint} // '') =~ /(SELECT tegro_arm\('why'\);)/;
+	run_sql(q{UPDATE tegro_origin SET origin = regexp_replace(origin, '^\d+', '1')});
+	my $row = finds(doctor(), 'origin', 'error', qr/belongs to another database .*this is a copy, and a copy must not pay/, qr/SELECT tegro_take_over\('why'\)/, 'a copy');
+	my ($command) = ($row->{hint} // '') =~ /(SELECT tegro_take_over\('why'\);)/;
 	query($node, $command);
-	is((rows_of(doctor(), 'identity'))[0]{status}, 'ok', 'the command of the hint makes it deliver');
-	run_sql(q{UPDATE tegro_identity SET identity = regexp_replace(identity, '/(\d+)/(\d+)/', '/\1/0/')});
-	like((rows_of(doctor(), 'identity'))[0]{detail}, qr/after a failover/, 'a successor is none');
+	is((rows_of(doctor(), 'origin'))[0]{status}, 'ok', 'the command of the hint makes it deliver');
+	run_sql(q{UPDATE tegro_origin SET origin = regexp_replace(origin, '/(\d+)/(\d+)/', '/\1/0/')});
+	like((rows_of(doctor(), 'origin'))[0]{detail}, qr/after a failover/, 'a successor is none');
 }
 
 # what waits for a person
@@ -444,9 +444,9 @@ END
 	run_sql(<<'END');
 UPDATE tegro_outbox SET state = 'review', message = 'not found', enqueued_at = now() - interval '2 h' WHERE reference IN ('o1', 'o2');
 END
-	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:0\d:\d\d\. They may have been paid\. What shows up with Tegro within a day is done by itself/, qr/tegro_resolve\(1, 'done', 'how you know'\)/,
+	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:0\d:\d\d\. They may have been paid\. What shows up with Tegro within a day is done by itself/, qr/tegro_resolve\(1, 'accepted', 'how you know'\)/,
 		'requests in review');
-	run_sql("SELECT tegro_resolve(1, 'done', 'a test'), tegro_resolve(2, 'done', 'a test')");
+	run_sql("SELECT tegro_resolve(1, 'accepted', 'a test'), tegro_resolve(2, 'accepted', 'a test')");
 
 	run_sql(<<'END');
 UPDATE tegro_outbox SET callback = 'f()', callback_state = 'failed', callback_message = 'division by zero' WHERE id = 1;
@@ -462,14 +462,14 @@ END
 UPDATE tegro_outbox SET state = 'unknown', failures = 7, next_at = now() + interval '1 h', enqueued_at = now() - interval '3 h', message = 'no API key' WHERE id = 2;
 END
 	finds(doctor(), 'failing', 'warning', qr/^Requests older than ten minutes .*: 1, the oldest for 03:0\d:\d\d\. Request 2: no API key/, qr/tegro_retry\(2\)/, 'a request that fails for hours');
-	run_sql("UPDATE tegro_outbox SET state = 'done', failures = 0, next_at = NULL");
+	run_sql("UPDATE tegro_outbox SET state = 'accepted', failures = 0, next_at = NULL");
 }
 
 # notifications
 {
 	run_sql(<<'END');
-INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, waiting_since, identity, message)
-SELECT 'shop', 'n1', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrole, now() - interval '9 min', identity, 'no answer' FROM tegro_identity;
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, waiting_since, origin, message)
+SELECT 'shop', 'n1', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrole, now() - interval '9 min', origin, 'no answer' FROM tegro_origin;
 END
 	is((rows_of(doctor(), 'notifications'))[0]{status}, 'ok', 'a notification that waits for nine minutes');
 	run_sql("UPDATE tegro_notification SET waiting_since = now() - interval '11 min'");
@@ -523,9 +523,9 @@ END
 	is(query($node, q{SELECT string_agg(DISTINCT outcome, ' ') FROM tegro_attempt JOIN tegro_outbox ON id = outbox_id WHERE reference = 'short lease'})->{out}
 		  =~ /^(not sent|unknown)/, 1, 'with a lease of a second no answer is waited for');
 	restore();
-	query($node, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'short lease' AND state <> 'done'; CALL tegro_deliver()});
+	query($node, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'short lease' AND state <> 'accepted'; CALL tegro_deliver()});
 	my $session = session($node);
-	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'short lease'")->{out} eq 'done' }), '... until there is time again');
+	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'short lease'")->{out} eq 'accepted' }), '... until there is time again');
 	$session->close;
 }
 
@@ -550,8 +550,8 @@ END
 	my $row = finds(doctor(), 'size', 'warning', qr/^Autovacuum is turned off/, qr/^ALTER TABLE public\.tegro_outbox RESET/, 'autovacuum that is off');
 	run_sql($row->{hint});
 	run_sql(<<'END');
-INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, identity)
-SELECT 'dead', 'createOrder', '{}', i, 'done', NULL, current_user::regrole, '' FROM generate_series(1, 11000) AS i;
+INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, origin)
+SELECT 'dead', 'createOrder', '{}', i, 'accepted', NULL, current_user::regrole, '' FROM generate_series(1, 11000) AS i;
 DELETE FROM tegro_outbox WHERE shop_id = 'dead';
 END
 	my $session = session($node);
@@ -639,15 +639,15 @@ END
 		[   'rights', 'error', qr/^Role app has REFERENCES, TRIGGER, TRUNCATE on public\.tegro_attempt, .*public\.tegro_outbox, .*run its own code as the extension's owner/,
 			qr/^REVOKE REFERENCES, TRIGGER, TRUNCATE ON TABLE public\.tegro_attempt, .*public\.tegro_outbox, .* FROM app;$/
 		],
-		[   'rights', 'error', qr/^Role app has DELETE, INSERT, UPDATE, REFERENCES, TRIGGER, TRUNCATE on public\.tegro_identity\. Row security does not prevent/,
-			qr/^REVOKE .* ON TABLE public\.tegro_identity FROM app;$/
+		[   'rights', 'error', qr/^Role app has DELETE, INSERT, UPDATE, REFERENCES, TRIGGER, TRUNCATE on public\.tegro_origin\. Row security does not prevent/,
+			qr/^REVOKE .* ON TABLE public\.tegro_origin FROM app;$/
 		],
 		[ 'rights', 'warning', qr/^Role app has DELETE, INSERT, UPDATE(, MAINTAIN)? on public\.tegro_attempt.*Only row security/, qr/^REVOKE DELETE, INSERT, UPDATE(, MAINTAIN)? ON TABLE/ ],
-		($node->pg_version >= 17 ? [ 'rights', 'warning', qr/^Role app has MAINTAIN on public\.tegro_identity\./, qr/^REVOKE MAINTAIN ON TABLE/ ] : ()),
+		($node->pg_version >= 17 ? [ 'rights', 'warning', qr/^Role app has MAINTAIN on public\.tegro_origin\./, qr/^REVOKE MAINTAIN ON TABLE/ ] : ()),
 		[ 'rights', 'warning', qr/^Role app has .* on public\.tegro_outbox_summary, public\.tegro_stat\. No role needs/, qr/^REVOKE/ ],
 		[ 'rights', 'error', qr/^Role app has UPDATE on .*tegro_outbox_id_seq/, qr/^REVOKE UPDATE ON SEQUENCE .* FROM app;$/ ],
 		[ 'rights', 'warning', qr/^Role app has USAGE on .*_seq/, qr/^REVOKE USAGE ON SEQUENCE/ ],
-		[ 'readers', 'ok', qr/^Roles that read public\.tegro_identity: app\.$/, qr/^$/ ]);
+		[ 'readers', 'ok', qr/^Roles that read public\.tegro_origin: app\.$/, qr/^$/ ]);
 	run_sql('REVOKE ALL ON ALL TABLES IN SCHEMA public FROM app; REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM app');
 	foreach my $privilege (qw(TRIGGER REFERENCES TRUNCATE))
 	{
@@ -715,7 +715,7 @@ END
 	subtest 'roles that can pay out, or decide on payouts' => sub {
 		run_sql(<<'END');
 CREATE ROLE boss; GRANT app TO boss;
-GRANT EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb), tegro_arm(text) TO app;
+GRANT EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb), tegro_take_over(text) TO app;
 GRANT EXECUTE ON FUNCTION tegro_resolve(bigint, text, text), tegro_retry(bigint) TO boss;
 GRANT EXECUTE ON FUNCTION tegro_create_withdrawal_trigger() TO "Own er";
 GRANT USAGE, CREATE ON SCHEMA "App s" TO "Own er";
@@ -727,7 +727,7 @@ END
 			[ sort map { "$_->{status}: $_->{detail}" } rows_of(doctor(), 'payers') ],
 			[   'ok: Roles that can have failed payouts sent again (public.tegro_retry(bigint)): boss.',
 				'ok: Roles that can have rows of their tables pay out (public.tegro_create_withdrawal_trigger()): "Own er".',
-				'ok: Roles that can let a copy of a database deliver (public.tegro_arm(text)): app, boss.',
+				'ok: Roles that can let a copy of a database deliver (public.tegro_take_over(text)): app, boss.',
 				'ok: Roles that can pay out (public.tegro_create_withdrawal(jsonb)): app, boss.',
 				'ok: Roles that can resolve payouts that are in doubt (public.tegro_resolve(bigint,text,text)): boss.',
 				'ok: Rows of "App s"."Re funds" pay out as role "Own er", by trigger "pay out".'
@@ -824,11 +824,11 @@ CREATE TRIGGER "t 1" AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUN
 CREATE TRIGGER pay BEFORE UPDATE ON tegro_notification FOR EACH ROW EXECUTE FUNCTION tegro_create_withdrawal_trigger('{}');
 CREATE RULE "r 1" AS ON INSERT TO tegro_attempt DO ALSO NOTIFY something;
 CREATE POLICY more ON tegro_outbox USING (true);
-CREATE POLICY idle ON tegro_identity USING (true);
+CREATE POLICY idle ON tegro_origin USING (true);
 ALTER POLICY tegro_attempt_own ON tegro_attempt USING (true);
 ALTER POLICY tegro_notification_own ON tegro_notification TO app;
 ALTER TABLE tegro_payment_callback DISABLE ROW LEVEL SECURITY;
-ALTER TABLE tegro_identity FORCE ROW LEVEL SECURITY;
+ALTER TABLE tegro_origin FORCE ROW LEVEL SECURITY;
 CREATE TABLE "App s".heir () INHERITS (tegro_attempt);
 CREATE TABLE "App s".child (
 	a bigint CONSTRAINT "k 1" REFERENCES tegro_outbox ON DELETE CASCADE,
@@ -840,21 +840,21 @@ END
 		[ 'tables', 'error', qr/^Trigger pay of table public\.tegro_notification is not the extension's/, qr/^DROP TRIGGER pay ON/ ],
 		[ 'tables', 'error', qr/^Rule "r 1" of public\.tegro_attempt/, qr/^DROP RULE "r 1" ON public\.tegro_attempt;$/ ],
 		[ 'tables', 'error', qr/^Policy more of table public\.tegro_outbox is not the extension's\./, qr/^DROP POLICY more ON public\.tegro_outbox;$/ ],
-		[ 'tables', 'warning', qr/^Policy idle of table public\.tegro_identity is not the extension's\./, qr/^DROP POLICY idle ON public\.tegro_identity;$/ ],
+		[ 'tables', 'warning', qr/^Policy idle of table public\.tegro_origin is not the extension's\./, qr/^DROP POLICY idle ON public\.tegro_origin;$/ ],
 		[ 'tables', 'error', qr/^Policy tegro_attempt_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY tegro_attempt_own ON public\.tegro_attempt FOR SELECT USING/ ],
 		[ 'tables', 'error', qr/^Policy tegro_notification_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY/ ],
 		[ 'tables', 'error', qr/^Row security is off for table public\.tegro_payment_callback/, qr/^ALTER TABLE public\.tegro_payment_callback ENABLE ROW LEVEL SECURITY;$/ ],
-		[ 'tables', 'error', qr/^Row security of table public\.tegro_identity applies to its owner/, qr/^ALTER TABLE public\.tegro_identity NO FORCE ROW LEVEL SECURITY;$/ ],
+		[ 'tables', 'error', qr/^Row security of table public\.tegro_origin applies to its owner/, qr/^ALTER TABLE public\.tegro_origin NO FORCE ROW LEVEL SECURITY;$/ ],
 		[ 'tables', 'error', qr/^Table "App s"\.heir inherits from table public\.tegro_attempt/, qr/^ALTER TABLE "App s"\.heir NO INHERIT public\.tegro_attempt;$/ ],
 		map { [ 'tables', 'error', qr/^Foreign key $_ of table "App s"\.child follows/, qr/^ALTER TABLE "App s"\.child DROP CONSTRAINT $_;$/ ] } ('"k 1"', 'k2', 'k3'));
 	# the doctor's query and the guard's list of what is the extension's own
 	foreach my $case (
 		[ 'CREATE TRIGGER t AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUNCTION "App s".own()', 1 ],
 		[ 'CREATE RULE r AS ON INSERT TO tegro_attempt DO ALSO NOTIFY something', 1 ],
-		[ 'CREATE POLICY more ON tegro_identity USING (true)', 0 ],
+		[ 'CREATE POLICY more ON tegro_origin USING (true)', 0 ],
 		[ 'ALTER POLICY tegro_attempt_own ON tegro_attempt USING (true)', 1 ],
 		[ 'ALTER POLICY tegro_notification_own ON tegro_notification TO app', 1 ],
-		[ 'ALTER TABLE tegro_identity FORCE ROW LEVEL SECURITY', 1 ],
+		[ 'ALTER TABLE tegro_origin FORCE ROW LEVEL SECURITY', 1 ],
 		[ 'CREATE TABLE "App s".heir2 () INHERITS (tegro_attempt)', 1 ],
 		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_outbox ON DELETE CASCADE)', 1 ],
 		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_outbox ON UPDATE SET NULL)', 1 ],
@@ -931,7 +931,7 @@ END
 {
 	my $said = doctor(undef, '', user => 'clerk');
 	my %status = map { $_->{check} => $_ } @{ $said->{rows} };
-	foreach my $check ('configuration', 'keys in files', 'identity', 'worker slots', 'backlog', 'failing', 'review', 'callbacks', 'notifications', 'payment callback', 'old snapshots')
+	foreach my $check ('configuration', 'keys in files', 'origin', 'worker slots', 'backlog', 'failing', 'review', 'callbacks', 'notifications', 'payment callback', 'old snapshots')
 	{
 		is($status{$check}{status}, 'skipped', "an ordinary role: \"$check\" is skipped");
 		like($status{$check}{detail}, qr/may not look|needs the rights/, '... and says why');
@@ -955,7 +955,7 @@ END
 	like($row->{hint}, qr/^GRANT EXECUTE ON FUNCTION tegro_balance\(\)/, '... and it is told what is missing');
 	is(scalar($sandbox->journal), 0, '... and nothing was sent');
 
-	run_sql('GRANT pg_monitor TO clerk; GRANT SELECT ON tegro_outbox, tegro_identity TO clerk');
+	run_sql('GRANT pg_monitor TO clerk; GRANT SELECT ON tegro_outbox, tegro_origin TO clerk');
 	$said = doctor(undef, '', user => 'clerk');
 	is((rows_of($said, 'worker slots'))[0]{status}, 'ok', 'with pg_monitor it sees more');
 	like((rows_of($said, 'review'))[0]{detail}, qr/of the requests that role "clerk" may see/, 'and is told that it sees its own requests only');

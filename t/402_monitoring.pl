@@ -71,7 +71,7 @@ END
 {
 	$session->query('SELECT tegro_stat_reset()');
 	run_sql(q{SELECT tegro_enqueue('createOrder', jsonb_build_object('order_id', 'o' || i, 'currency', 'RUB', 'amount', 1)) FROM generate_series(1, 50) AS i});
-	ok(wait_until(sub { $session->query("SELECT count(*) FROM tegro_outbox WHERE state = 'done'")->{out} eq '50' }), 'delivered');
+	ok(wait_until(sub { $session->query("SELECT count(*) FROM tegro_outbox WHERE state = 'accepted'")->{out} eq '50' }), 'delivered');
 	is(counted('answered', "method = 'createOrder'"), 50, "the worker's are counted");
 	is(counted('requests'), 50, '... and no others');
 }
@@ -175,9 +175,9 @@ END
 			  eq 'tegro launcher idle';
 		}), 'no worker runs, only the launcher');
 	run_sql(<<"END");
-INSERT INTO tegro_outbox (shop_id, method, params, reference, enqueued_by, identity)
-SELECT '@{[SHOP_ID]}', 'createOrder', jsonb_build_object('order_id', 'p' || i, 'currency', 'RUB', 'amount', 1), 'p' || i, current_user::regrole, identity
-  FROM generate_series(1, 45) AS i, tegro_identity
+INSERT INTO tegro_outbox (shop_id, method, params, reference, enqueued_by, origin)
+SELECT '@{[SHOP_ID]}', 'createOrder', jsonb_build_object('order_id', 'p' || i, 'currency', 'RUB', 'amount', 1), 'p' || i, current_user::regrole, origin
+  FROM generate_series(1, 45) AS i, tegro_origin
 END
 	$sandbox->fault('createOrder', 'hold', ms => 500, times => 45);
 	my $said = session($node)->query("SET tegro.max_concurrency = 3; CALL tegro_deliver()");
@@ -257,21 +257,21 @@ END
 	};
 	is($doctor->(q{status = 'skipped'}), 'configuration, keys in files', 'what the role can\'t see are the configuration files');
 	run_sql(<<'END');
-INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, identity, callback, callback_state)
-SELECT 'shop', 'createOrder', '{}', 'r', 'review', NULL, current_user::regrole, identity, 'f()', 'failed' FROM tegro_identity;
-INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, identity)
-SELECT 'shop', 'n', '1', false, 'review', 1, 'RUB', '{}', current_user::regrole, identity FROM tegro_identity;
+INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, origin, callback, callback_state)
+SELECT 'shop', 'createOrder', '{}', 'r', 'review', NULL, current_user::regrole, origin, 'f()', 'failed' FROM tegro_origin;
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, origin)
+SELECT 'shop', 'n', '1', false, 'review', 1, 'RUB', '{}', current_user::regrole, origin FROM tegro_origin;
 INSERT INTO tegro_payment_callback (shop_id, callback, role) VALUES ('shop', 'public.gone()', current_user::regrole);
-UPDATE tegro_identity SET identity = regexp_replace(identity, '^\d+', '1');
+UPDATE tegro_origin SET origin = regexp_replace(origin, '^\d+', '1');
 END
 	is($doctor->(q{status IN ('warning', 'error') AND "check" <> 'durability'}),
-		'callbacks, identity, notifications, payment callback, review', '... and the doctor tells it of all that others have');
+		'callbacks, origin, notifications, payment callback, review', '... and the doctor tells it of all that others have');
 	run_sql(<<'END');
 DELETE FROM tegro_outbox;
 DELETE FROM tegro_attempt;
 DELETE FROM tegro_notification;
 DELETE FROM tegro_payment_callback;
-DELETE FROM tegro_identity;
+DELETE FROM tegro_origin;
 END
 	is($monitor->query('SELECT tegro_stat_reset()')->{sqlstate}, '42501', '... and resets nothing');
 }
@@ -290,11 +290,11 @@ END
 	# USAGE on the schema, which everyone has here, is granted further above
 	run_sql("CREATE ROLE operator LOGIN; CREATE ROLE payer; CREATE ROLE shop_owner; CREATE ROLE shopkeeper; $grants");
 	run_sql(<<"END");
-INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, identity, message)
+INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, origin, message)
 VALUES ('@{[SHOP_ID]}', 'createWithdrawal', '{}', 'a payout', 'review', NULL, 'payer'::regrole, '', ''),
 	   ('@{[SHOP_ID]}', 'createOrder', '{}', 'an order', 'review', NULL, 'payer'::regrole, '', ''),
 	   ('$other', 'createOrder', '{}', 'of another shop', 'review', NULL, 'payer'::regrole, '', '');
-INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, identity)
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, origin)
 VALUES ('@{[SHOP_ID]}', 'n', '1', false, 'review', 1, 'RUB', '{}', 'shopkeeper'::regrole, '');
 END
 	my $operator = session($node, user => 'operator');

@@ -5,7 +5,7 @@
 # Chromium opens the page on a desk and on a phone, in light and in dark, and
 # tells what is there: its text, what sticks out to the right, how well letters
 # stand out from what is behind them, and any element or attribute that has no
-# business there.  The ledger is full of texts that try to become more than
+# business there.  The outbox is full of texts that try to become more than
 # texts.  The page is parsed as XML, too: a parser that forgives nothing.
 #
 # What was seen is in the log directory, report-*.png.  Where
@@ -202,29 +202,29 @@ is($seen->{bars}, 0, 'empty: no bars');
 # refusals, some answers lost.
 $node->safe_psql('postgres', q{
 SET TimeZone = 'Europe/Moscow';
-INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, finished_at, identity)
+INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, finished_at, origin)
 SELECT 'D0F98E7D7742609DC508D86BB7500914', CASE WHEN i % 7 = 0 THEN 'createWithdrawal' ELSE 'createOrder' END,
 	   'Order #' || i, jsonb_build_object('amount', 100 + i % 900, 'currency', 'RUB'),
-	   CASE WHEN i % 61 = 0 THEN 'failed' ELSE 'done' END, NULL, 1, 'postgres', t,
+	   CASE WHEN i % 61 = 0 THEN 'refused' ELSE 'accepted' END, NULL, 1, 'postgres', t,
 	   CASE WHEN i BETWEEN 3600 AND 3780 THEN timestamptz 'now' - interval '8 h 55 min' + i % 60 * interval '1 s'
 		ELSE t + interval '60 ms' END, 'x'
   FROM (SELECT i, timestamptz 'now' - interval '1 day' + i * interval '14.4 s'
 			   + sin(i / 700.0) * interval '1 h' AS t FROM generate_series(1, 6000) AS i) AS o
  WHERE t BETWEEN timestamptz 'now' - interval '1 day' AND timestamptz 'now' - interval '1 min' ORDER BY t;
-INSERT INTO tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at, ended_at, outcome, http_status, message)
+INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status, message)
 SELECT id, 2, 1, '', finished_at - ms * interval '1 ms', finished_at,
-	   CASE WHEN state = 'failed' THEN 'refused' WHEN id % 150 = 0 THEN 'unknown' ELSE 'answered' END, 200,
-	   CASE WHEN state = 'failed'
+	   CASE WHEN state = 'refused' THEN 'refused' WHEN id % 150 = 0 THEN 'unknown' ELSE 'answered' END, 200,
+	   CASE WHEN state = 'refused'
 		THEN 'Tegro refused createOrder: It says: "Wrong param amount". (HTTP 200; connection kept alive, first byte 5.0 ms, total 5.1 ms)'
 		WHEN id % 150 = 0
 		THEN 'the outcome of createOrder is unknown: The connection was lost before an answer came, while waiting for the answer. (connection kept alive, total 1.5 ms)' END
   FROM (SELECT *, exp(3.3 + 0.5 * sin(id) + 0.4 * sin(id * 1.7) + CASE WHEN id % 90 = 0 THEN 2.6 ELSE 0 END) AS ms
 		  FROM tegro_outbox) AS o;
-INSERT INTO tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at, ended_at, outcome, message)
+INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, message)
 SELECT id, 1, 1, '', enqueued_at, enqueued_at + interval '3 s', 'not sent',
-	   'could not reach the Tegro API: Failed to connect to tegro.money port 443 after 3006 ms: Timeout was reached, while connecting; nothing was sent. (name look-up 0.1 ms, total 3007.0 ms)'
+	   'could not reach the Tegro API: Failed to connect to tegro.money port 443 after 3006 ms: Timeout was reached, while connecting; nothing was sent. (name lookup 0.1 ms, total 3007.0 ms)'
   FROM tegro_outbox WHERE finished_at > enqueued_at + interval '1 min';
-INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, unknown_since, identity, message)
+INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, unknown_since, origin, message)
 VALUES ('D0F98E7D7742609DC508D86BB7500914', 'createWithdrawal', 'salary 8', '{"amount": 90000, "currency": "RUB"}', 'review', NULL, 1,
 		'postgres', now() - interval '3 h', now() - interval '3 h', 'x', 'not found over the settle time; a person decides with tegro_resolve'),
 	   ('D0F98E7D7742609DC508D86BB7500914', 'createOrder', 'waits', '{"amount": 12.5}', 'ready', 'infinity', 0,
@@ -267,16 +267,16 @@ INSERT INTO attack VALUES
 	('</pre></article></main></style><h2>no</h2>'), ('<!--'), ('-->'), (']]>'), ('<![CDATA['), ('&lt;b&gt;&#60;i&#62;&amp;'),
 	('</title></head>'), ('</script>'), ('<svg onload=x>'), ('{{7*7}}'), (E'a\u202eb\u0001\u0085\u200b\ufeff'),
 	(repeat('x', 5000)), (repeat('ё', 5000)), ('javascript:x');
-INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, identity, message)
+INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, origin, message)
 SELECT left(text, 1000), 'createWithdrawal', left(text, 1000), jsonb_build_object('amount', text, 'currency', text), 'review', NULL, 1,
 	   'postgres', now() - interval '1 h', 'x', text
   FROM attack;
-INSERT INTO tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at, ended_at, outcome, message)
+INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, message)
 SELECT id, 1, 1, '', now() - interval '1 h', now(), left(message, 1000), message FROM tegro_outbox WHERE state = 'review';
 });
 # a notification, too, may say what its sender likes
 $node->safe_psql('postgres', q{
-INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, identity, message)
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, origin, message)
 SELECT left(text, 1000), left(text, 1000), '1', false, 'review', 1, text, '{}', 'postgres', 'x', text FROM attack});
 $node->safe_psql('postgres', 'CREATE DATABASE "<b>&amp;"');
 $page = $report->('');
@@ -294,11 +294,11 @@ is($node->safe_psql('<b>&amp;', 'CREATE EXTENSION tegro; SELECT tegro_report() ~
 
 # another schema is named in the commands
 $node->safe_psql('<b>&amp;', q{DROP EXTENSION tegro; CREATE SCHEMA "p<a>y"; CREATE EXTENSION tegro SCHEMA "p<a>y";
-INSERT INTO "p<a>y".tegro_outbox (shop_id, method, reference, params, state, next_at, enqueued_by, identity)
+INSERT INTO "p<a>y".tegro_outbox (shop_id, method, reference, params, state, next_at, enqueued_by, origin)
 VALUES ('s', 'createOrder', 'r', '{}', 'review', NULL, 'postgres', 'x')});
 $seen = look($node->safe_psql('<b>&amp;', 'SELECT "p<a>y".tegro_report()'));
 check($seen, 'schema');
-like($seen->{text}, qr/SELECT "p<a>y"\.tegro_resolve\(1, 'done', '…'\);/, 'schema: it is named');
+like($seen->{text}, qr/SELECT "p<a>y"\.tegro_resolve\(1, 'accepted', '…'\);/, 'schema: it is named');
 
 # --- Other encodings, other times ----------------------------------------------------
 
@@ -308,7 +308,7 @@ foreach my $database ('koi', 'ascii')
 {
 	$node->safe_psql($database, q{CREATE EXTENSION tegro;
 SET client_encoding = UTF8;
-INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, enqueued_by, identity)
+INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, enqueued_by, origin)
 VALUES ('s', 'createOrder', 'Заказ', '{}', 'review', NULL, 'postgres', 'x')});
 	my $reference = $database eq 'koi' ? 'Заказ' : '\xd0\x97\xd0\xb0';
 	$seen = look($node->safe_psql($database, 'SELECT tegro_report()'));

@@ -145,7 +145,7 @@ foreach my $pair (rows("SELECT relname || ' ' || attname $relations JOIN pg_attr
 }
 is(join("\n", @missing), '', 'every column is described');
 
-# those of tables that list columns, in the sections of the ledger's tables
+# those of tables that list columns, in the sections of the outbox's tables
 my @listed;
 foreach my $section (@sections)
 {

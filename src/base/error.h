@@ -26,7 +26,7 @@ typedef enum TegroResult
 	TEGRO_REFUSED,		/* it said no */
 	TEGRO_NOT_SENT,		/* nothing of the request was written */
 	TEGRO_UNKNOWN,		/* it may have taken effect */
-	TEGRO_UNREADABLE,	/* a look-up without a usable answer */
+	TEGRO_UNREADABLE,	/* a lookup without a usable answer */
 	TEGRO_RATE_LIMITED, /* too many requests; it did not act */
 	TEGRO_MISCONFIGURED /* a setting must be mended first */
 } TegroResult;
@@ -40,7 +40,7 @@ typedef struct TegroOutcome
 	const char *hint;	 /* or NULL */
 	const char *desc;	 /* the provider's words of a refusal, else "" */
 	bool unauthorized;	 /* the key, or this server, is not accepted */
-	bool found_nothing;	 /* a look-up's success, with "data" that is empty */
+	bool found_nothing;	 /* a lookup's success, with "data" that is empty */
 } TegroOutcome;
 
 /* What must never be shown, as the bytes of it. */

@@ -308,7 +308,7 @@ tegro_settings_define(void)
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("tegro.connect_timeout",
-							"Time allowed for name look-up, connection and TLS together.",
+							"Time allowed for name lookup, connection and TLS together.",
 							NULL,
 							&tegro_connect_timeout, 3000, 1, 10 * 60 * 1000,
 							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
@@ -334,7 +334,7 @@ tegro_settings_define(void)
 							 &delivery, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tegro.claim_timeout",
-							"How long a deliverer may keep a request to itself.",
+							"How long a delivery worker may keep a request to itself.",
 							"After that its outcome counts as unknown, and is looked up. Must exceed tegro.timeout well.",
 							&tegro_claim_timeout, 60, 1, 24 * 60 * 60,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
@@ -354,7 +354,7 @@ tegro_settings_define(void)
 							&tegro_max_amount_decimals, 12, 0, 30,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tegro.rate_limit",
-							"Requests a second that a deliverer sends at most; 0 for no limit.",
+							"Requests a second that a delivery worker sends at most; 0 for no limit.",
 							NULL,
 							&tegro_rate_limit, 0, 0, 1000000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);

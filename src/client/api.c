@@ -491,7 +491,7 @@ tegro_api_begin(TegroCall *call)
  * Judging.
  */
 
-/* "HTTP 200; name look-up 0.1 ms, connection 0.3 ms, ...", for a detail. */
+/* "HTTP 200; name lookup 0.1 ms, connection 0.3 ms, ...", for a detail. */
 static char *
 describe_exchange(TegroCall *call)
 {
@@ -504,7 +504,7 @@ describe_exchange(TegroCall *call)
 	if (exchange->kept_alive)
 		appendStringInfoString(&out, "connection kept alive, ");
 	else if (exchange->name_lookup_us > 0)
-		appendStringInfo(&out, "name look-up %.1f ms, ",
+		appendStringInfo(&out, "name lookup %.1f ms, ",
 						 exchange->name_lookup_us / 1000.0);
 	if (exchange->connect_us > 0 && !exchange->kept_alive)
 		appendStringInfo(&out, "connection %.1f ms, ",
@@ -524,9 +524,9 @@ describe_exchange(TegroCall *call)
 static const char *
 unknown_hint(TegroCall *call)
 {
-	if (call->method->look_up)
+	if (call->method->lookup)
 		return psprintf("It may have taken effect. Look it up with %s(payment_id => %s) before you repeat it.",
-						call->method->look_up,
+						call->method->lookup,
 						quote_literal_cstr(call->reference));
 	return "It may have taken effect. Find out before you repeat it.";
 }
@@ -942,7 +942,7 @@ tegro_api_run(int ncalls, int max_in_flight, TegroCallSource source,
 
 			/* fill the free slots; the first needs none */
 			while (run.begun < ncalls && run.nrunning < max_in_flight &&
-				   (run.nrunning == 0 || tegro_transport_slots(1) > 0))
+				   (run.nrunning == 0 || tegro_transport_descriptors(1) > 0))
 				begin_next(&run, source, arg);
 
 			for (int i = 0; i < run.nrunning;)

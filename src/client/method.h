@@ -23,7 +23,7 @@ typedef struct TegroMethod
 	TegroEffect effect;
 	const char *reference; /* parameter that names what is asked for in the
 							* shop's own terms; NULL if none */
-	const char *look_up;   /* SQL function that finds it; NULL if none */
+	const char *lookup;	   /* SQL function that finds it; NULL if none */
 	bool finds_one;		   /* asks for one thing, which may not exist */
 } TegroMethod;
 

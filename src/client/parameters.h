@@ -34,7 +34,7 @@ extern void tegro_parameters_check(const TegroMethod *method, Jsonb *params);
 extern void tegro_parameters_check_amount(Jsonb *params);
 
 /*
- * Parameters of a look-up by the provider's number, {"order_id": number}, in
+ * Parameters of a lookup by the provider's number, {"order_id": number}, in
  * the current memory context.
  *
  * number: as text, or NULL.  Returns NULL if it is not a number of at most 18

@@ -8,7 +8,7 @@
  *
  * A call has 2 to 3 us for all that is done for it here.  So the counters are
  * atomic, nobody takes a lock, what is zero is not added (a connection that is
- * kept alive has no name look-up, no TLS), and what can be had by adding up,
+ * kept alive has no name lookup, no TLS), and what can be had by adding up,
  * such as the number of requests, has no counter of its own.  One request is
  * six additions.  Each method has cache lines of its own.
  *

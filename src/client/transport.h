@@ -101,7 +101,7 @@ extern TegroExchange *tegro_exchange_create(void);
  * of file descriptors.  Where it says 0, treat that as the most that may be in
  * flight at once.  If no exchange is in flight, at least one can be started.
  */
-extern int tegro_transport_slots(int wanted);
+extern int tegro_transport_descriptors(int wanted);
 
 /*
  * Puts an exchange in flight.  It moves only within tegro_transport_wait().

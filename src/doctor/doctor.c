@@ -69,7 +69,7 @@ static const struct
 	{"rights", tegro_check_rights},
 	{"durability", tegro_check_durability},
 	{"delivery", tegro_check_delivery},
-	{"identity", tegro_check_identity},
+	{"origin", tegro_check_origin},
 	{"worker slots", tegro_check_worker_slots},
 	{"backlog", tegro_check_backlog},
 	{"failing", tegro_check_failing},

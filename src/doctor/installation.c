@@ -75,7 +75,7 @@ tegro_check_libcurl(TegroDoctor *doctor)
 						  NULL);
 	else
 		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
-						  psprintf("%s resolves names synchronously, and no call is made with it: a name look-up could not be cancelled.",
+						  psprintf("%s resolves names synchronously, and no call is made with it: a name lookup could not be cancelled.",
 								   library),
 						  "Install a libcurl that was built with a threaded resolver or c-ares (Debian's libcurl4 is), and restart the server.");
 }
@@ -88,7 +88,7 @@ tegro_check_libcurl(TegroDoctor *doctor)
 void
 tegro_check_settings(TegroDoctor *doctor)
 {
-	/* a deliverer keeps a margin of 2 s: see send_item() */
+	/* a delivery worker keeps a margin of 2 s: see send_item() */
 	if (tegro_claim_timeout <= 2)
 		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
 						  psprintf("tegro.claim_timeout (%d s) leaves no time to send in: hardly anything of the outbox is sent, and no answer is waited for.",

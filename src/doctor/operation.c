@@ -15,7 +15,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "src/outbox/identity.h"
+#include "src/outbox/origin.h"
 #include "src/doctor/operation.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
@@ -58,7 +58,7 @@ tegro_check_delivery(TegroDoctor *doctor)
 }
 
 void
-tegro_check_identity(TegroDoctor *doctor)
+tegro_check_origin(TegroDoctor *doctor)
 {
 	const char *own;
 	bool stranger = false;
@@ -68,25 +68,25 @@ tegro_check_identity(TegroDoctor *doctor)
 	if (RecoveryInProgress())
 	{
 		tegro_finding_put(doctor, TEGRO_FINDING_SKIPPED,
-						  "A standby has its primary's identity.", NULL);
+						  "A standby has its primary's origin.", NULL);
 		return;
 	}
-	own = tegro_identity_current();
-	n = tegro_finding_query("SELECT identity FROM %s.tegro_identity WHERE $1 IS NOT NULL",
+	own = tegro_origin_current();
+	n = tegro_finding_query("SELECT origin FROM %s.tegro_origin WHERE $1 IS NOT NULL",
 							doctor->schema);
 	known = n > 0;
 	if (!known)
-		n = tegro_finding_query("SELECT DISTINCT identity FROM %s.tegro_outbox WHERE identity <> %s AND $1 IS NOT NULL",
+		n = tegro_finding_query("SELECT DISTINCT origin FROM %s.tegro_outbox WHERE origin <> %s AND $1 IS NOT NULL",
 								doctor->schema, quote_literal_cstr(own));
 	for (int i = 0; i < n; i++)
-		stranger |= tegro_identity_compare(tegro_finding_text(i, 1), own) ==
+		stranger |= tegro_origin_compare(tegro_finding_text(i, 1), own) ==
 			TEGRO_STRANGER;
 
 	if (stranger)
 		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
 						  psprintf("The outbox belongs to another database (%s) than this one (%s): this is a copy, and a copy must not pay. Nothing is sent.",
 								   tegro_finding_text(0, 1), own),
-						  "If this database is to deliver instead of the other, and only then: SELECT tegro_arm('why'); orders from before are looked up, payouts go to review.");
+						  "If this database is to deliver instead of the other, and only then: SELECT tegro_take_over('why'); orders from before are looked up, payouts go to review.");
 	else if (known && strcmp(tegro_finding_text(0, 1), own) != 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
 						  "This database follows another after a failover or restore; the first delivery notes it, and what was enqueued before is looked up first.",
@@ -116,7 +116,7 @@ tegro_check_backlog(TegroDoctor *doctor)
 	tegro_finding_query("SELECT count(*), coalesce(extract(epoch FROM $1 - min(next_at)), 0)::int8,"
 						" (SELECT min(next_at) FROM %1$s.tegro_outbox WHERE next_at > $1)::timestamptz(0)"
 						" FROM (SELECT next_at FROM %1$s.tegro_outbox WHERE next_at <= $1"
-						" AND (lease_until IS NULL OR lease_until <= $1) ORDER BY next_at LIMIT %2$d) AS due",
+						" AND (claimed_until IS NULL OR claimed_until <= $1) ORDER BY next_at LIMIT %2$d) AS due",
 						doctor->schema, MAX_COUNTED + 1);
 	due = tegro_finding_int(0, 1);
 	late_s = tegro_finding_int(0, 2);
@@ -156,7 +156,7 @@ tegro_check_backlog(TegroDoctor *doctor)
 								   tegro_finding_whose(doctor), count, late_s),
 						  running && could_run
 							  ? "See the rate and the time left in tegro_outbox_summary. The log says if a shop pauses (\"tegro delivery pauses\"); tegro.max_concurrency and tegro.rate_limit are the limits."
-							  : "See the checks \"delivery\", \"identity\" and \"worker\".");
+							  : "See the checks \"delivery\", \"origin\" and \"worker\".");
 }
 
 void
@@ -218,7 +218,7 @@ tegro_check_review(TegroDoctor *doctor)
 								   tegro_finding_text(0, 2),
 								   tegro_finding_int(0, 1) > 5 ? ", ..." : "",
 								   tegro_finding_text(0, 3)),
-						  psprintf("SELECT id, reference, message FROM tegro_outbox WHERE state = 'review'; find each with Tegro, then SELECT tegro_resolve(%s, 'done', 'how you know'), or 'failed', or 'resend'.",
+						  psprintf("SELECT id, reference, message FROM tegro_outbox WHERE state = 'review'; find each with Tegro, then SELECT tegro_resolve(%s, 'accepted', 'how you know'), or 'refused', or 'resend'.",
 								   tegro_finding_text(0, 4)));
 	else
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,

@@ -13,7 +13,7 @@
 #include "src/doctor/finding.h"
 
 extern void tegro_check_delivery(TegroDoctor *doctor);
-extern void tegro_check_identity(TegroDoctor *doctor);
+extern void tegro_check_origin(TegroDoctor *doctor);
 extern void tegro_check_backlog(TegroDoctor *doctor);
 extern void tegro_check_worker_slots(TegroDoctor *doctor);
 extern void tegro_check_review(TegroDoctor *doctor);

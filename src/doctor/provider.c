@@ -94,7 +94,7 @@ describe_times(const TegroExchange *exchange)
 {
 	if (exchange->kept_alive)
 		return "over a connection that was open";
-	return psprintf("name look-up %.1f ms, connection %.1f ms, TLS %.1f ms",
+	return psprintf("name lookup %.1f ms, connection %.1f ms, TLS %.1f ms",
 					exchange->name_lookup_us / 1000.0,
 					Max(exchange->connect_us - exchange->name_lookup_us, 0) /
 						1000.0,

@@ -322,7 +322,7 @@ ask(ListScan *scan, MemoryContext context, const Question *question)
 									  scan->role, scan->expected,
 									  &scan->counts);
 	if (question->keys)
-		tegro_reader_look_up(scan->reader, question->keys, question->nkeys);
+		tegro_reader_lookup(scan->reader, question->keys, question->nkeys);
 	if (scan->keeps)
 		scan->kept = tuplestore_begin_heap(false, false, work_mem);
 	MemoryContextSwitchTo(old);
@@ -456,7 +456,7 @@ explain_scan(ForeignScanState *node, ExplainState *es)
 	const char *asks;
 
 	if (*field)
-		asks = psprintf("%s, by %s", scan->list->look_up, field);
+		asks = psprintf("%s, by %s", scan->list->lookup, field);
 	else
 		asks = psprintf("%s%s", scan->list->method,
 						scan->list->paged ? ", page by page" : "");

@@ -25,12 +25,12 @@ typedef struct TegroField
 
 typedef struct TegroList
 {
-	const char *name;	 /* as foreign tables name it */
-	const char *method;	 /* that gives it, or a page of it */
-	bool paged;			 /* it comes page by page, newest row first */
-	const char *look_up; /* method that gives one row; NULL if none */
-	const char *member;	 /* of "data" that holds it; NULL: "data" itself */
-	bool by_currency;	 /* {"RUB": "1.00"} instead of a list of objects */
+	const char *name;	/* as foreign tables name it */
+	const char *method; /* that gives it, or a page of it */
+	bool paged;			/* it comes page by page, newest row first */
+	const char *lookup; /* method that gives one row; NULL if none */
+	const char *member; /* of "data" that holds it; NULL: "data" itself */
+	bool by_currency;	/* {"RUB": "1.00"} instead of a list of objects */
 	const TegroField *fields; /* up to one without a name */
 	double rows; /* what to expect where nothing better is known */
 } TegroList;

@@ -14,7 +14,7 @@
  * the plan and are checked again; the provider is only asked for fewer rows.
  *
  * What it costs.  A request stands for REQUEST_COST.  Requests of a list
- * overlap and look-ups of a nested loop don't, so the planner looks up what a
+ * overlap and lookups of a nested loop don't, so the planner looks up what a
  * few rows name, and reads the list for many.
  *
  * A rescan of the list sends no request (fdw.c), but we cannot say so:
@@ -86,7 +86,7 @@ typedef struct LookUp
 	double nkeys; /* how many, as far as can be told */
 } LookUp;
 
-/* Is it a type, or an array of one, whose values a look-up can take? */
+/* Is it a type, or an array of one, whose values a lookup can take? */
 static bool
 is_readable(Oid type, bool is_array, Oid family)
 {
@@ -100,7 +100,7 @@ is_readable(Oid type, bool is_array, Oid family)
 
 /* A column by which rows can be looked up; InvalidAttrNumber if it has none. */
 static AttrNumber
-look_up_column(Oid table, const char *name, Oid family)
+lookup_column(Oid table, const char *name, Oid family)
 {
 	AttrNumber column = get_attnum(table, name);
 
@@ -123,12 +123,11 @@ plan_table(Oid table)
 	plan->list = tegro_option_list(table);
 	tegro_tuple_check(relation, plan->list);
 	table_close(relation, NoLock);
-	if (plan->list->look_up)
+	if (plan->list->lookup)
 	{
-		plan->id = look_up_column(table, TEGRO_FIELD_ID,
-								  INTEGER_BTREE_FAM_OID);
-		plan->payment_id = look_up_column(table, TEGRO_FIELD_PAYMENT_ID,
-										  TEXT_BTREE_FAM_OID);
+		plan->id = lookup_column(table, TEGRO_FIELD_ID, INTEGER_BTREE_FAM_OID);
+		plan->payment_id = lookup_column(table, TEGRO_FIELD_PAYMENT_ID,
+										 TEXT_BTREE_FAM_OID);
 	}
 	return plan;
 }
@@ -168,8 +167,8 @@ count_keys(Node *array)
  * would ask for too few rows.
  */
 static bool
-match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
-			  LookUp *look_up)
+match_lookup(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
+			 LookUp *lookup)
 {
 	TablePlan *plan = rel->fdw_private;
 	List *args;
@@ -178,7 +177,7 @@ match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
 	Oid family;
 	Node *value = NULL;
 
-	memset(look_up, 0, sizeof(*look_up));
+	memset(lookup, 0, sizeof(*lookup));
 	if (rinfo->pseudoconstant ||
 		!restriction_is_securely_promotable(rinfo, rel))
 		return false;
@@ -198,31 +197,31 @@ match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
 		args = op->args;
 		opno = op->opno;
 		collation = op->inputcollid;
-		look_up->is_array = true;
+		lookup->is_array = true;
 	}
 	else
 		return false;
 	if (list_length(args) != 2)
 		return false;
 
-	look_up->column = column_of(linitial(args), rel->relid);
+	lookup->column = column_of(linitial(args), rel->relid);
 	value = lsecond(args);
-	if (look_up->column == InvalidAttrNumber && !look_up->is_array)
+	if (lookup->column == InvalidAttrNumber && !lookup->is_array)
 	{
-		look_up->column = column_of(lsecond(args), rel->relid);
+		lookup->column = column_of(lsecond(args), rel->relid);
 		value = linitial(args);
 	}
-	if (look_up->column == InvalidAttrNumber)
+	if (lookup->column == InvalidAttrNumber)
 		return false;
-	if (look_up->column == plan->id)
+	if (lookup->column == plan->id)
 		family = INTEGER_BTREE_FAM_OID;
-	else if (look_up->column == plan->payment_id)
+	else if (lookup->column == plan->payment_id)
 		family = TEXT_BTREE_FAM_OID;
 	else
 		return false;
 	if (get_op_opfamily_strategy(opno, family) != BTEqualStrategyNumber ||
 		(OidIsValid(collation) && !get_collation_isdeterministic(collation)) ||
-		!is_readable(exprType(value), look_up->is_array, family))
+		!is_readable(exprType(value), lookup->is_array, family))
 		return false;
 
 	/* known before the table is read, and worth the same each time */
@@ -230,23 +229,22 @@ match_look_up(PlannerInfo *root, RelOptInfo *rel, RestrictInfo *rinfo,
 		contain_volatile_functions(value) || contain_subplans(value))
 		return false;
 
-	look_up->value = (Expr *) value;
-	look_up->nkeys = look_up->is_array ? count_keys(value) : 1;
+	lookup->value = (Expr *) value;
+	lookup->nkeys = lookup->is_array ? count_keys(value) : 1;
 	return true;
 }
 
 /* The first of these conditions that names rows by themselves. */
 static bool
-find_look_up(PlannerInfo *root, RelOptInfo *rel, List *clauses,
-			 AttrNumber column, LookUp *look_up)
+find_lookup(PlannerInfo *root, RelOptInfo *rel, List *clauses,
+			AttrNumber column, LookUp *lookup)
 {
 	ListCell *cell;
 
 	foreach(cell, clauses)
 	{
-		if (match_look_up(root, rel, lfirst_node(RestrictInfo, cell),
-						  look_up) &&
-			(column == InvalidAttrNumber || column == look_up->column))
+		if (match_lookup(root, rel, lfirst_node(RestrictInfo, cell), lookup) &&
+			(column == InvalidAttrNumber || column == lookup->column))
 			return true;
 	}
 	return false;
@@ -256,7 +254,7 @@ void
 tegro_plan_size(PlannerInfo *root, RelOptInfo *rel, Oid table)
 {
 	TablePlan *plan = plan_table(table);
-	LookUp look_up;
+	LookUp lookup;
 
 	rel->fdw_private = plan;
 	/* known since the last ANALYZE, or else a guess */
@@ -265,9 +263,9 @@ tegro_plan_size(PlannerInfo *root, RelOptInfo *rel, Oid table)
 	else
 		rel->tuples = plan->list->rows;
 	set_baserel_size_estimates(root, rel);
-	if (find_look_up(root, rel, rel->baserestrictinfo, InvalidAttrNumber,
-					 &look_up))
-		rel->rows = Min(rel->rows, Max(look_up.nkeys, 1));
+	if (find_lookup(root, rel, rel->baserestrictinfo, InvalidAttrNumber,
+					&lookup))
+		rel->rows = Min(rel->rows, Max(lookup.nkeys, 1));
 }
 
 static Cost
@@ -314,10 +312,10 @@ add_list_path(PlannerInfo *root, RelOptInfo *rel)
 
 /* A path that looks rows up, for each row of the tables in "outer". */
 static void
-add_look_up_path(PlannerInfo *root, RelOptInfo *rel, const LookUp *look_up,
-				 Relids outer)
+add_lookup_path(PlannerInfo *root, RelOptInfo *rel, const LookUp *lookup,
+				Relids outer)
 {
-	double rows = Max(look_up->nkeys, 1);
+	double rows = Max(lookup->nkeys, 1);
 	double trips = ceil(rows / tegro_max_concurrency);
 	Cost startup_cost = REQUEST_COST + rel->baserestrictcost.startup;
 
@@ -332,8 +330,7 @@ add_look_up_path(PlannerInfo *root, RelOptInfo *rel, const LookUp *look_up,
 												   (trips - 1) * REQUEST_COST +
 												   row_cost(rel, rows),
 											   outer,
-											   list_make1_int(
-												   look_up->column)));
+											   list_make1_int(lookup->column)));
 }
 
 /* For generate_implied_equalities_for_column(): is it the column in "arg"? */
@@ -354,16 +351,16 @@ add_join_paths(PlannerInfo *root, RelOptInfo *rel, List *clauses)
 	foreach(cell, clauses)
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, cell);
-		LookUp look_up;
+		LookUp lookup;
 		Relids outer;
 
 		if (!join_clause_is_movable_to(rinfo, rel) ||
-			!match_look_up(root, rel, rinfo, &look_up))
+			!match_lookup(root, rel, rinfo, &lookup))
 			continue;
 		outer = bms_union(rinfo->clause_relids, rel->lateral_relids);
 		outer = bms_del_member(outer, rel->relid);
 		if (!bms_is_empty(outer))
-			add_look_up_path(root, rel, &look_up, outer);
+			add_lookup_path(root, rel, &lookup, outer);
 	}
 }
 
@@ -372,13 +369,13 @@ tegro_plan_paths(PlannerInfo *root, RelOptInfo *rel, Oid table)
 {
 	TablePlan *plan = rel->fdw_private;
 	AttrNumber columns[] = {plan->id, plan->payment_id};
-	LookUp look_up;
+	LookUp lookup;
 
 	/* nothing can be better than that, whatever the estimates say */
-	if (find_look_up(root, rel, rel->baserestrictinfo, InvalidAttrNumber,
-					 &look_up))
+	if (find_lookup(root, rel, rel->baserestrictinfo, InvalidAttrNumber,
+					&lookup))
 	{
-		add_look_up_path(root, rel, &look_up, rel->lateral_relids);
+		add_lookup_path(root, rel, &lookup, rel->lateral_relids);
 		return;
 	}
 
@@ -405,7 +402,7 @@ tegro_plan_make(PlannerInfo *root, RelOptInfo *rel, Oid table,
 	List *columns = NIL;
 	List *values = NIL;
 	const char *field = "";
-	LookUp look_up;
+	LookUp lookup;
 	ListCell *cell;
 
 	/* the columns that are needed, for the result or for conditions */
@@ -422,12 +419,12 @@ tegro_plan_make(PlannerInfo *root, RelOptInfo *rel, Oid table,
 
 	if (path->fdw_private != NIL)
 	{
-		if (!find_look_up(root, rel, clauses, linitial_int(path->fdw_private),
-						  &look_up))
-			elog(ERROR, "condition of the look-up is gone");
-		field = look_up.column == plan->id ? TEGRO_FIELD_ID
-										   : TEGRO_FIELD_PAYMENT_ID;
-		values = list_make1(look_up.value);
+		if (!find_lookup(root, rel, clauses, linitial_int(path->fdw_private),
+						 &lookup))
+			elog(ERROR, "condition of the lookup is gone");
+		field = lookup.column == plan->id ? TEGRO_FIELD_ID
+										  : TEGRO_FIELD_PAYMENT_ID;
+		values = list_make1(lookup.value);
 	}
 
 	return make_foreignscan(tlist, extract_actual_clauses(clauses, false),

@@ -77,7 +77,7 @@
 #include "src/base/argument.h"
 #include "src/base/compat.h"
 #include "src/fdw/reader.h"
-#include "src/outbox/ruling.h"
+#include "src/outbox/judge.h"
 #include "src/base/settings.h"
 
 /*
@@ -98,7 +98,7 @@ typedef enum Phase
 	FINISHED
 } Phase;
 
-/* A page of the list, all of one without pages, or the answer to a look-up. */
+/* A page of the list, all of one without pages, or the answer to a lookup. */
 typedef struct ListPage
 {
 	MemoryContext context; /* of its call, and all that hangs on it */
@@ -182,7 +182,7 @@ tegro_reader_begin(const TegroList *list, const char *shop_id, Oid role,
 }
 
 void
-tegro_reader_look_up(TegroReader *reader, const TegroKey *keys, int nkeys)
+tegro_reader_lookup(TegroReader *reader, const TegroKey *keys, int nkeys)
 {
 	/* before it has asked for anything */
 	Assert(reader->count == 0 && reader->taken == 0);
@@ -248,7 +248,7 @@ ask(TegroReader *reader, ListPage *page, int64 number, bool again)
 	page->in_company = reader->phase != READING;
 
 	old = MemoryContextSwitchTo(page->context);
-	page->call = tegro_api_prepare(reader->keys ? reader->list->look_up
+	page->call = tegro_api_prepare(reader->keys ? reader->list->lookup
 												: reader->list->method,
 								   page_params(reader, number), reader->role);
 	tegro_api_begin(page->call);
@@ -339,7 +339,7 @@ ask_ahead(TegroReader *reader)
 
 	/* the page in turn needs no slot; those ahead of it wait for one */
 	while (reader->count < wanted(reader) &&
-		   (reader->count == 0 || tegro_transport_slots(1) > 0))
+		   (reader->count == 0 || tegro_transport_descriptors(1) > 0))
 	{
 		int64 number = reader->next;
 
@@ -411,7 +411,7 @@ raise_unreadable(TegroReader *reader, const char *why)
 	TegroOutcome outcome = {TEGRO_UNREADABLE};
 
 	outcome.message = psprintf("could not read the answer to %s",
-							   reader->keys ? reader->list->look_up
+							   reader->keys ? reader->list->lookup
 											: reader->list->method);
 	outcome.detail = why;
 	outcome.hint =
@@ -681,7 +681,7 @@ take_page(TegroReader *reader)
 
 		Assert(page.call->done);
 		Assert(MemoryContextGetParent(page.context) == reader->context);
-		if (reader->keys && tegro_rule_is_not_found(page.call))
+		if (reader->keys && tegro_judge_is_not_found(page.call))
 		{
 			drop_page(reader);
 			MemoryContextDelete(page.context);
@@ -765,7 +765,7 @@ tegro_reader_next(TegroReader *reader)
 	while ((row = next_of_page(reader)) == NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		/* look-ups end by themselves, with the last key */
+		/* lookups end by themselves, with the last key */
 		if (reader->nrows > 0 && !reader->brought_new &&
 			reader->phase == READING && !reader->keys)
 		{

@@ -48,8 +48,8 @@ extern TegroReader *tegro_reader_begin(const TegroList *list,
  * Has the reader look up these rows in place of reading the whole list.  The
  * keys must outlive it.
  */
-extern void tegro_reader_look_up(TegroReader *reader, const TegroKey *keys,
-								 int nkeys);
+extern void tegro_reader_lookup(TegroReader *reader, const TegroKey *keys,
+								int nkeys);
 
 /*
  * The next row, an object; NULL at the end.  It stays until the next call.

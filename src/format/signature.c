@@ -10,7 +10,7 @@
  * secret key behind them.  That is the provider's choice and weak by design:
  * two texts of one MD5 can be made, and with anything behind them they still
  * have one.  So nobody who can have the provider sign what he likes is kept
- * out by it, and nothing is credited on its word alone (see ruling.c).
+ * out by it, and nothing is credited on its word alone (see judge.c).
  *
  * This is the only file that includes <openssl/...>.  It knows nothing of
  * PostgreSQL, so that it can be tested and fuzzed without a server.

@@ -161,9 +161,9 @@ tegro_call(PG_FUNCTION_ARGS)
 	/* a payout goes through the outbox, by whatever name it is asked for */
 	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
 	{
-		TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+		TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 
-		return JsonbPGetDatum(tegro_payout(&ledger, params, GetUserId()));
+		return JsonbPGetDatum(tegro_payout(&store, params, GetUserId()));
 	}
 	return call_method(method, params);
 }

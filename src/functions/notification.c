@@ -410,7 +410,7 @@ fill(const Form *form, TegroNotification *notification)
 static bool
 notify(FunctionCallInfo fcinfo, Form *form)
 {
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	TegroTarget target = {GetUserId(), NULL};
 	Verdict verdict = {CAUSE_FORM, "It is not a notification."};
 	TegroNotification notification;
@@ -418,7 +418,7 @@ notify(FunctionCallInfo fcinfo, Form *form)
 
 	if (is_notification(form, &shop_id))
 	{
-		(void) tegro_inbox_target(&ledger, shop_id, &target);
+		(void) tegro_inbox_target(&store, shop_id, &target);
 		verdict = check_signature(form, shop_id, target.role, true);
 	}
 	/* of class 28, which PostgREST answers with 403 */
@@ -430,7 +430,7 @@ notify(FunctionCallInfo fcinfo, Form *form)
 				 errdetail_log("It was not recorded.  %s", verdict.detail)));
 
 	fill(form, &notification);
-	return tegro_inbox_record(&ledger, &notification, &target);
+	return tegro_inbox_record(&store, &notification, &target);
 }
 
 /*
@@ -491,7 +491,7 @@ tegro_notify_fields(PG_FUNCTION_ARGS)
 Datum
 tegro_on_payment(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	char *callback = PG_ARGISNULL(0)
 		? NULL
 		: tegro_requests_callback_name(PG_GETARG_OID(0));
@@ -501,7 +501,7 @@ tegro_on_payment(PG_FUNCTION_ARGS)
 
 	/* who has no key for the shop has no business with its payments */
 	(void) tegro_keys_secret(shop_id, GetUserId(), true);
-	if (!tegro_inbox_register(&ledger, shop_id, callback, GetUserId()))
+	if (!tegro_inbox_register(&store, shop_id, callback, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("payments of shop \"%s\" are another role's",
@@ -516,14 +516,14 @@ tegro_on_payment(PG_FUNCTION_ARGS)
 Datum
 tegro_retry_notification(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	int64 id;
 
 	tegro_require_argument(fcinfo, 0, "id");
 	id = PG_GETARG_INT64(0);
-	if (tegro_inbox_retry(&ledger, id, GetUserId()))
+	if (tegro_inbox_retry(&store, id, GetUserId()))
 		PG_RETURN_VOID();
-	if (!tegro_inbox_sees(&ledger, id, GetUserId()))
+	if (!tegro_inbox_sees(&store, id, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("notification " INT64_FORMAT " is not on record", id),
@@ -531,7 +531,7 @@ tegro_retry_notification(PG_FUNCTION_ARGS)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("there is nothing to be retried for notification " INT64_FORMAT, id),
-			 errdetail("It is settled, or it differs from another one of its order, which no look-up can settle."),
+			 errdetail("It is settled, or it differs from another one of its order, which no lookup can settle."),
 			 errhint("Look at its state and message in tegro_notification.")));
 	pg_unreachable();
 }

@@ -43,7 +43,7 @@ PG_FUNCTION_INFO_V1(tegro_wait);
 PG_FUNCTION_INFO_V1(tegro_cancel);
 PG_FUNCTION_INFO_V1(tegro_retry);
 PG_FUNCTION_INFO_V1(tegro_resolve);
-PG_FUNCTION_INFO_V1(tegro_arm);
+PG_FUNCTION_INFO_V1(tegro_take_over);
 PG_FUNCTION_INFO_V1(tegro_deliver);
 
 /* How often CALL tegro_deliver() tells how far it is. */
@@ -62,9 +62,9 @@ PG_FUNCTION_INFO_V1(tegro_deliver);
 Datum
 tegro_create_withdrawal(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 
-	return JsonbPGetDatum(tegro_payout(&ledger,
+	return JsonbPGetDatum(tegro_payout(&store,
 									   tegro_get_jsonb(fcinfo, 0, "params"),
 									   GetUserId()));
 }
@@ -102,7 +102,7 @@ tegro_requests_callback_name(Oid function)
 Datum
 tegro_enqueue(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	char *method = tegro_get_text(fcinfo, 0, "method");
 	Jsonb *params = tegro_get_jsonb(fcinfo, 1, "params");
 	char *callback = PG_ARGISNULL(2)
@@ -114,7 +114,7 @@ tegro_enqueue(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"deliver_after\" must be a finite time")));
-	PG_RETURN_INT64(tegro_outbox_enqueue(&ledger, method, params, GetUserId(),
+	PG_RETURN_INT64(tegro_outbox_enqueue(&store, method, params, GetUserId(),
 										 callback, deliver_after, NULL));
 }
 
@@ -124,7 +124,7 @@ tegro_enqueue(PG_FUNCTION_ARGS)
 Datum
 tegro_wait(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	int64 id;
 	Interval *timeout;
 	TimestampTz until;
@@ -147,7 +147,7 @@ tegro_wait(PG_FUNCTION_ARGS)
 		const char *state;
 		TimestampTz now;
 
-		if (tegro_outbox_outcome(&ledger, id, GetUserId(), &answer, &outcome,
+		if (tegro_outbox_outcome(&store, id, GetUserId(), &answer, &outcome,
 								 &state))
 		{
 			if (outcome.result != TEGRO_ANSWERED)
@@ -176,10 +176,10 @@ tegro_wait(PG_FUNCTION_ARGS)
  * Carries out a person's decision, or says why it can't be.
  */
 static void
-decide(FunctionCallInfo fcinfo, TegroDecision decision, const char *what,
+decide(FunctionCallInfo fcinfo, TegroCommand decision, const char *what,
 	   const char *reason, const char *hint)
 {
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	int64 id;
 	char *note;
 
@@ -191,15 +191,15 @@ decide(FunctionCallInfo fcinfo, TegroDecision decision, const char *what,
 					GetUserNameFromId(GetUserId(), false),
 					timestamptz_to_str(GetCurrentTimestamp()),
 					reason ? ": " : "", reason ? reason : "");
-	if (!tegro_outbox_decide(&ledger, id, GetUserId(), decision, note))
+	if (!tegro_outbox_command(&store, id, GetUserId(), decision, note))
 	{
 		Jsonb *answer;
 		TegroOutcome outcome;
 		const char *state;
 
 		/* throws if there is none that the caller may see */
-		(void) tegro_outbox_outcome(&ledger, id, GetUserId(), &answer,
-									&outcome, &state);
+		(void) tegro_outbox_outcome(&store, id, GetUserId(), &answer, &outcome,
+									&state);
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("request " INT64_FORMAT " of the outbox is \"%s\" and can't be %s", id, state, what),
@@ -225,7 +225,7 @@ Datum
 tegro_retry(PG_FUNCTION_ARGS)
 {
 	decide(fcinfo, TEGRO_RETRY, "retried", NULL,
-		   "A request that is \"sending\" has its deliverer; one that is \"done\" must not be sent again.");
+		   "A request that is \"sending\" has its delivery; one that is \"done\" must not be sent again.");
 	PG_RETURN_VOID();
 }
 
@@ -237,12 +237,12 @@ tegro_resolve(PG_FUNCTION_ARGS)
 {
 	char *decision = tegro_get_text(fcinfo, 1, "decision");
 	char *reason = tegro_get_text(fcinfo, 2, "reason");
-	TegroDecision what;
+	TegroCommand what;
 
-	if (strcmp(decision, "done") == 0)
-		what = TEGRO_RESOLVE_DONE;
-	else if (strcmp(decision, "failed") == 0)
-		what = TEGRO_RESOLVE_FAILED;
+	if (strcmp(decision, "accepted") == 0)
+		what = TEGRO_RESOLVE_ACCEPTED;
+	else if (strcmp(decision, "refused") == 0)
+		what = TEGRO_RESOLVE_REFUSED;
 	else if (strcmp(decision, "resend") == 0)
 		what = TEGRO_RESOLVE_RESEND;
 	else
@@ -255,19 +255,19 @@ tegro_resolve(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a reason is needed"),
-				 errhint("Say how you know, for whoever reads the ledger later.")));
+				 errhint("Say how you know, for whoever reads the outbox later.")));
 	decide(fcinfo, what, psprintf("resolved as %s", decision), reason,
 		   "Only a request that is \"review\" or \"unknown\" has something to be resolved.");
 	PG_RETURN_VOID();
 }
 
 /*
- * tegro_arm(reason text)
+ * tegro_take_over(reason text)
  */
 Datum
-tegro_arm(PG_FUNCTION_ARGS)
+tegro_take_over(PG_FUNCTION_ARGS)
 {
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	char *reason = tegro_get_text(fcinfo, 0, "reason");
 	uint64 orders;
 	uint64 payouts;
@@ -277,12 +277,13 @@ tegro_arm(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a reason is needed"),
 				 errhint("Say why this database pays now, and not the one that it is a copy of.")));
-	PreventCommandIfReadOnly("tegro_arm()");
+	PreventCommandIfReadOnly("tegro_take_over()");
 	tegro_wake_release_at_commit();
-	tegro_outbox_arm(&ledger,
-					 psprintf("armed by %s: %s",
-							  GetUserNameFromId(GetUserId(), false), reason),
-					 &orders, &payouts);
+	tegro_outbox_take_over(&store,
+						   psprintf("armed by %s: %s",
+									GetUserNameFromId(GetUserId(), false),
+									reason),
+						   &orders, &payouts);
 	ereport(NOTICE,
 			(errmsg("this database delivers from now on"),
 			 errdetail("From before: " UINT64_FORMAT " orders are looked up, " UINT64_FORMAT " payouts are in review.",
@@ -305,9 +306,9 @@ procedure_begin(void)
 		(void) set_config_option("transaction_isolation", "read committed",
 								 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL,
 								 true, 0, false);
-	tegro_ledger_commit_durably();
+	tegro_store_commit_durably();
 	/* plans are made anew after an ANALYZE */
-	tegro_ledger_plan_by_index(GUC_ACTION_LOCAL);
+	tegro_store_plan_by_index(GUC_ACTION_LOCAL);
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
@@ -321,8 +322,8 @@ procedure_commit(void)
 /* What report_progress() is to know; of the call that runs. */
 static struct
 {
-	TegroDeliverer *deliverer;
-	TegroLedger ledger;
+	TegroDelivery *delivery;
+	TegroStore store;
 	int64 begun_us;
 	int64 told_us;
 } progress;
@@ -332,38 +333,38 @@ static void
 report_progress(const char *activity)
 {
 	MemoryContext old = CurrentMemoryContext;
-	TegroDeliverer *deliverer = progress.deliverer;
+	TegroDelivery *delivery = progress.delivery;
 	int64 now_us = tegro_clock_us();
 	int64 left;
 
 	if (now_us - progress.told_us < PROGRESS_US)
 		return;
 	progress.told_us = now_us;
-	deliverer->begin();
-	left = tegro_outbox_count_due(&progress.ledger, MAX_COUNTED + 1);
-	deliverer->commit();
+	delivery->begin();
+	left = tegro_outbox_count_due(&progress.store, MAX_COUNTED + 1);
+	delivery->commit();
 	MemoryContextSwitchTo(old);
 
 	if (left > MAX_COUNTED)
 		ereport(NOTICE,
 				(errmsg("sent " INT64_FORMAT " requests, more than %d are left",
-						deliverer->sent, MAX_COUNTED)));
-	else if (deliverer->settled > 0)
+						delivery->sent, MAX_COUNTED)));
+	else if (delivery->settled > 0)
 		ereport(NOTICE,
 				(errmsg("sent " INT64_FORMAT " requests, " INT64_FORMAT " are left, some " INT64_FORMAT " s at this rate",
-						deliverer->sent, left,
+						delivery->sent, left,
 						left * (now_us - progress.begun_us) /
-							deliverer->settled / 1000000)));
+							delivery->settled / 1000000)));
 	else
 		ereport(NOTICE,
 				(errmsg("sent " INT64_FORMAT " requests, " INT64_FORMAT " are left",
-						deliverer->sent, left)));
+						delivery->sent, left)));
 }
 
 Datum
 tegro_deliver(PG_FUNCTION_ARGS)
 {
-	TegroDeliverer deliverer = {0};
+	TegroDelivery delivery = {0};
 	CallContext *call = (CallContext *) fcinfo->context;
 	TegroDeliveryEnd end;
 
@@ -373,22 +374,22 @@ tegro_deliver(PG_FUNCTION_ARGS)
 				 errmsg("tegro_deliver can't run inside a transaction block"),
 				 errdetail("It commits each claim before it sends."),
 				 errhint("Call it by itself: CALL tegro_deliver().")));
-	deliverer.max = PG_ARGISNULL(0) ? -1 : PG_GETARG_INT32(0);
-	if (!PG_ARGISNULL(0) && deliverer.max < 1)
+	delivery.max = PG_ARGISNULL(0) ? -1 : PG_GETARG_INT32(0);
+	if (!PG_ARGISNULL(0) && delivery.max < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("\"max\" must be at least 1")));
-	deliverer.begin = procedure_begin;
-	deliverer.commit = procedure_commit;
-	deliverer.report = report_progress;
-	progress.deliverer = &deliverer;
-	progress.ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	delivery.begin = procedure_begin;
+	delivery.commit = procedure_commit;
+	delivery.report = report_progress;
+	progress.delivery = &delivery;
+	progress.store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	progress.begun_us = progress.told_us = tegro_clock_us();
 
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect_ext failed");
 	SPI_commit(); /* out of the snapshot that the call came with */
-	end = tegro_deliver_due(&deliverer);
+	end = tegro_deliver_due(&delivery);
 	SPI_finish();
 
 	if (end == TEGRO_UNCONFIRMED)
@@ -401,6 +402,6 @@ tegro_deliver(PG_FUNCTION_ARGS)
 				(errmsg("nothing was delivered: delivery is off, or this is a standby")));
 	else if (end != TEGRO_DELIVERY_HELD)
 		ereport(NOTICE,
-				(errmsg("sent " INT64_FORMAT " requests", deliverer.sent)));
+				(errmsg("sent " INT64_FORMAT " requests", delivery.sent)));
 	PG_RETURN_VOID();
 }

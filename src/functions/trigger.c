@@ -380,7 +380,7 @@ enqueue_row(FunctionCallInfo fcinfo, HeapTuple row, const char *method,
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	char **args = trigger->tg_trigger->tgargs;
-	TegroLedger ledger = tegro_ledger_of_function(fcinfo->flinfo->fn_oid);
+	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	Relation relation = trigger->tg_relation;
 	Oid owner = relation->rd_rel->relowner;
 	Jsonb *template;
@@ -402,7 +402,7 @@ enqueue_row(FunctionCallInfo fcinfo, HeapTuple row, const char *method,
 						tegro_error_for_client(trigger->tg_trigger->tgname))));
 	require_number(template, number);
 
-	(void) tegro_outbox_enqueue(&ledger, method,
+	(void) tegro_outbox_enqueue(&store, method,
 								fill_template(template, row, trigger), owner,
 								trigger->tg_trigger->tgnargs < 2
 									? NULL
@@ -424,7 +424,7 @@ enqueue_for_row(FunctionCallInfo fcinfo, const char *method,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function was not called by trigger manager")));
 
-	/* names that need no look-up when an error asks for them */
+	/* names that need no lookup when an error asks for them */
 	place.trigger = trigger->tg_trigger->tgname;
 	place.schema = SPI_getnspname(trigger->tg_relation);
 	place.table = RelationGetRelationName(trigger->tg_relation);

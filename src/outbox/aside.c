@@ -23,7 +23,7 @@
 #include "src/base/compat.h"
 #include "src/client/transport.h"
 #include "src/outbox/aside.h"
-#include "src/outbox/ledger.h"
+#include "src/outbox/store.h"
 
 /* Each claim compares each row with each of these. */
 #define MAX_ASIDE 1000
@@ -187,5 +187,5 @@ tegro_asides_ids(const TegroAsides *asides, bool notifications)
 		if (aside->row.is_notification == notifications)
 			ids[n++] = Int64GetDatum(aside->row.id);
 	}
-	return tegro_ledger_ids(ids, n);
+	return tegro_store_ids(ids, n);
 }

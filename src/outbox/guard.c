@@ -90,7 +90,7 @@ static const struct
 	{"tegro_attempt", "tegro_attempt_own",
 	 "EXISTS (SELECT FROM %1$s.tegro_outbox o"
 	 " WHERE o.id OPERATOR(pg_catalog.=) outbox_id)"},
-	{"tegro_identity", NULL, NULL},
+	{"tegro_origin", NULL, NULL},
 	{"tegro_notification", "tegro_notification_own",
 	 "pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER')"},
 	{"tegro_payment_callback", "tegro_payment_callback_own",

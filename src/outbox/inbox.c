@@ -23,22 +23,22 @@
  * If it tells another payment, amount or currency, it may be a second payment
  * under one number: of a link that was opened twice, say.  That is recorded as a
  * row of its own, a "variant", in review: a person has to know of it.  It is
- * never looked up, and so never confirmed and credited: the look-up of an order
+ * never looked up, and so never confirmed and credited: the lookup of an order
  * that is in the outbox would find the first payment, and credit that twice.
  * Where the first came to nothing, that becomes the variant, and the second is
  * looked up in its place.
  *
  * Why the worker asks and not the session that brings the notification: the
  * provider waits for that one, and gives up; it would hold a transaction, and
- * a connection of a pool, for as long as a look-up takes; and a look-up that
- * fails has to be repeated later by somebody anyhow.  A look-up is asked for
+ * a connection of a pool, for as long as a lookup takes; and a lookup that
+ * fails has to be repeated later by somebody anyhow.  A lookup is asked for
  * only after a valid signature, and once, so nobody can have us send many.
  *
  * If a process dies
  *		before the notification's commit: the provider has no answer, and
  *		notifies again;
  *		after it: the row is "waiting" and due; the next worker takes it;
- *		between the claim and the look-up, in the look-up, or before what it
+ *		between the claim and the lookup, in the lookup, or before what it
  *		said is committed: the claim ends with its lease, and it is looked up
  *		once more, which changes nothing at the provider;
  *		after "confirmed" is committed: the row is due for its callback, which
@@ -51,8 +51,8 @@
  * What is never deleted here: a row that is gone would be credited again by a
  * replay.  tegro.retention is for requests alone.
  *
- * Look-ups and callbacks have a partial index each, next_at and callback_at.
- * The statements, and the rights under which they run, are in ledger.c; the
+ * Lookups and callbacks have a partial index each, next_at and callback_at.
+ * The statements, and the rights under which they run, are in store.c; the
  * loop that claims and settles is delivery.c's.
  *
  *-------------------------------------------------------------------------
@@ -70,9 +70,9 @@
 #include "src/base/argument.h"
 #include "src/base/error.h"
 #include "src/client/parameters.h"
-#include "src/outbox/identity.h"
+#include "src/outbox/origin.h"
 #include "src/outbox/inbox.h"
-#include "src/outbox/ruling.h"
+#include "src/outbox/judge.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 
@@ -82,68 +82,68 @@
  */
 
 bool
-tegro_inbox_target(const TegroLedger *ledger, const char *shop_id,
+tegro_inbox_target(const TegroStore *store, const char *shop_id,
 				   TegroTarget *target)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum values[1] = {CStringGetTextDatum(shop_id)};
 	bool isnull;
 	bool found;
 
-	tegro_ledger_enter(ledger, &scope);
-	found = tegro_ledger_run(ledger, TEGRO_STMT_GET_TARGET, values, NULL) > 0;
+	tegro_store_enter(store, &scope);
+	found = tegro_store_run(store, TEGRO_STMT_GET_TARGET, values, NULL) > 0;
 	if (found)
 	{
 		MemoryContextSwitchTo(caller);
-		target->callback = tegro_ledger_text(0, 1);
-		target->role = DatumGetObjectId(tegro_ledger_column(0, 2, &isnull));
+		target->callback = tegro_store_text(0, 1);
+		target->role = DatumGetObjectId(tegro_store_column(0, 2, &isnull));
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return found;
 }
 
 bool
-tegro_inbox_register(const TegroLedger *ledger, const char *shop_id,
+tegro_inbox_register(const TegroStore *store, const char *shop_id,
 					 const char *callback, Oid role)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum values[3] = {CStringGetTextDatum(shop_id), (Datum) 0,
 					   ObjectIdGetDatum(role)};
 	bool changed;
 
-	tegro_ledger_enter(ledger, &scope);
+	tegro_store_enter(store, &scope);
 	if (callback)
 	{
 		values[1] = CStringGetTextDatum(callback);
-		changed = tegro_ledger_run(ledger, TEGRO_STMT_SET_TARGET, values,
-								   NULL) > 0;
+		changed = tegro_store_run(store, TEGRO_STMT_SET_TARGET, values, NULL) >
+			0;
 	}
 	else
 	{
 		values[1] = ObjectIdGetDatum(role);
-		changed = tegro_ledger_run(ledger, TEGRO_STMT_DROP_TARGET, values,
-								   NULL) > 0 ||
-			tegro_ledger_run(ledger, TEGRO_STMT_GET_TARGET, values, NULL) == 0;
+		changed = tegro_store_run(store, TEGRO_STMT_DROP_TARGET, values,
+								  NULL) > 0 ||
+			tegro_store_run(store, TEGRO_STMT_GET_TARGET, values, NULL) == 0;
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	return changed;
 }
 
 /* The order of the outbox that a notification names, if there is one. */
 static Jsonb *
-find_ordered(const TegroLedger *ledger, const TegroNotification *notification,
+find_ordered(const TegroStore *store, const TegroNotification *notification,
 			 int64 *request)
 {
 	Datum values[2] = {CStringGetTextDatum(notification->shop_id),
 					   CStringGetTextDatum(notification->order_id)};
 	bool isnull;
 
-	if (tegro_ledger_run(ledger, TEGRO_STMT_ORDERED, values, NULL) == 0)
+	if (tegro_store_run(store, TEGRO_STMT_ORDERED, values, NULL) == 0)
 		return NULL;
-	*request = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
-	return tegro_ledger_jsonb(0, 2);
+	*request = DatumGetInt64(tegro_store_column(0, 1, &isnull));
+	return tegro_store_jsonb(0, 2);
 }
 
 /* Adds what differs to a list of it; the texts are the notifications'. */
@@ -185,7 +185,7 @@ variant_of(Numeric amount, const char *currency, const char *payment_id)
  * variant.
  */
 static char *
-difference_to_recorded(const TegroLedger *ledger,
+difference_to_recorded(const TegroStore *store,
 					   const TegroNotification *notification, Datum *values,
 					   Datum *variant)
 {
@@ -196,12 +196,12 @@ difference_to_recorded(const TegroLedger *ledger,
 	int64 id;
 	bool isnull;
 
-	if (tegro_ledger_run(ledger, TEGRO_STMT_RECORDED, values, NULL) == 0)
+	if (tegro_store_run(store, TEGRO_STMT_RECORDED, values, NULL) == 0)
 		return NULL;
-	id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
-	amount = DatumGetNumeric(tegro_ledger_column(0, 2, &isnull));
-	currency = tegro_ledger_text(0, 3);
-	payment_id = tegro_ledger_text(0, 4);
+	id = DatumGetInt64(tegro_store_column(0, 1, &isnull));
+	amount = DatumGetNumeric(tegro_store_column(0, 2, &isnull));
+	currency = tegro_store_text(0, 3);
+	payment_id = tegro_store_text(0, 4);
 	*variant = variant_of(amount, currency, payment_id);
 
 	initStringInfo(&list);
@@ -230,9 +230,9 @@ difference_to_recorded(const TegroLedger *ledger,
  * one is a variant already.  "values" and "nulls" are of TEGRO_STMT_RECORD.
  */
 static bool
-record_variant(const TegroLedger *ledger,
-			   const TegroNotification *notification, Datum *values,
-			   char *nulls, const char *difference, Datum recorded)
+record_variant(const TegroStore *store, const TegroNotification *notification,
+			   Datum *values, char *nulls, const char *difference,
+			   Datum recorded)
 {
 	Datum variant = variant_of(notification->amount, notification->currency,
 							   notification->payment_id);
@@ -242,20 +242,20 @@ record_variant(const TegroLedger *ledger,
 	Assert(difference != NULL && recorded != (Datum) 0);
 	memcpy(key, values, 4 * sizeof(Datum));
 	key[4] = variant;
-	if (tegro_ledger_run(ledger, TEGRO_STMT_RECORDED_VARIANT, key, NULL) > 0)
+	if (tegro_store_run(store, TEGRO_STMT_RECORDED_VARIANT, key, NULL) > 0)
 		return false;
 	key[4] = recorded;
 	if (waits &&
-		tegro_ledger_run(ledger, TEGRO_STMT_KEEP_VARIANT, key, NULL) > 0 &&
-		tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values, nulls) > 0)
+		tegro_store_run(store, TEGRO_STMT_KEEP_VARIANT, key, NULL) > 0 &&
+		tegro_store_run(store, TEGRO_STMT_RECORD_AGAIN, values, nulls) > 0)
 		return true;
 
 	if (waits)
-		values[11] = CStringGetTextDatum(TEGRO_IN_REVIEW);
+		values[11] = CStringGetTextDatum(TEGRO_STATE_REVIEW);
 	values[12] = CStringGetTextDatum(difference);
 	nulls[12] = ' ';
 	values[14] = variant;
-	return tegro_ledger_run(ledger, TEGRO_STMT_RECORD, values, nulls) > 0;
+	return tegro_store_run(store, TEGRO_STMT_RECORD, values, nulls) > 0;
 }
 
 /*
@@ -264,21 +264,21 @@ record_variant(const TegroLedger *ledger,
  * TEGRO_STMT_RECORD.
  */
 static bool
-hasten(const TegroLedger *ledger, const TegroNotification *notification,
+hasten(const TegroStore *store, const TegroNotification *notification,
 	   const Datum *values)
 {
 	Datum key[5];
 	char nulls[6] = "     ";
 
 	memcpy(key, values, 4 * sizeof(Datum));
-	key[4] = tegro_ledger_datum(notification->payment_id);
-	nulls[4] = tegro_ledger_null(notification->payment_id == NULL);
-	return tegro_ledger_run(ledger, TEGRO_STMT_HASTEN_NOTIFICATION, key,
-							nulls) > 0;
+	key[4] = tegro_store_datum(notification->payment_id);
+	nulls[4] = tegro_store_null(notification->payment_id == NULL);
+	return tegro_store_run(store, TEGRO_STMT_HASTEN_NOTIFICATION, key, nulls) >
+		0;
 }
 
 bool
-tegro_inbox_record(const TegroLedger *ledger,
+tegro_inbox_record(const TegroStore *store,
 				   const TegroNotification *notification,
 				   const TegroTarget *target)
 {
@@ -290,13 +290,13 @@ tegro_inbox_record(const TegroLedger *ledger,
 	Datum recorded = (Datum) 0;
 	Datum values[15];
 	char nulls[16] = "               ";
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	bool is_new;
 	bool is_due;
 
-	tegro_ledger_enter(ledger, &scope);
+	tegro_store_enter(store, &scope);
 
-	ordered = find_ordered(ledger, notification, &request);
+	ordered = find_ordered(store, notification, &request);
 	if (notification->test)
 	{
 		state = TEGRO_A_TEST;
@@ -310,10 +310,10 @@ tegro_inbox_record(const TegroLedger *ledger,
 	}
 	else if (ordered)
 	{
-		message = tegro_rule_difference(ordered, notification->fields,
-										"was ordered");
+		message = tegro_judge_difference(ordered, notification->fields,
+										 "was ordered");
 		if (message)
-			state = TEGRO_IN_REVIEW;
+			state = TEGRO_STATE_REVIEW;
 	}
 
 	values[0] = CStringGetTextDatum(notification->shop_id);
@@ -322,41 +322,40 @@ tegro_inbox_record(const TegroLedger *ledger,
 	values[3] = BoolGetDatum(notification->test);
 	values[4] = NumericGetDatum(notification->amount);
 	values[5] = CStringGetTextDatum(notification->currency);
-	values[6] = tegro_ledger_datum(notification->payment_id);
-	nulls[6] = tegro_ledger_null(notification->payment_id == NULL);
+	values[6] = tegro_store_datum(notification->payment_id);
+	nulls[6] = tegro_store_null(notification->payment_id == NULL);
 	values[7] = JsonbPGetDatum(notification->fields);
 	values[8] = ObjectIdGetDatum(target->role);
-	values[9] = tegro_ledger_datum(target->callback);
-	nulls[9] = tegro_ledger_null(target->callback == NULL);
+	values[9] = tegro_store_datum(target->callback);
+	nulls[9] = tegro_store_null(target->callback == NULL);
 	values[10] = Int64GetDatum(request);
-	nulls[10] = tegro_ledger_null(ordered == NULL);
+	nulls[10] = tegro_store_null(ordered == NULL);
 	values[11] = CStringGetTextDatum(state);
-	values[12] = tegro_ledger_datum(message);
-	nulls[12] = tegro_ledger_null(message == NULL);
-	values[13] = CStringGetTextDatum(tegro_identity_own());
+	values[12] = tegro_store_datum(message);
+	nulls[12] = tegro_store_null(message == NULL);
+	values[13] = CStringGetTextDatum(tegro_origin_own());
 
 	values[14] = CStringGetTextDatum("");
 
-	is_new = tegro_ledger_run(ledger, TEGRO_STMT_RECORD, values, nulls) > 0;
+	is_new = tegro_store_run(store, TEGRO_STMT_RECORD, values, nulls) > 0;
 	if (!is_new)
-		difference = difference_to_recorded(ledger, notification, values,
+		difference = difference_to_recorded(store, notification, values,
 											&recorded);
 	if (difference)
-		is_new = record_variant(ledger, notification, values, nulls,
-								difference, recorded);
+		is_new = record_variant(store, notification, values, nulls, difference,
+								recorded);
 	is_due = is_new ||
 		(difference == NULL &&
-		 (tegro_ledger_run(ledger, TEGRO_STMT_RECORD_AGAIN, values, nulls) >
-			  0 ||
-		  hasten(ledger, notification, values)));
-	tegro_ledger_leave(&scope);
+		 (tegro_store_run(store, TEGRO_STMT_RECORD_AGAIN, values, nulls) > 0 ||
+		  hasten(store, notification, values)));
+	tegro_store_leave(&scope);
 
 	/* a replay gives nobody any work */
 	if (is_due)
 	{
 		tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 		/* who brought it is told that it is here, and won't bring it again */
-		tegro_ledger_commit_durably();
+		tegro_store_commit_durably();
 	}
 	return is_new;
 }
@@ -377,21 +376,21 @@ read_item(int row)
 		   CurrentMemoryContext != CurTransactionContext);
 	item->context = CurrentMemoryContext;
 	item->is_notification = true;
-	item->task = TEGRO_LOOK_UP;
-	item->id = DatumGetInt64(tegro_ledger_column(row, 1, &isnull));
-	item->shop_id = tegro_ledger_text(row, 2);
+	item->task = TEGRO_LOOKUP;
+	item->id = DatumGetInt64(tegro_store_column(row, 1, &isnull));
+	item->shop_id = tegro_store_text(row, 2);
 	item->method = "createOrder";
-	item->reference = tegro_ledger_text(row, 3);
-	item->params = tegro_ledger_jsonb(row, 4);
-	item->state = tegro_ledger_text(row, 5);
-	item->lease = DatumGetInt64(tegro_ledger_column(row, 6, &isnull));
-	item->failures = DatumGetInt32(tegro_ledger_column(row, 7, &isnull));
+	item->reference = tegro_store_text(row, 3);
+	item->params = tegro_store_jsonb(row, 4);
+	item->state = tegro_store_text(row, 5);
+	item->claim_no = DatumGetInt64(tegro_store_column(row, 6, &isnull));
+	item->failures = DatumGetInt32(tegro_store_column(row, 7, &isnull));
 	item->unknown_since = DatumGetTimestampTz(
-		tegro_ledger_column(row, 8, &isnull));
-	item->role = DatumGetObjectId(tegro_ledger_column(row, 9, &isnull));
-	item->answer = tegro_ledger_jsonb(row, 10);
-	item->callback = tegro_ledger_text(row, 11);
-	item->message = tegro_ledger_text(row, 12);
+		tegro_store_column(row, 8, &isnull));
+	item->role = DatumGetObjectId(tegro_store_column(row, 9, &isnull));
+	item->answer = tegro_store_jsonb(row, 10);
+	item->callback = tegro_store_text(row, 11);
+	item->message = tegro_store_text(row, 12);
 	return item;
 }
 
@@ -399,7 +398,7 @@ read_item(int row)
  * What a row's order was asked for with, and what it is to be looked up by.
  *
  * One number of the shop's can have several orders, as of a link that was
- * opened twice, and a look-up by it finds the newest.  So the provider's number
+ * opened twice, and a lookup by it finds the newest.  So the provider's number
  * is better.  The answer to our own createOrder has it, and then nothing else
  * will do.  Else the notification may have it; but which number it is that
  * some notifications carry is not documented, so both are tried in turn.
@@ -407,45 +406,45 @@ read_item(int row)
 static void
 read_order(int row, TegroItem *item)
 {
-	char *payment_id = tegro_ledger_text(row, 13);
-	char *ordered_id = tegro_ledger_text(row, 15);
+	char *payment_id = tegro_store_text(row, 13);
+	char *ordered_id = tegro_store_text(row, 15);
 
-	item->ordered = tegro_ledger_jsonb(row, 14);
+	item->ordered = tegro_store_jsonb(row, 14);
 	if (ordered_id == NULL && payment_id && item->failures % 2 == 0)
 		ordered_id = payment_id;
-	item->look_up = tegro_parameters_by_number(ordered_id);
-	item->by_number = item->look_up != NULL;
+	item->lookup = tegro_parameters_by_number(ordered_id);
+	item->by_number = item->lookup != NULL;
 }
 
-static void settle(const TegroLedger *ledger, const TegroItem *item);
+static void settle(const TegroStore *store, const TegroItem *item);
 
 /* Runs one of the statements that find what is due; returns the rows. */
 static int
-find_due(const TegroLedger *ledger, TegroStatement which, int max,
+find_due(const TegroStore *store, TegroStatement which, int max,
 		 TegroPauses *pauses, const TegroInboxClaim *claim, TimestampTz now)
 {
 	Datum values[4] = {TimestampTzGetDatum(now),
-					   tegro_ledger_texts(tegro_pauses_names(pauses)),
+					   tegro_store_texts(tegro_pauses_names(pauses)),
 					   claim->only != 0 ? Int64GetDatum(claim->only)
 										: Int32GetDatum(max),
 					   tegro_asides_ids(claim->asides, true)};
 
 	Assert((claim->only != 0) == (which == TEGRO_STMT_NOTIFICATION_DUE_ONE));
-	return (int) tegro_ledger_run(ledger, which, values, NULL);
+	return (int) tegro_store_run(store, which, values, NULL);
 }
 
 List *
-tegro_inbox_list_due(const TegroLedger *ledger, int max, TegroPauses *pauses,
+tegro_inbox_list_due(const TegroStore *store, int max, TegroPauses *pauses,
 					 const TegroInboxClaim *claim)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	List *rows = NIL;
 	int nfound;
 	bool isnull;
 
-	tegro_ledger_enter(ledger, &scope);
-	nfound = find_due(ledger, TEGRO_STMT_NOTIFICATIONS_DUE_IDS, max, pauses,
+	tegro_store_enter(store, &scope);
+	nfound = find_due(store, TEGRO_STMT_NOTIFICATIONS_DUE_IDS, max, pauses,
 					  claim, GetCurrentTimestamp());
 	MemoryContextSwitchTo(caller);
 	for (int i = 0; i < nfound; i++)
@@ -453,35 +452,35 @@ tegro_inbox_list_due(const TegroLedger *ledger, int max, TegroPauses *pauses,
 		TegroRow *row = palloc(sizeof(TegroRow));
 
 		row->is_notification = true;
-		row->id = DatumGetInt64(tegro_ledger_column(i, 1, &isnull));
+		row->id = DatumGetInt64(tegro_store_column(i, 1, &isnull));
 		rows = lappend(rows, row);
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return rows;
 }
 
 List *
-tegro_inbox_claim(const TegroLedger *ledger, int max, TegroPauses *pauses,
+tegro_inbox_claim(const TegroStore *store, int max, TegroPauses *pauses,
 				  TegroInboxClaim *claim)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TimestampTz now = GetCurrentTimestamp();
 	int64 now_us = tegro_clock_us();
-	TimestampTz lease_until =
+	TimestampTz claimed_until =
 		TimestampTzPlusMilliseconds(now,
 									tegro_claim_timeout * INT64CONST(1000));
 	List *items = NIL;
 	TegroItem **found;
 	int nfound;
 	Datum values[2];
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	bool isnull;
 
 	Assert(max > 0);
 	Assert(IsTransactionState());
-	tegro_ledger_enter(ledger, &scope);
-	nfound = find_due(ledger,
+	tegro_store_enter(store, &scope);
+	nfound = find_due(store,
 					  claim->only != 0 ? TEGRO_STMT_NOTIFICATION_DUE_ONE
 									   : TEGRO_STMT_NOTIFICATIONS_DUE,
 					  max, pauses, claim, now);
@@ -508,12 +507,12 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, TegroPauses *pauses,
 		TegroItem *item = found[i];
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = tegro_outbox_build_request(item);
+		item->decision = tegro_outbox_build_request(item);
 		MemoryContextSwitchTo(old);
-		if (item->ruling)
+		if (item->decision)
 		{
 			/* it can't be looked up for now */
-			settle(ledger, item);
+			settle(store, item);
 			tegro_outbox_log_review(item);
 			MemoryContextDelete(item->context);
 			continue;
@@ -524,12 +523,12 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, TegroPauses *pauses,
 			continue;
 		}
 		values[0] = Int64GetDatum(item->id);
-		values[1] = TimestampTzGetDatum(lease_until);
-		if (tegro_ledger_run(ledger, TEGRO_STMT_TAKE_NOTIFICATION, values,
-							 NULL) != 1)
+		values[1] = TimestampTzGetDatum(claimed_until);
+		if (tegro_store_run(store, TEGRO_STMT_TAKE_NOTIFICATION, values,
+							NULL) != 1)
 			elog(ERROR, "notification " INT64_FORMAT " could not be claimed",
 				 item->id);
-		item->lease++;
+		item->claim_no++;
 		old = MemoryContextSwitchTo(caller);
 		items = lappend(items, item);
 		MemoryContextSwitchTo(old);
@@ -539,62 +538,64 @@ tegro_inbox_claim(const TegroLedger *ledger, int max, TegroPauses *pauses,
 	if (!claim->full)
 	{
 		values[0] = TimestampTzGetDatum(now);
-		(void) tegro_ledger_run(ledger, TEGRO_STMT_NEXT_NOTIFICATION_AT,
-								values, NULL);
+		(void) tegro_store_run(store, TEGRO_STMT_NEXT_NOTIFICATION_AT, values,
+							   NULL);
 		claim->next_at = DatumGetTimestampTz(
-			tegro_ledger_column(0, 1, &isnull));
+			tegro_store_column(0, 1, &isnull));
 		if (isnull)
 			claim->next_at = 0;
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return items;
 }
 
 static void
-settle(const TegroLedger *ledger, const TegroItem *item)
+settle(const TegroStore *store, const TegroItem *item)
 {
-	const TegroRuling *ruling = item->ruling;
+	const TegroDecision *decision = item->decision;
 	Datum values[9];
 	char nulls[10] = "         ";
 	uint64 nchanged;
 
 	Assert(item->is_notification);
-	tegro_rule_check(item);
+	tegro_judge_check(item);
 	values[0] = Int64GetDatum(item->id);
-	values[1] = Int64GetDatum(item->lease);
-	values[2] = CStringGetTextDatum(ruling->state);
+	values[1] = Int64GetDatum(item->claim_no);
+	values[2] = CStringGetTextDatum(decision->state);
 	values[3] = TimestampTzGetDatum(
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ruling->delay_ms));
-	nulls[3] = tegro_ledger_null(ruling->delay_ms < 0);
-	values[4] = ruling->answer ? JsonbPGetDatum(ruling->answer) : (Datum) 0;
-	nulls[4] = tegro_ledger_null(ruling->answer == NULL);
-	values[5] = tegro_ledger_datum(ruling->sqlstate);
-	nulls[5] = tegro_ledger_null(ruling->sqlstate == NULL);
-	values[6] = tegro_ledger_datum(ruling->message);
-	nulls[6] = tegro_ledger_null(ruling->message == NULL);
-	values[7] = Int32GetDatum(ruling->failures);
-	values[8] = BoolGetDatum(ruling->outcome != NULL);
-	nchanged = tegro_ledger_run(ledger, TEGRO_STMT_SETTLE_NOTIFICATION, values,
-								nulls);
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+									decision->delay_ms));
+	nulls[3] = tegro_store_null(decision->delay_ms < 0);
+	values[4] = decision->answer ? JsonbPGetDatum(decision->answer)
+								 : (Datum) 0;
+	nulls[4] = tegro_store_null(decision->answer == NULL);
+	values[5] = tegro_store_datum(decision->sqlstate);
+	nulls[5] = tegro_store_null(decision->sqlstate == NULL);
+	values[6] = tegro_store_datum(decision->message);
+	nulls[6] = tegro_store_null(decision->message == NULL);
+	values[7] = Int32GetDatum(decision->failures);
+	values[8] = BoolGetDatum(decision->outcome != NULL);
+	nchanged = tegro_store_run(store, TEGRO_STMT_RECORD_OUTCOME_NOTIFICATION,
+							   values, nulls);
 	/* none, where another has claimed it since */
 	Assert(nchanged <= 1);
 	(void) nchanged;
 }
 
 void
-tegro_inbox_settle(const TegroLedger *ledger, List *items)
+tegro_inbox_record_outcomes(const TegroStore *store, List *items)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	ListCell *cell;
 
 	if (items == NIL)
 		return;
 	/* one by one: they are as few as payments */
-	tegro_ledger_enter(ledger, &scope);
+	tegro_store_enter(store, &scope);
 	foreach(cell, items)
-		settle(ledger, lfirst(cell));
-	tegro_ledger_leave(&scope);
+		settle(store, lfirst(cell));
+	tegro_store_leave(&scope);
 }
 
 
@@ -603,43 +604,44 @@ tegro_inbox_settle(const TegroLedger *ledger, List *items)
  */
 
 TegroItem *
-tegro_inbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
+tegro_inbox_take_callback(const TegroStore *store, TimestampTz *next_at)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TegroItem *item = NULL;
 	TimestampTz now = GetCurrentTimestamp();
 	Datum values[2] = {TimestampTzGetDatum(now)};
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 
 	*next_at = 0;
-	tegro_ledger_enter(ledger, &scope);
-	if (tegro_ledger_run(ledger, TEGRO_STMT_DUE_NOTIFICATION_CALLBACK, values,
-						 NULL) == 1)
+	tegro_store_enter(store, &scope);
+	if (tegro_store_run(store, TEGRO_STMT_DUE_NOTIFICATION_CALLBACK, values,
+						NULL) == 1)
 	{
 		MemoryContextSwitchTo(AllocSetContextCreate(caller, "tegro callback",
 													ALLOCSET_DEFAULT_SIZES));
 		item = read_item(0);
-		item->lease++;
+		item->claim_no++;
 		item->failures++;
 		values[0] = Int64GetDatum(item->id);
 		values[1] = TimestampTzGetDatum(
 			TimestampTzPlusMilliseconds(now,
-										tegro_rule_backoff_ms(item->failures)));
+										tegro_judge_backoff_ms(
+											item->failures)));
 		Assert(item->callback != NULL);
 		/* a call that is not counted would be made for ever */
-		if (tegro_ledger_run(ledger, TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK,
-							 values, NULL) != 1)
+		if (tegro_store_run(store, TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK,
+							values, NULL) != 1)
 			elog(ERROR, "callback of notification " INT64_FORMAT " could not be claimed",
 				 item->id);
 	}
-	else if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_NOTIFICATION_CALLBACK_AT,
-							  NULL, NULL) == 1)
+	else if (tegro_store_run(store, TEGRO_STMT_NEXT_NOTIFICATION_CALLBACK_AT,
+							 NULL, NULL) == 1)
 	{
 		bool isnull;
 
-		*next_at = DatumGetTimestampTz(tegro_ledger_column(0, 1, &isnull));
+		*next_at = DatumGetTimestampTz(tegro_store_column(0, 1, &isnull));
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return item;
 }
@@ -650,23 +652,23 @@ tegro_inbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
  */
 
 bool
-tegro_inbox_sees(const TegroLedger *ledger, int64 id, Oid caller)
+tegro_inbox_sees(const TegroStore *store, int64 id, Oid caller)
 {
 	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
 
-	return tegro_ledger_run_alone(ledger, TEGRO_STMT_SEE_NOTIFICATION, values,
-								  NULL) > 0;
+	return tegro_store_run_alone(store, TEGRO_STMT_SEE_NOTIFICATION, values,
+								 NULL) > 0;
 }
 
 bool
-tegro_inbox_retry(const TegroLedger *ledger, int64 id, Oid caller)
+tegro_inbox_retry(const TegroStore *store, int64 id, Oid caller)
 {
 	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
 
 	/* whichever has it now */
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
-	tegro_ledger_commit_durably();
-	return tegro_ledger_run_alone(ledger, TEGRO_STMT_RETRY_NOTIFICATION,
-								  values, NULL) > 0;
+	tegro_store_commit_durably();
+	return tegro_store_run_alone(store, TEGRO_STMT_RETRY_NOTIFICATION, values,
+								 NULL) > 0;
 }

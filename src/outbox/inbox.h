@@ -36,23 +36,22 @@ typedef struct TegroTarget
  * The target that was registered for a shop, in the current memory context.
  * Returns false if there is none.
  */
-extern bool tegro_inbox_target(const TegroLedger *ledger, const char *shop_id,
+extern bool tegro_inbox_target(const TegroStore *store, const char *shop_id,
 							   TegroTarget *target);
 
 /*
  * Registers a callback for a shop, as of "role"; NULL takes it away.  Returns
  * false if it is another role's.
  */
-extern bool tegro_inbox_register(const TegroLedger *ledger,
-								 const char *shop_id, const char *callback,
-								 Oid role);
+extern bool tegro_inbox_register(const TegroStore *store, const char *shop_id,
+								 const char *callback, Oid role);
 
 /*
  * Records a notification in the current transaction, and has the worker woken
  * when it commits.  Returns false if it was on record already; one that tells
  * something else than the one on record is recorded beside it.
  */
-extern bool tegro_inbox_record(const TegroLedger *ledger,
+extern bool tegro_inbox_record(const TegroStore *store,
 							   const TegroNotification *notification,
 							   const TegroTarget *target);
 
@@ -69,34 +68,34 @@ typedef struct TegroInboxClaim
  * Claims at most "max" notifications that are due, except those whose shop and
  * key rest, as tegro_outbox_claim() does with requests.
  */
-extern List *tegro_inbox_claim(const TegroLedger *ledger, int max,
+extern List *tegro_inbox_claim(const TegroStore *store, int max,
 							   TegroPauses *pauses, TegroInboxClaim *claim);
 
 /*
  * The numbers of the notifications that such a claim would take: a list of
  * TegroRow.
  */
-extern List *tegro_inbox_list_due(const TegroLedger *ledger, int max,
+extern List *tegro_inbox_list_due(const TegroStore *store, int max,
 								  TegroPauses *pauses,
 								  const TegroInboxClaim *claim);
 
 /*
  * Writes what became of notifications: a list of TegroItem, each with its
- * ruling.  Changes nothing of those that another deliverer has taken since.
+ * decision.  Changes nothing of those that another delivery worker has taken since.
  */
-extern void tegro_inbox_settle(const TegroLedger *ledger, List *items);
+extern void tegro_inbox_record_outcomes(const TegroStore *store, List *items);
 
 /* As tegro_outbox_take_callback(). */
-extern TegroItem *tegro_inbox_take_callback(const TegroLedger *ledger,
+extern TegroItem *tegro_inbox_take_callback(const TegroStore *store,
 											TimestampTz *next_at);
 
 /* Is there a notification that was taken for the caller, or a role of his? */
-extern bool tegro_inbox_sees(const TegroLedger *ledger, int64 id, Oid caller);
+extern bool tegro_inbox_sees(const TegroStore *store, int64 id, Oid caller);
 
 /*
  * Looks a notification's order up again, or calls back again.  Returns false
  * if there is none of the caller's for which that could change anything.
  */
-extern bool tegro_inbox_retry(const TegroLedger *ledger, int64 id, Oid caller);
+extern bool tegro_inbox_retry(const TegroStore *store, int64 id, Oid caller);
 
 #endif /* TEGRO_INBOX_H */

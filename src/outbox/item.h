@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * item.h
- *		What deliverers pass on: a request or a notification that one of them
+ *		What delivery workers pass on: a request or a notification that one of them
  *		has claimed, and what becomes of it.
  *
- * The outbox and the inbox make items and write rulings, ruling.c makes one of
+ * The outbox and the inbox make items and write decisions, judge.c makes one of
  * the other, and none of them needs to know the others for it.
  *
  *-------------------------------------------------------------------------
@@ -18,13 +18,13 @@
 #include "src/client/api.h"
 
 /* States of a request, as they stand in the table. */
-#define TEGRO_READY		"ready"
-#define TEGRO_SENDING	"sending"
-#define TEGRO_IN_DOUBT	"unknown"
-#define TEGRO_DONE		"done"
-#define TEGRO_FAILED	"failed"
-#define TEGRO_IN_REVIEW "review"
-#define TEGRO_CANCELLED "cancelled"
+#define TEGRO_STATE_READY	  "ready"
+#define TEGRO_STATE_SENDING	  "sending"
+#define TEGRO_STATE_UNKNOWN	  "unknown"
+#define TEGRO_STATE_ACCEPTED  "accepted"
+#define TEGRO_STATE_REFUSED	  "refused"
+#define TEGRO_STATE_REVIEW	  "review"
+#define TEGRO_STATE_CANCELLED "cancelled"
 
 /* States of a notification, as they stand in the table. */
 #define TEGRO_WAITING	"waiting"
@@ -32,7 +32,7 @@
 #define TEGRO_UNPAID	"unpaid"
 #define TEGRO_A_TEST	"test"
 #define TEGRO_NOTED		"noted"
-/* and TEGRO_IN_REVIEW */
+/* and TEGRO_STATE_REVIEW */
 
 /* The status of a payment, which is also that of a notification without one. */
 #define TEGRO_STATUS_PAID "1"
@@ -40,8 +40,8 @@
 /* What is to be done for a request that was claimed. */
 typedef enum TegroTask
 {
-	TEGRO_SEND,	  /* its attempt is on record */
-	TEGRO_LOOK_UP /* find out what became of it */
+	TEGRO_SEND,	 /* its attempt is on record */
+	TEGRO_LOOKUP /* find out what became of it */
 } TegroTask;
 
 /* A request, as it was when it was claimed. */
@@ -50,7 +50,7 @@ typedef struct TegroItem
 	MemoryContext context; /* holds all of it */
 	TegroTask task;
 	int64 id;
-	int64 lease; /* under which it is claimed */
+	int64 claim_no; /* under which it is claimed */
 	char *shop_id;
 	char *method;
 	char *reference;
@@ -73,23 +73,23 @@ typedef struct TegroItem
 	bool is_notification;
 	Jsonb *ordered; /* parameters of its order in the outbox; NULL: none */
 
-	Jsonb *look_up; /* parameters of the look-up; NULL: none was built */
+	Jsonb *lookup;	/* parameters of the lookup; NULL: none was built */
 	bool by_number; /* it is by the provider's number */
 
 	TegroCall *call;	  /* to send or to look up; else NULL */
 	TegroRequest request; /* built, its nonce on record */
 	int64 claimed_us;	  /* tegro_clock_us() before the claim */
 
-	/* the deliverer's */
+	/* the delivery worker's */
 	bool in_flight;
 	bool given_up; /* settled as unknown, but still listened to */
-	bool ruled;	   /* "ruling" is to be settled */
+	bool decided;  /* "decision" is to be settled */
 	int64 held_us; /* when that is tried again; 0: nobody holds its row */
-	struct TegroRuling *ruling;
+	struct TegroDecision *decision;
 } TegroItem;
 
-/* What becomes of a request: the change that tegro_outbox_settle() makes. */
-typedef struct TegroRuling
+/* What becomes of a request: the change that tegro_outbox_record_outcomes() makes. */
+typedef struct TegroDecision
 {
 	const char *state;
 	int64 delay_ms;		  /* until it is looked at next; -1: never */
@@ -100,7 +100,7 @@ typedef struct TegroRuling
 	int absent;
 	TimestampTz unknown_since; /* 0: never */
 	bool not_sent;			   /* the attempt does not count */
-	bool renew_identity;	   /* it is this server's from now on */
+	bool renew_origin;		   /* it is this server's from now on */
 
 	/* of the attempt; outcome is NULL where none ended */
 	const char *outcome;
@@ -112,6 +112,6 @@ typedef struct TegroRuling
 	/* of its shop and key; 0: go on */
 	int64 pause_ms;
 	bool pause_until_reload;
-} TegroRuling;
+} TegroDecision;
 
 #endif /* TEGRO_ITEM_H */

@@ -1,17 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * outbox.c
- *		The ledger of requests: its rows, and how they change.
+ *		The outbox of requests: its rows, and how they change.
  *
  * A request is a row of tegro_outbox, written in the transaction of whoever
  * wants it, so that it exists exactly if that transaction commits.  A
- * deliverer (delivery.c) claims rows that are due, commits, sends, and
- * settles what came of each.  What a row becomes is decided in ruling.c; here
+ * delivery worker (delivery.c) claims rows that are due, commits, sends, and
+ * settles what came of each.  What a row becomes is decided in judge.c; here
  * is when which statement finds and changes rows, and nothing else writes to
- * the tables, but for what requests and notifications share (ledger.c).
+ * the tables, but for what requests and notifications share (store.c).
  *
  * The lease.  Each claim raises a row's lease by one, and a result is written
- * only if lease and state are still those of the claim.  So a deliverer that
+ * only if lease and state are still those of the claim.  So a delivery worker that
  * was stopped, and whose row another has taken over, changes nothing when it
  * returns.
  *
@@ -26,12 +26,12 @@
  * that it touches no index; who looks for what is due passes over what others
  * have taken, which are few.  While an old snapshot is held open
  * somewhere, index entries of rows that have moved on can't be removed, and
- * each claim would pass over all of them; so a deliverer that works off a
+ * each claim would pass over all of them; so a delivery worker that works off a
  * backlog begins where the last claim ended, and sweeps the whole index now
  * and then.
  *
  * The statements themselves, and the rights under which they run, are in
- * ledger.c.
+ * store.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -52,10 +52,10 @@
 
 #include "src/base/compat.h"
 #include "src/client/parameters.h"
-#include "src/outbox/identity.h"
+#include "src/outbox/origin.h"
 #include "src/outbox/outbox.h"
 #include "src/outbox/payer.h"
-#include "src/outbox/ruling.h"
+#include "src/outbox/judge.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 
@@ -67,17 +67,17 @@
 
 /* The number of the next request. */
 static int64
-next_id(const TegroLedger *ledger)
+next_id(const TegroStore *store)
 {
 	static Oid sequence = InvalidOid;
 	static Oid sequence_namespace = InvalidOid;
 
 	/* it may have been dropped and made anew with the extension */
-	if (sequence_namespace != ledger->namespace ||
-		get_rel_namespace(sequence) != ledger->namespace)
+	if (sequence_namespace != store->namespace ||
+		get_rel_namespace(sequence) != store->namespace)
 	{
-		sequence = get_relname_relid("tegro_outbox_id_seq", ledger->namespace);
-		sequence_namespace = ledger->namespace;
+		sequence = get_relname_relid("tegro_outbox_id_seq", store->namespace);
+		sequence_namespace = store->namespace;
 	}
 	return nextval_internal(sequence, true);
 }
@@ -94,7 +94,7 @@ next_id(const TegroLedger *ledger)
  * quietly: no warning if the request will not do what the caller may expect.
  */
 static int64
-find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
+find_recorded(const TegroStore *store, const TegroCall *call, Oid role,
 			  const char *callback, bool quietly)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -104,7 +104,7 @@ find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
 					   JsonbPGetDatum(call->params),
 					   ObjectIdGetDatum(role),
 					   ObjectIdGetDatum(GetUserId())};
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	int64 id;
 	const char *state;
 	const char *recorded_callback;
@@ -113,21 +113,21 @@ find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
 	bool is_users;
 	bool isnull;
 
-	tegro_ledger_enter(ledger, &scope);
-	if (tegro_ledger_run(ledger, TEGRO_STMT_FIND_REFERENCE, values, NULL) != 1)
+	tegro_store_enter(store, &scope);
+	if (tegro_store_run(store, TEGRO_STMT_FIND_REFERENCE, values, NULL) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access to the outbox")));
-	id = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	id = DatumGetInt64(tegro_store_column(0, 1, &isnull));
 	/* a role that does not exist has superusers for members, and no others */
-	is_members = DatumGetBool(tegro_ledger_column(0, 4, &isnull));
-	is_users = DatumGetBool(tegro_ledger_column(0, 5, &isnull));
+	is_members = DatumGetBool(tegro_store_column(0, 4, &isnull));
+	is_users = DatumGetBool(tegro_store_column(0, 5, &isnull));
 	/* for longer than the scope */
 	MemoryContextSwitchTo(context);
-	state = tegro_ledger_text(0, 2);
-	recorded_callback = tegro_ledger_text(0, 3);
-	differs = tegro_ledger_text(0, 6);
-	tegro_ledger_leave(&scope);
+	state = tegro_store_text(0, 2);
+	recorded_callback = tegro_store_text(0, 3);
+	differs = tegro_store_text(0, 6);
+	tegro_store_leave(&scope);
 	Assert(CurrentMemoryContext == context);
 
 	/* a trigger enqueues for the table's owner, and tells whoever fired it */
@@ -157,8 +157,8 @@ find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
 		return id;
 
 	/* its number looks like success to a caller that does not ask for the outcome */
-	if (strcmp(state, TEGRO_CANCELLED) == 0 ||
-		strcmp(state, TEGRO_FAILED) == 0)
+	if (strcmp(state, TEGRO_STATE_CANCELLED) == 0 ||
+		strcmp(state, TEGRO_STATE_REFUSED) == 0)
 		ereport(WARNING,
 				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and is \"%s\"",
 						call->method->reference,
@@ -181,20 +181,20 @@ find_recorded(const TegroLedger *ledger, const TegroCall *call, Oid role,
 }
 
 int64
-tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
+tegro_outbox_enqueue(const TegroStore *store, const char *method,
 					 Jsonb *params, Oid role, const char *callback,
 					 TimestampTz deliver_after, bool *inserted)
 {
 	TegroCall *call;
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum values[TEGRO_N_COLUMNS];
 	bool nulls[TEGRO_N_COLUMNS];
-	TegroLedgerRows *rows;
+	TegroStoreRows *rows;
 	bool is_new;
 	int64 id;
 
 	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
-		tegro_payer_require(ledger, role);
+		tegro_payer_require(store, role);
 	call = tegro_api_prepare(method, params, InvalidOid);
 	if (call->method->effect != TEGRO_ORDERS &&
 		call->method->effect != TEGRO_PAYS_OUT)
@@ -205,8 +205,8 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 
 	PreventCommandIfReadOnly("tegro_enqueue()");
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
-	tegro_ledger_enter_plainly(ledger, &scope);
-	id = next_id(ledger);
+	tegro_store_enter_plainly(store, &scope);
+	id = next_id(store);
 
 	memset(nulls, true, sizeof(nulls));
 #define SET(column, value)                    \
@@ -217,34 +217,34 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 	SET(METHOD, CStringGetTextDatum(call->method->name));
 	SET(REFERENCE, CStringGetTextDatum(call->reference));
 	SET(PARAMS, JsonbPGetDatum(call->params));
-	SET(STATE, CStringGetTextDatum(TEGRO_READY));
+	SET(STATE, CStringGetTextDatum(TEGRO_STATE_READY));
 	SET(NEXT_AT,
 		TimestampTzGetDatum(deliver_after ? deliver_after
 										  : GetCurrentTimestamp()));
-	SET(LEASE, Int64GetDatum(0));
+	SET(CLAIM_NO, Int64GetDatum(0));
 	SET(ATTEMPTS, Int32GetDatum(0));
 	SET(FAILURES, Int32GetDatum(0));
 	SET(ABSENT, Int32GetDatum(0));
 	SET(ENQUEUED_BY, ObjectIdGetDatum(role));
 	SET(ENQUEUED_AT,
 		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()));
-	SET(IDENTITY, CStringGetTextDatum(tegro_identity_own()));
+	SET(ORIGIN, CStringGetTextDatum(tegro_origin_own()));
 	if (callback)
 	{
 		SET(CALLBACK, CStringGetTextDatum(callback));
 		SET(CALLBACK_STATE, CStringGetTextDatum("waiting"));
 	}
 #undef SET
-	rows = tegro_ledger_rows(TEGRO_STMT_INSERT);
-	tegro_ledger_add(rows, values, nulls);
-	is_new = tegro_ledger_run_rows(ledger, TEGRO_STMT_INSERT, rows) == 1;
-	tegro_ledger_leave(&scope);
+	rows = tegro_store_rows(TEGRO_STMT_INSERT);
+	tegro_store_add(rows, values, nulls);
+	is_new = tegro_store_run_rows(store, TEGRO_STMT_INSERT, rows) == 1;
+	tegro_store_leave(&scope);
 	if (inserted)
 		*inserted = is_new;
 
 	/* it is there already: an uncommitted insert of it was waited for */
 	if (!is_new)
-		id = find_recorded(ledger, call, role, callback, inserted != NULL);
+		id = find_recorded(store, call, role, callback, inserted != NULL);
 	return id;
 }
 
@@ -255,7 +255,7 @@ tegro_outbox_enqueue(const TegroLedger *ledger, const char *method,
 
 /* A row of ITEM_COLUMNS as an item, in the current memory context. */
 static TegroItem *
-read_item(int row, char **identity)
+read_item(int row, char **origin)
 {
 	TegroItem *item = palloc0(sizeof(TegroItem));
 	bool isnull;
@@ -264,38 +264,38 @@ read_item(int row, char **identity)
 	Assert(CurrentMemoryContext != TopMemoryContext &&
 		   CurrentMemoryContext != CurTransactionContext);
 	item->context = CurrentMemoryContext;
-	item->id = DatumGetInt64(tegro_ledger_column(row, 1, &isnull));
-	item->shop_id = tegro_ledger_text(row, 2);
-	item->method = tegro_ledger_text(row, 3);
-	item->reference = tegro_ledger_text(row, 4);
-	item->params = tegro_ledger_jsonb(row, 5);
-	item->state = tegro_ledger_text(row, 6);
-	item->lease = DatumGetInt64(tegro_ledger_column(row, 7, &isnull));
-	item->attempts = DatumGetInt32(tegro_ledger_column(row, 8, &isnull));
-	item->failures = DatumGetInt32(tegro_ledger_column(row, 9, &isnull));
-	item->absent = DatumGetInt32(tegro_ledger_column(row, 10, &isnull));
+	item->id = DatumGetInt64(tegro_store_column(row, 1, &isnull));
+	item->shop_id = tegro_store_text(row, 2);
+	item->method = tegro_store_text(row, 3);
+	item->reference = tegro_store_text(row, 4);
+	item->params = tegro_store_jsonb(row, 5);
+	item->state = tegro_store_text(row, 6);
+	item->claim_no = DatumGetInt64(tegro_store_column(row, 7, &isnull));
+	item->attempts = DatumGetInt32(tegro_store_column(row, 8, &isnull));
+	item->failures = DatumGetInt32(tegro_store_column(row, 9, &isnull));
+	item->absent = DatumGetInt32(tegro_store_column(row, 10, &isnull));
 	item->unknown_since = DatumGetTimestampTz(
-		tegro_ledger_column(row, 11, &isnull));
+		tegro_store_column(row, 11, &isnull));
 	if (isnull)
 		item->unknown_since = 0;
-	item->role = DatumGetObjectId(tegro_ledger_column(row, 12, &isnull));
-	*identity = tegro_ledger_text(row, 13);
-	item->answer = tegro_ledger_jsonb(row, 14);
-	item->callback = tegro_ledger_text(row, 15);
-	item->message = tegro_ledger_text(row, 16);
+	item->role = DatumGetObjectId(tegro_store_column(row, 12, &isnull));
+	*origin = tegro_store_text(row, 13);
+	item->answer = tegro_store_jsonb(row, 14);
+	item->callback = tegro_store_text(row, 15);
+	item->message = tegro_store_text(row, 16);
 	item->size = VARSIZE(item->params) +
 		(item->answer ? VARSIZE(item->answer) : 0);
 	return item;
 }
 
 /*
- * Parameters of a look-up: the provider's number where it is known, for the
+ * Parameters of a lookup: the provider's number where it is known, for the
  * shop's own may have several orders; else that.
  */
 static Jsonb *
-look_up_params(TegroItem *item)
+lookup_params(TegroItem *item)
 {
-	Jsonb *by_number = tegro_parameters_by_number(tegro_rule_number(item));
+	Jsonb *by_number = tegro_parameters_by_number(tegro_judge_number(item));
 	TegroJsonbState state = {0};
 	JsonbValue key;
 	JsonbValue value;
@@ -318,11 +318,11 @@ look_up_params(TegroItem *item)
  * What is thrown here must not hold up the others, so it is caught; nothing
  * but memory is left behind by what runs.
  */
-TegroRuling *
+TegroDecision *
 tegro_outbox_build_request(TegroItem *item)
 {
 	MemoryContext context = CurrentMemoryContext;
-	TegroRuling *volatile ruling = NULL;
+	TegroDecision *volatile decision = NULL;
 
 	PG_TRY();
 	{
@@ -335,9 +335,9 @@ tegro_outbox_build_request(TegroItem *item)
 				? "order"
 				: "withdrawal";
 
-			if (item->look_up == NULL)
-				item->look_up = look_up_params(item);
-			item->call = tegro_api_prepare_for_shop(method, item->look_up,
+			if (item->lookup == NULL)
+				item->lookup = lookup_params(item);
+			item->call = tegro_api_prepare_for_shop(method, item->lookup,
 													item->shop_id, item->role);
 		}
 		item->request = tegro_api_build(item->call);
@@ -354,20 +354,21 @@ tegro_outbox_build_request(TegroItem *item)
 				ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES))
 			PG_RE_THROW();
 		FlushErrorState();
-		ruling =
+		decision =
 			(error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT
 				 /* the role is gone for good: no later try is any better */
-				 ? tegro_rule_set_aside
-				 : tegro_rule_postponed)(item,
-										 pstrdup(unpack_sql_state(
-											 error->sqlerrcode)),
-										 error->hint ? psprintf("%s; %s",
-																error->message,
-																error->hint)
-													 : error->message);
+				 ? tegro_judge_set_aside
+				 : tegro_judge_postponed)(item,
+										  pstrdup(unpack_sql_state(
+											  error->sqlerrcode)),
+										  error->hint
+											  ? psprintf("%s; %s",
+														 error->message,
+														 error->hint)
+											  : error->message);
 	}
 	PG_END_TRY();
-	return ruling;
+	return decision;
 }
 
 /* The ids of items, as an array. */
@@ -378,7 +379,7 @@ ids_of(List *items)
 
 	for (int i = 0; i < list_length(items); i++)
 		ids[i] = Int64GetDatum(((TegroItem *) list_nth(items, i))->id);
-	return tegro_ledger_ids(ids, list_length(items));
+	return tegro_store_ids(ids, list_length(items));
 }
 
 static Datum
@@ -406,19 +407,18 @@ check_claimed(uint64 nrows, List *items)
 
 /* Puts the claim of items that are to be sent on record. */
 static void
-record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
+record_sending(const TegroStore *store, List *items, TimestampTz claimed_until)
 {
-	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
-	TegroLedgerRows *rows;
+	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(claimed_until)};
+	TegroStoreRows *rows;
 	ListCell *cell;
 
 	if (items == NIL)
 		return;
-	check_claimed(tegro_ledger_run(ledger, TEGRO_STMT_MARK_SENDING, mark,
-								   NULL),
+	check_claimed(tegro_store_run(store, TEGRO_STMT_MARK_SENDING, mark, NULL),
 				  items);
 
-	rows = tegro_ledger_rows(TEGRO_STMT_ADD_ATTEMPT);
+	rows = tegro_store_rows(TEGRO_STMT_ADD_ATTEMPT);
 	foreach(cell, items)
 	{
 		TegroItem *item = lfirst(cell);
@@ -426,18 +426,18 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 		bool nulls[4] = {false};
 
 		Assert(item->task == TEGRO_SEND);
-		Assert(strcmp(item->state, TEGRO_READY) == 0);
+		Assert(strcmp(item->state, TEGRO_STATE_READY) == 0);
 		Assert(item->request.body_len > 0 && item->request.signature);
-		item->state = TEGRO_SENDING;
-		item->lease++;
+		item->state = TEGRO_STATE_SENDING;
+		item->claim_no++;
 		item->attempts++;
 		values[0] = Int64GetDatum(item->id);
-		values[1] = Int64GetDatum(item->lease);
+		values[1] = Int64GetDatum(item->claim_no);
 		values[2] = Int64GetDatum(item->request.nonce);
 		values[3] = bytes_datum(item->request.body, item->request.body_len);
-		tegro_ledger_add(rows, values, nulls);
+		tegro_store_add(rows, values, nulls);
 	}
-	if (tegro_ledger_run_rows(ledger, TEGRO_STMT_ADD_ATTEMPT, rows) !=
+	if (tegro_store_run_rows(store, TEGRO_STMT_ADD_ATTEMPT, rows) !=
 		(uint64) list_length(items))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
@@ -446,89 +446,89 @@ record_sending(const TegroLedger *ledger, List *items, TimestampTz lease_until)
 
 /* Puts the claim of items that are to be looked up on record. */
 static void
-record_taking(const TegroLedger *ledger, List *items, TimestampTz lease_until)
+record_taking(const TegroStore *store, List *items, TimestampTz claimed_until)
 {
-	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(lease_until)};
+	Datum mark[2] = {ids_of(items), TimestampTzGetDatum(claimed_until)};
 	ListCell *cell;
 
 	if (items == NIL)
 		return;
-	check_claimed(tegro_ledger_run(ledger, TEGRO_STMT_MARK_TAKEN, mark, NULL),
+	check_claimed(tegro_store_run(store, TEGRO_STMT_MARK_TAKEN, mark, NULL),
 				  items);
 	foreach(cell, items)
 	{
 		TegroItem *item = lfirst(cell);
 
-		Assert(item->task == TEGRO_LOOK_UP);
-		Assert(strcmp(item->state, TEGRO_IN_DOUBT) == 0 ||
-			   strcmp(item->state, TEGRO_IN_REVIEW) == 0);
-		item->lease++;
+		Assert(item->task == TEGRO_LOOKUP);
+		Assert(strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0 ||
+			   strcmp(item->state, TEGRO_STATE_REVIEW) == 0);
+		item->claim_no++;
 	}
 }
 
 /*
  * A payout is sent, at first and again, only while the role that enqueued it may
- * pay out; otherwise a person decides.  Look-ups need no such right.
+ * pay out; otherwise a person decides.  Lookups need no such right.
  */
-static TegroRuling *
-check_payer(const TegroLedger *ledger, const TegroItem *item)
+static TegroDecision *
+check_payer(const TegroStore *store, const TegroItem *item)
 {
 	char *why;
 
 	if (tegro_method_effect(item->method) != TEGRO_PAYS_OUT ||
-		tegro_payer_may(ledger, item->role, &why))
+		tegro_payer_may(store, item->role, &why))
 		return NULL;
-	return tegro_rule_set_aside(item,
-								pstrdup(unpack_sql_state(
-									ERRCODE_INSUFFICIENT_PRIVILEGE)),
-								psprintf("%s; %sresolve it as failed with tegro_resolve, and have another role pay out",
-										 why,
-										 SearchSysCacheExists1(AUTHOID,
-															   ObjectIdGetDatum(
-																   item->role))
-											 ? "grant it again and resend it with tegro_resolve, or "
-											 : ""));
+	return tegro_judge_set_aside(item,
+								 pstrdup(unpack_sql_state(
+									 ERRCODE_INSUFFICIENT_PRIVILEGE)),
+								 psprintf("%s; %sresolve it as failed with tegro_resolve, and have another role pay out",
+										  why,
+										  SearchSysCacheExists1(AUTHOID,
+																ObjectIdGetDatum(
+																	item->role))
+											  ? "grant it again and resend it with tegro_resolve, or "
+											  : ""));
 }
 
 /*
  * Finds out what is due for an item, and builds the request that it needs.
- * Returns a ruling if nothing is to be done for it now: it is put off, or has
+ * Returns a decision if nothing is to be done for it now: it is put off, or has
  * changed its state by being looked at.
  */
-static TegroRuling *
-prepare_item(const TegroLedger *ledger, TegroItem *item, const char *identity,
+static TegroDecision *
+prepare_item(const TegroStore *store, TegroItem *item, const char *origin,
 			 const char *own)
 {
-	TegroRuling *ruling;
+	TegroDecision *decision;
 
 	/*
 	 * From before a failover: what is ready may have been sent there, and the
 	 * doubt about what is unknown begins anew, for it may have been sent again.
 	 */
-	if (strcmp(identity, own) != 0 &&
-		(strcmp(item->state, TEGRO_READY) == 0 ||
-		 strcmp(item->state, TEGRO_IN_DOUBT) == 0))
-		return tegro_rule_inherited(item);
+	if (strcmp(origin, own) != 0 &&
+		(strcmp(item->state, TEGRO_STATE_READY) == 0 ||
+		 strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0))
+		return tegro_judge_inherited(item);
 
-	if (strcmp(item->state, TEGRO_READY) == 0)
+	if (strcmp(item->state, TEGRO_STATE_READY) == 0)
 	{
 		item->task = TEGRO_SEND;
-		ruling = check_payer(ledger, item);
-		return ruling ? ruling : tegro_outbox_build_request(item);
+		decision = check_payer(store, item);
+		return decision ? decision : tegro_outbox_build_request(item);
 	}
-	if (strcmp(item->state, TEGRO_SENDING) == 0)
-		return tegro_rule_orphaned(item);
-	if (strcmp(item->state, TEGRO_IN_DOUBT) == 0 ||
-		strcmp(item->state, TEGRO_IN_REVIEW) == 0)
+	if (strcmp(item->state, TEGRO_STATE_SENDING) == 0)
+		return tegro_judge_orphaned(item);
+	if (strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0 ||
+		strcmp(item->state, TEGRO_STATE_REVIEW) == 0)
 	{
-		item->task = TEGRO_LOOK_UP;
+		item->task = TEGRO_LOOKUP;
 		return tegro_outbox_build_request(item);
 	}
 
-	return tegro_rule_settled(item);
+	return tegro_judge_settled(item);
 }
 
-static void settle(const TegroLedger *ledger, List *items);
+static void settle(const TegroStore *store, List *items);
 
 /* Until when a claim that is made now holds. */
 static TimestampTz
@@ -541,12 +541,12 @@ end_of_lease(void)
 void
 tegro_outbox_log_review(const TegroItem *item)
 {
-	const char *message = item->ruling->message
-		? tegro_error_for_client(item->ruling->message)
+	const char *message = item->decision->message
+		? tegro_error_for_client(item->decision->message)
 		: "";
 
-	if (strcmp(item->ruling->state, TEGRO_IN_REVIEW) != 0 ||
-		strcmp(item->state, TEGRO_IN_REVIEW) == 0)
+	if (strcmp(item->decision->state, TEGRO_STATE_REVIEW) != 0 ||
+		strcmp(item->state, TEGRO_STATE_REVIEW) == 0)
 		return;
 	if (item->is_notification)
 		ereport(LOG,
@@ -567,10 +567,10 @@ begin_of_claim(const TegroClaim *claim)
 
 /* Finds the rows that a claim made "now" takes, and locks them if "which" does. */
 static int
-find_due(const TegroLedger *ledger, TegroStatement which,
+find_due(const TegroStore *store, TegroStatement which,
 		 const TegroClaim *claim, TimestampTz now)
 {
-	Datum names = tegro_ledger_texts(tegro_pauses_names(claim->pauses));
+	Datum names = tegro_store_texts(tegro_pauses_names(claim->pauses));
 	Datum values[5] = {TimestampTzGetDatum(now), begin_of_claim(claim), names,
 					   Int32GetDatum(claim->max),
 					   tegro_asides_ids(claim->asides, false)};
@@ -578,59 +578,58 @@ find_due(const TegroLedger *ledger, TegroStatement which,
 					Int64GetDatum(claim->only)};
 
 	if (claim->only != 0)
-		return (int) tegro_ledger_run(ledger, TEGRO_STMT_DUE_ONE, one, NULL);
-	return (int) tegro_ledger_run(ledger, which, values, NULL);
+		return (int) tegro_store_run(store, TEGRO_STMT_DUE_ONE, one, NULL);
+	return (int) tegro_store_run(store, which, values, NULL);
 }
 
 List *
-tegro_outbox_list_due(const TegroLedger *ledger, const TegroClaim *claim)
+tegro_outbox_list_due(const TegroStore *store, const TegroClaim *claim)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	List *rows = NIL;
 	int nfound;
 	bool isnull;
 
 	Assert(claim->only == 0);
-	tegro_ledger_enter(ledger, &scope);
-	nfound = find_due(ledger, TEGRO_STMT_DUE_IDS, claim,
-					  GetCurrentTimestamp());
+	tegro_store_enter(store, &scope);
+	nfound = find_due(store, TEGRO_STMT_DUE_IDS, claim, GetCurrentTimestamp());
 	MemoryContextSwitchTo(caller);
 	for (int i = 0; i < nfound; i++)
 	{
 		TegroRow *row = palloc0(sizeof(TegroRow));
 
-		row->id = DatumGetInt64(tegro_ledger_column(i, 1, &isnull));
+		row->id = DatumGetInt64(tegro_store_column(i, 1, &isnull));
 		rows = lappend(rows, row);
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return rows;
 }
 
 uint64
-tegro_outbox_doubt(const TegroLedger *ledger, const TegroClaim *claim)
+tegro_outbox_doubt(const TegroStore *store, const TegroClaim *claim)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum *ids;
 	Datum values[1];
 	int nfound;
 	uint64 ndoubted;
 	bool isnull;
 
-	tegro_ledger_enter(ledger, &scope);
-	nfound = find_due(ledger, TEGRO_STMT_DUE, claim, GetCurrentTimestamp());
+	tegro_store_enter(store, &scope);
+	nfound = find_due(store, TEGRO_STMT_DUE, claim, GetCurrentTimestamp());
 	ids = palloc((nfound + 1) * sizeof(Datum));
 	for (int i = 0; i < nfound; i++)
-		ids[i] = tegro_ledger_column(i, 1, &isnull);
-	values[0] = tegro_ledger_ids(ids, nfound);
-	ndoubted = tegro_ledger_run(ledger, TEGRO_STMT_DOUBT, values, NULL);
-	tegro_ledger_leave(&scope);
+		ids[i] = tegro_store_column(i, 1, &isnull);
+	values[0] = tegro_store_ids(ids, nfound);
+	ndoubted = tegro_store_run(store, TEGRO_STMT_DOUBT, values, NULL);
+	tegro_store_leave(&scope);
 	return ndoubted;
 }
 
 List *
-tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
+tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	List *items;
@@ -639,21 +638,21 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	List *put_off = NIL;
 	List *resting = NIL;
 	TegroItem **found;
-	char **identities;
+	char **origins;
 	TimestampTz now = GetCurrentTimestamp();
 	int64 now_us = tegro_clock_us();
-	TimestampTz lease_until;
+	TimestampTz claimed_until;
 	int nfound;
 	int nread = 0;
 	Size size = 0;
 	ListCell *cell;
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	bool isnull;
 
 	Assert(claim->max > 0 && claim->max_size > 0);
 	Assert(IsTransactionState());
-	tegro_ledger_enter(ledger, &scope);
-	nfound = find_due(ledger, TEGRO_STMT_DUE, claim, now);
+	tegro_store_enter(store, &scope);
+	nfound = find_due(store, TEGRO_STMT_DUE, claim, now);
 	Assert(nfound >= 0 && nfound <= claim->max);
 	claim->full = nfound == claim->max;
 
@@ -662,14 +661,14 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	 * stored apart, and read only here; rows beyond the budget stay as they are.
 	 */
 	found = palloc((nfound + 1) * sizeof(TegroItem *));
-	identities = palloc((nfound + 1) * sizeof(char *));
+	origins = palloc((nfound + 1) * sizeof(char *));
 	for (int i = 0; i < nfound && (i == 0 || size < claim->max_size); i++)
 	{
 		MemoryContext context = AllocSetContextCreate(caller, "tegro request",
 													  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		found[i] = read_item(i, &identities[i]);
+		found[i] = read_item(i, &origins[i]);
 		found[i]->claimed_us = now_us;
 		size += found[i]->size;
 		nread++;
@@ -681,17 +680,16 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	claim->max_size -= Min(size, claim->max_size);
 	if (nfound > 0)
 		claim->after = DatumGetTimestampTz(
-			tegro_ledger_column(nfound - 1, 17, &isnull));
+			tegro_store_column(nfound - 1, 17, &isnull));
 
 	for (int i = 0; i < nfound; i++)
 	{
 		TegroItem *item = found[i];
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = prepare_item(ledger, item, identities[i],
-									claim->identity);
+		item->decision = prepare_item(store, item, origins[i], claim->origin);
 		MemoryContextSwitchTo(old);
-		if (item->ruling)
+		if (item->decision)
 			put_off = lappend(put_off, item);
 		else if (tegro_pauses_hold(claim->pauses, item))
 			resting = lappend(resting, item);
@@ -701,11 +699,11 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 			to_take = lappend(to_take, item);
 	}
 
-	lease_until = end_of_lease();
-	Assert(lease_until > now);
-	settle(ledger, put_off);
-	record_sending(ledger, to_send, lease_until);
-	record_taking(ledger, to_take, lease_until);
+	claimed_until = end_of_lease();
+	Assert(claimed_until > now);
+	settle(store, put_off);
+	record_sending(store, to_send, claimed_until);
+	record_taking(store, to_take, claimed_until);
 
 	MemoryContextSwitchTo(caller);
 	items = list_concat_copy(to_send, to_take);
@@ -725,13 +723,13 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	{
 		Datum values[2] = {TimestampTzGetDatum(now), begin_of_claim(claim)};
 
-		(void) tegro_ledger_run(ledger, TEGRO_STMT_NEXT_AT, values, NULL);
+		(void) tegro_store_run(store, TEGRO_STMT_NEXT_AT, values, NULL);
 		claim->next_at = DatumGetTimestampTz(
-			tegro_ledger_column(0, 1, &isnull));
+			tegro_store_column(0, 1, &isnull));
 		if (isnull)
 			claim->next_at = 0;
 		claim->inbox_at = DatumGetTimestampTz(
-			tegro_ledger_column(0, 2, &isnull));
+			tegro_store_column(0, 2, &isnull));
 		if (isnull)
 			claim->inbox_at = 0;
 	}
@@ -739,38 +737,38 @@ tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim)
 	/* a claim for what is past would make the worker spin */
 	Assert(claim->next_at == 0 || claim->next_at > now);
 
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return items;
 }
 
 TegroItem *
-tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
+tegro_outbox_claim_new(const TegroStore *store, int64 id)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller, "tegro request",
 												  ALLOCSET_DEFAULT_SIZES);
 	TegroItem *item;
-	char *identity;
+	char *origin;
 	Datum values[1] = {Int64GetDatum(id)};
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 
-	tegro_ledger_enter(ledger, &scope);
-	(void) tegro_ledger_run(ledger, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
-	if (tegro_ledger_run(ledger, TEGRO_STMT_ONE, values, NULL) != 1)
+	tegro_store_enter(store, &scope);
+	(void) tegro_store_run(store, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
+	if (tegro_store_run(store, TEGRO_STMT_ONE, values, NULL) != 1)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);
-	item = read_item(0, &identity);
+	item = read_item(0, &origin);
 	/* nobody else has seen it: it was inserted in this transaction */
-	Assert(item->id == id && strcmp(item->state, TEGRO_READY) == 0);
+	Assert(item->id == id && strcmp(item->state, TEGRO_STATE_READY) == 0);
 	item->claimed_us = tegro_clock_us();
 	item->task = TEGRO_SEND;
 	/* here an error is the caller's, and takes the row with it */
 	item->call = tegro_api_prepare_for_shop(item->method, item->params,
 											item->shop_id, item->role);
 	item->request = tegro_api_build(item->call);
-	record_sending(ledger, list_make1(item), end_of_lease());
-	tegro_ledger_leave(&scope);
+	record_sending(store, list_make1(item), end_of_lease());
+	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return item;
 }
@@ -781,14 +779,15 @@ tegro_outbox_claim_new(const TegroLedger *ledger, int64 id)
  */
 
 /*
- * Writes the rulings of items: under the lease of their claim, or else "late",
+ * Writes the decisions of items: under the lease of their claim, or else "late",
  * under the lease of their last send.  Returns true if all changed their rows.
  */
 static bool
-settle_rows(const TegroLedger *ledger, List *items, bool late)
+record_rows(const TegroStore *store, List *items, bool late)
 {
-	TegroStatement which = late ? TEGRO_STMT_SETTLE_LATE : TEGRO_STMT_SETTLE;
-	TegroLedgerRows *rows = tegro_ledger_rows(which);
+	TegroStatement which = late ? TEGRO_STMT_RECORD_OUTCOME_LATE
+								: TEGRO_STMT_RECORD_OUTCOME;
+	TegroStoreRows *rows = tegro_store_rows(which);
 	int nrows = 0;
 	uint64 nchanged;
 	TimestampTz now = GetCurrentTimestamp();
@@ -797,44 +796,45 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 	foreach(cell, items)
 	{
 		const TegroItem *item = lfirst(cell);
-		const TegroRuling *ruling = item->ruling;
+		const TegroDecision *decision = item->decision;
 		Datum values[14];
 		bool nulls[14] = {false};
 
-		if (late ? ruling->outcome == NULL : item->given_up)
+		if (late ? decision->outcome == NULL : item->given_up)
 			continue;
-		tegro_rule_check(item);
+		tegro_judge_check(item);
 		values[0] = Int64GetDatum(item->id);
-		values[1] = Int64GetDatum(item->lease);
-		values[2] = tegro_ledger_datum(item->state);
-		values[3] = tegro_ledger_datum(ruling->state);
+		values[1] = Int64GetDatum(item->claim_no);
+		values[2] = tegro_store_datum(item->state);
+		values[3] = tegro_store_datum(decision->state);
 		values[4] = TimestampTzGetDatum(
-			TimestampTzPlusMilliseconds(now, ruling->delay_ms));
-		nulls[4] = ruling->delay_ms < 0;
-		values[5] = ruling->answer ? JsonbPGetDatum(ruling->answer)
-								   : (Datum) 0;
-		nulls[5] = ruling->answer == NULL;
-		values[6] = tegro_ledger_datum(ruling->sqlstate);
-		nulls[6] = ruling->sqlstate == NULL;
-		values[7] = tegro_ledger_datum(ruling->message);
-		nulls[7] = ruling->message == NULL;
-		values[8] = Int32GetDatum(ruling->failures);
-		values[9] = Int32GetDatum(ruling->absent);
-		values[10] = TimestampTzGetDatum(ruling->unknown_since);
-		nulls[10] = ruling->unknown_since == 0;
-		values[11] = tegro_ledger_datum(
-			ruling->renew_identity ? tegro_identity_own() : NULL);
-		nulls[11] = !ruling->renew_identity;
-		values[12] = Int32GetDatum(ruling->not_sent ? 1 : 0);
-		values[13] = BoolGetDatum(strcmp(ruling->state, TEGRO_DONE) == 0 ||
-								  strcmp(ruling->state, TEGRO_FAILED) == 0 ||
-								  strcmp(ruling->state, TEGRO_CANCELLED) == 0);
-		tegro_ledger_add(rows, values, nulls);
+			TimestampTzPlusMilliseconds(now, decision->delay_ms));
+		nulls[4] = decision->delay_ms < 0;
+		values[5] = decision->answer ? JsonbPGetDatum(decision->answer)
+									 : (Datum) 0;
+		nulls[5] = decision->answer == NULL;
+		values[6] = tegro_store_datum(decision->sqlstate);
+		nulls[6] = decision->sqlstate == NULL;
+		values[7] = tegro_store_datum(decision->message);
+		nulls[7] = decision->message == NULL;
+		values[8] = Int32GetDatum(decision->failures);
+		values[9] = Int32GetDatum(decision->absent);
+		values[10] = TimestampTzGetDatum(decision->unknown_since);
+		nulls[10] = decision->unknown_since == 0;
+		values[11] = tegro_store_datum(
+			decision->renew_origin ? tegro_origin_own() : NULL);
+		nulls[11] = !decision->renew_origin;
+		values[12] = Int32GetDatum(decision->not_sent ? 1 : 0);
+		values[13] = BoolGetDatum(
+			strcmp(decision->state, TEGRO_STATE_ACCEPTED) == 0 ||
+			strcmp(decision->state, TEGRO_STATE_REFUSED) == 0 ||
+			strcmp(decision->state, TEGRO_STATE_CANCELLED) == 0);
+		tegro_store_add(rows, values, nulls);
 		nrows++;
 	}
 	if (nrows == 0)
 		return list_length(items) == 0;
-	nchanged = tegro_ledger_run_rows(ledger, which, rows);
+	nchanged = tegro_store_run_rows(store, which, rows);
 	/* a claim has one row, and a row one claim */
 	Assert(nchanged <= (uint64) nrows);
 	return nchanged == (uint64) list_length(items);
@@ -842,43 +842,43 @@ settle_rows(const TegroLedger *ledger, List *items, bool late)
 
 /* Writes what was seen of attempts, also of those that no longer count. */
 static void
-end_attempts(const TegroLedger *ledger, List *items)
+end_attempts(const TegroStore *store, List *items)
 {
-	TegroLedgerRows *rows = tegro_ledger_rows(TEGRO_STMT_END_ATTEMPT);
+	TegroStoreRows *rows = tegro_store_rows(TEGRO_STMT_END_ATTEMPT);
 	int nrows = 0;
 	ListCell *cell;
 
 	foreach(cell, items)
 	{
 		const TegroItem *item = lfirst(cell);
-		const TegroRuling *ruling = item->ruling;
+		const TegroDecision *decision = item->decision;
 		Datum values[6];
 		bool nulls[6] = {false};
 
-		if (ruling->outcome == NULL)
+		if (decision->outcome == NULL)
 			continue;
 		/* an attempt has ended: there was one */
-		Assert(item->task == TEGRO_SEND && item->lease > 0);
+		Assert(item->task == TEGRO_SEND && item->claim_no > 0);
 		values[0] = Int64GetDatum(item->id);
-		values[1] = Int64GetDatum(item->lease);
-		values[2] = tegro_ledger_datum(ruling->outcome);
-		values[3] = Int32GetDatum(ruling->http_status);
-		nulls[3] = ruling->http_status == 0;
-		values[4] = tegro_ledger_datum(ruling->attempt_message);
-		nulls[4] = ruling->attempt_message == NULL;
-		values[5] = ruling->raw_answer_len > 0
-			? bytes_datum(ruling->raw_answer, ruling->raw_answer_len)
+		values[1] = Int64GetDatum(item->claim_no);
+		values[2] = tegro_store_datum(decision->outcome);
+		values[3] = Int32GetDatum(decision->http_status);
+		nulls[3] = decision->http_status == 0;
+		values[4] = tegro_store_datum(decision->attempt_message);
+		nulls[4] = decision->attempt_message == NULL;
+		values[5] = decision->raw_answer_len > 0
+			? bytes_datum(decision->raw_answer, decision->raw_answer_len)
 			: (Datum) 0;
-		nulls[5] = ruling->raw_answer_len == 0;
-		tegro_ledger_add(rows, values, nulls);
+		nulls[5] = decision->raw_answer_len == 0;
+		tegro_store_add(rows, values, nulls);
 		nrows++;
 	}
 	if (nrows > 0)
-		tegro_ledger_run_rows(ledger, TEGRO_STMT_END_ATTEMPT, rows);
+		tegro_store_run_rows(store, TEGRO_STMT_END_ATTEMPT, rows);
 }
 
 static void
-settle(const TegroLedger *ledger, List *items)
+settle(const TegroStore *store, List *items)
 {
 	if (items == NIL)
 		return;
@@ -886,21 +886,21 @@ settle(const TegroLedger *ledger, List *items)
 	 * Where another has taken a row over meanwhile, what became of its last
 	 * send still tells what is true, if nothing was sent since.
 	 */
-	if (!settle_rows(ledger, items, false))
-		(void) settle_rows(ledger, items, true);
-	end_attempts(ledger, items);
+	if (!record_rows(store, items, false))
+		(void) record_rows(store, items, true);
+	end_attempts(store, items);
 }
 
 void
-tegro_outbox_settle(const TegroLedger *ledger, List *items)
+tegro_outbox_record_outcomes(const TegroStore *store, List *items)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 
 	if (items == NIL)
 		return;
-	tegro_ledger_enter(ledger, &scope);
-	settle(ledger, items);
-	tegro_ledger_leave(&scope);
+	tegro_store_enter(store, &scope);
+	settle(store, items);
+	tegro_store_leave(&scope);
 }
 
 
@@ -909,76 +909,77 @@ tegro_outbox_settle(const TegroLedger *ledger, List *items)
  */
 
 TegroItem *
-tegro_outbox_take_callback(const TegroLedger *ledger, TimestampTz *next_at)
+tegro_outbox_take_callback(const TegroStore *store, TimestampTz *next_at)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TegroItem *item = NULL;
 	TimestampTz now = GetCurrentTimestamp();
 	Datum values[2] = {TimestampTzGetDatum(now)};
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 
 	*next_at = 0;
-	tegro_ledger_enter(ledger, &scope);
-	if (tegro_ledger_run(ledger, TEGRO_STMT_DUE_CALLBACK, values, NULL) == 1)
+	tegro_store_enter(store, &scope);
+	if (tegro_store_run(store, TEGRO_STMT_DUE_CALLBACK, values, NULL) == 1)
 	{
-		char *identity;
+		char *origin;
 
 		MemoryContextSwitchTo(AllocSetContextCreate(caller, "tegro callback",
 													ALLOCSET_DEFAULT_SIZES));
-		item = read_item(0, &identity);
-		item->lease++;
+		item = read_item(0, &origin);
+		item->claim_no++;
 		item->failures++;
 		Assert(item->callback != NULL);
 		values[0] = Int64GetDatum(item->id);
 		values[1] = TimestampTzGetDatum(
 			TimestampTzPlusMilliseconds(now,
-										tegro_rule_backoff_ms(item->failures)));
+										tegro_judge_backoff_ms(
+											item->failures)));
 		/* a call that is not counted would be made for ever */
-		check_claimed(tegro_ledger_run(ledger, TEGRO_STMT_TAKE_CALLBACK,
-									   values, NULL),
+		check_claimed(tegro_store_run(store, TEGRO_STMT_TAKE_CALLBACK, values,
+									  NULL),
 					  list_make1(item));
 	}
-	else if (tegro_ledger_run(ledger, TEGRO_STMT_NEXT_CALLBACK_AT, NULL,
-							  NULL) == 1)
+	else if (tegro_store_run(store, TEGRO_STMT_NEXT_CALLBACK_AT, NULL, NULL) ==
+			 1)
 	{
 		bool isnull;
 
-		*next_at = DatumGetTimestampTz(tegro_ledger_column(0, 1, &isnull));
+		*next_at = DatumGetTimestampTz(tegro_store_column(0, 1, &isnull));
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return item;
 }
 
 bool
-tegro_outbox_callbacks_wait(const TegroLedger *ledger)
+tegro_outbox_callbacks_wait(const TegroStore *store)
 {
-	return tegro_ledger_run_alone(ledger, TEGRO_STMT_CALLBACKS_WAIT, NULL,
-								  NULL) > 0;
+	return tegro_store_run_alone(store, TEGRO_STMT_CALLBACKS_WAIT, NULL,
+								 NULL) > 0;
 }
 
 
 /*
- * Identity and history.
+ * Origin and history.
  */
 
 bool
-tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
-							char **detail)
+tegro_outbox_check_origin(const TegroStore *store, const char *origin,
+						  char **detail)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	TegroLedgerScope scope;
-	Datum values[2] = {CStringGetTextDatum(identity), (Datum) 0};
+	TegroStoreScope scope;
+	Datum values[2] = {CStringGetTextDatum(origin), (Datum) 0};
 	const char *reason = NULL;
 	bool allowed = true;
 
 	*detail = NULL;
-	tegro_ledger_enter(ledger, &scope);
-	if (tegro_ledger_run(ledger, TEGRO_STMT_GET_IDENTITY, NULL, NULL) > 0)
+	tegro_store_enter(store, &scope);
+	if (tegro_store_run(store, TEGRO_STMT_GET_ORIGIN, NULL, NULL) > 0)
 	{
-		char *then = tegro_ledger_text(0, 1);
+		char *then = tegro_store_text(0, 1);
 
-		switch (tegro_identity_compare(then, identity))
+		switch (tegro_origin_compare(then, origin))
 		{
 			case TEGRO_SAME:
 				break;
@@ -992,7 +993,7 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 				*detail =
 					MemoryContextStrdup(caller,
 										psprintf("The outbox belongs to %s, this is %s.",
-												 then, identity));
+												 then, origin));
 				allowed = false;
 				break;
 		}
@@ -1000,16 +1001,15 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 	else
 	{
 		/* first use; but what waits may come from elsewhere, or from before */
-		uint64 nothers = tegro_ledger_run(ledger, TEGRO_STMT_FOREIGN, values,
-										  NULL);
+		uint64 nothers = tegro_store_run(store, TEGRO_STMT_FOREIGN, values,
+										 NULL);
 
 		reason = "first use";
 		for (uint64 i = 0; i < nothers && allowed; i++)
 		{
-			char *then = tegro_ledger_text((int) i, 1);
+			char *then = tegro_store_text((int) i, 1);
 
-			allowed = tegro_identity_compare(then, identity) ==
-				TEGRO_SUCCESSOR;
+			allowed = tegro_origin_compare(then, origin) == TEGRO_SUCCESSOR;
 			reason = allowed ? psprintf("a failover or restore, from %s", then)
 							 : NULL;
 		}
@@ -1017,49 +1017,49 @@ tegro_outbox_check_identity(const TegroLedger *ledger, const char *identity,
 			*detail =
 				MemoryContextStrdup(caller,
 									psprintf("The outbox has requests of another database than this, %s.",
-											 identity));
+											 origin));
 	}
 
 	if (reason)
 	{
 		values[1] = CStringGetTextDatum(reason);
-		tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);
+		tegro_store_run(store, TEGRO_STMT_SET_ORIGIN, values, NULL);
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	return allowed;
 }
 
 int64
-tegro_outbox_count_due(const TegroLedger *ledger, int64 max)
+tegro_outbox_count_due(const TegroStore *store, int64 max)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum values[2] = {TimestampTzGetDatum(GetCurrentTimestamp()),
 					   Int64GetDatum(max)};
 	int64 count;
 	bool isnull;
 
-	tegro_ledger_enter(ledger, &scope);
-	tegro_ledger_run(ledger, TEGRO_STMT_DUE_COUNT, values, NULL);
-	count = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	tegro_store_enter(store, &scope);
+	tegro_store_run(store, TEGRO_STMT_DUE_COUNT, values, NULL);
+	count = DatumGetInt64(tegro_store_column(0, 1, &isnull));
 	Assert(!isnull && count >= 0 && count <= max);
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	return count;
 }
 
 int64
-tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before, int64 after)
+tegro_outbox_forget(const TegroStore *store, TimestampTz before, int64 after)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum values[3] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX),
 					   Int64GetDatum(after)};
 	bool isnull;
 	int64 reached;
 
-	tegro_ledger_enter(ledger, &scope);
-	(void) tegro_ledger_run(ledger, TEGRO_STMT_FORGET, values, NULL);
-	reached = DatumGetInt64(tegro_ledger_column(0, 1, &isnull));
+	tegro_store_enter(store, &scope);
+	(void) tegro_store_run(store, TEGRO_STMT_FORGET, values, NULL);
+	reached = DatumGetInt64(tegro_store_column(0, 1, &isnull));
 	Assert(!isnull && (reached == 0 || reached > after));
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	return reached;
 }
 
@@ -1094,39 +1094,39 @@ typedef struct Ending
 
 /* Reads it, in the current memory context, whatever the caller's snapshot. */
 static Ending
-read_ending(const TegroLedger *ledger, int64 id, Oid caller)
+read_ending(const TegroStore *store, int64 id, Oid caller)
 {
 	MemoryContext context = CurrentMemoryContext;
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
 	Ending ending = {id};
 	TransactionId xmin;
 	bool isnull;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	tegro_ledger_enter(ledger, &scope);
-	if (tegro_ledger_look(ledger, TEGRO_STMT_OUTCOME, values, NULL) != 1 ||
-		!DatumGetBool(tegro_ledger_column(0, 7, &isnull)))
+	tegro_store_enter(store, &scope);
+	if (tegro_store_look(store, TEGRO_STMT_OUTCOME, values, NULL) != 1 ||
+		!DatumGetBool(tegro_store_column(0, 7, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("request " INT64_FORMAT " is not in the outbox", id),
 				 errdetail("Or another role enqueued it.")));
-	xmin = DatumGetTransactionId(tegro_ledger_column(0, 8, &isnull));
+	xmin = DatumGetTransactionId(tegro_store_column(0, 8, &isnull));
 	if (TransactionIdIsCurrentTransactionId(xmin))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("request " INT64_FORMAT " was enqueued or changed by this very transaction", id),
 				 errdetail("It is delivered after the transaction has committed."),
 				 errhint("Commit first, then wait.")));
-	ending.never_sent = DatumGetBool(tegro_ledger_column(0, 9, &isnull));
+	ending.never_sent = DatumGetBool(tegro_store_column(0, 9, &isnull));
 	MemoryContextSwitchTo(context);
-	ending.state = tegro_ledger_text(0, 1);
-	ending.answer = tegro_ledger_jsonb(0, 2);
-	ending.sqlstate = tegro_ledger_text(0, 3);
-	ending.message = tegro_ledger_text(0, 4);
-	ending.reference = tegro_ledger_text(0, 5);
-	ending.method = tegro_ledger_text(0, 6);
-	tegro_ledger_leave(&scope);
+	ending.state = tegro_store_text(0, 1);
+	ending.answer = tegro_store_jsonb(0, 2);
+	ending.sqlstate = tegro_store_text(0, 3);
+	ending.message = tegro_store_text(0, 4);
+	ending.reference = tegro_store_text(0, 5);
+	ending.method = tegro_store_text(0, 6);
+	tegro_store_leave(&scope);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(context);
 	Assert(ending.state && ending.reference && ending.method);
@@ -1145,10 +1145,10 @@ words_of_refusal(const char *message)
 }
 
 bool
-tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
+tegro_outbox_outcome(const TegroStore *store, int64 id, Oid caller,
 					 Jsonb **answer, TegroOutcome *outcome, const char **state)
 {
-	Ending ending = read_ending(ledger, id, caller);
+	Ending ending = read_ending(store, id, caller);
 	const char *method = ending.method;
 	const char *reference = ending.reference;
 
@@ -1158,17 +1158,17 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 	*state = ending.state;
 	*answer = NULL;
 
-	if (strcmp(ending.state, TEGRO_DONE) == 0 && ending.answer)
+	if (strcmp(ending.state, TEGRO_STATE_ACCEPTED) == 0 && ending.answer)
 	{
 		*answer = ending.answer;
 		outcome->result = TEGRO_ANSWERED;
 		outcome->detail = NULL;
 	}
-	else if (strcmp(ending.state, TEGRO_DONE) == 0)
+	else if (strcmp(ending.state, TEGRO_STATE_ACCEPTED) == 0)
 		outcome->message =
 			psprintf("%s \"%s\" counts as done, without an answer", method,
 					 reference);
-	else if (strcmp(ending.state, TEGRO_FAILED) == 0)
+	else if (strcmp(ending.state, TEGRO_STATE_REFUSED) == 0)
 	{
 		outcome->result = ending.sqlstate &&
 				strcmp(ending.sqlstate, "TG005") == 0
@@ -1182,26 +1182,27 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 					 ") sends this one again as it is.",
 					 id);
 	}
-	else if (strcmp(ending.state, TEGRO_IN_REVIEW) == 0 && ending.never_sent)
+	else if (strcmp(ending.state, TEGRO_STATE_REVIEW) == 0 &&
+			 ending.never_sent)
 	{
 		outcome->result = TEGRO_NOT_SENT;
 		outcome->message = psprintf("%s \"%s\" is set aside", method,
 									reference);
 		outcome->hint =
 			psprintf("A person decides with tegro_resolve.  Before you pay in another way, call tegro_resolve(" INT64_FORMAT
-					 ", 'failed', reason), so that nobody resends it.",
+					 ", 'refused', reason), so that nobody resends it.",
 					 id);
 	}
-	else if (strcmp(ending.state, TEGRO_IN_REVIEW) == 0)
+	else if (strcmp(ending.state, TEGRO_STATE_REVIEW) == 0)
 	{
 		outcome->message = psprintf("the outcome of %s \"%s\" is unknown",
 									method, reference);
 		outcome->hint =
 			psprintf("Find out what became of it, then call tegro_resolve(" INT64_FORMAT
-					 ", 'done', reason), or with 'failed' or 'resend'.",
+					 ", 'accepted', reason), or with 'refused' or 'resend'.",
 					 id);
 	}
-	else if (strcmp(ending.state, TEGRO_CANCELLED) == 0)
+	else if (strcmp(ending.state, TEGRO_STATE_CANCELLED) == 0)
 	{
 		outcome->result = TEGRO_NOT_SENT;
 		outcome->message = psprintf("%s \"%s\" was cancelled", method,
@@ -1218,72 +1219,74 @@ tegro_outbox_outcome(const TegroLedger *ledger, int64 id, Oid caller,
 }
 
 bool
-tegro_outbox_waiting(const TegroLedger *ledger)
+tegro_outbox_waiting(const TegroStore *store)
 {
-	return tegro_ledger_run_alone(ledger, TEGRO_STMT_WAITING, NULL, NULL) > 0;
+	return tegro_store_run_alone(store, TEGRO_STMT_WAITING, NULL, NULL) > 0;
 }
 
 bool
-tegro_outbox_decide(const TegroLedger *ledger, int64 id, Oid caller,
-					TegroDecision decision, const char *note)
+tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
+					 TegroCommand decision, const char *note)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum values[4];
 	bool changed = false;
 
 	values[0] = Int64GetDatum(id);
 	values[1] = ObjectIdGetDatum(caller);
 	values[2] = CStringGetTextDatum(note);
-	values[3] = CStringGetTextDatum(tegro_identity_own());
+	values[3] = CStringGetTextDatum(tegro_origin_own());
 
 	/* whichever has it now */
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
-	tegro_ledger_commit_durably();
-	tegro_ledger_enter(ledger, &scope);
+	tegro_store_commit_durably();
+	tegro_store_enter(store, &scope);
 	switch (decision)
 	{
 		case TEGRO_CANCEL:
-			changed = tegro_ledger_run(ledger, TEGRO_STMT_CANCEL, values,
-									   NULL) > 0;
+			changed = tegro_store_run(store, TEGRO_STMT_CANCEL, values, NULL) >
+				0;
 			break;
 		case TEGRO_RETRY:
-			changed = tegro_ledger_run(ledger, TEGRO_STMT_RETRY, values,
-									   NULL) > 0;
+			changed = tegro_store_run(store, TEGRO_STMT_RETRY, values, NULL) >
+				0;
 			break;
-		case TEGRO_RESOLVE_DONE:
-		case TEGRO_RESOLVE_FAILED:
+		case TEGRO_RESOLVE_ACCEPTED:
+		case TEGRO_RESOLVE_REFUSED:
 		case TEGRO_RESOLVE_RESEND:
 			values[3] = CStringGetTextDatum(
-				decision == TEGRO_RESOLVE_DONE		   ? TEGRO_DONE
-					: decision == TEGRO_RESOLVE_FAILED ? TEGRO_FAILED
-													   : TEGRO_READY);
-			changed = tegro_ledger_run(ledger, TEGRO_STMT_RESOLVE, values,
-									   NULL) > 0;
+				decision == TEGRO_RESOLVE_ACCEPTED		? TEGRO_STATE_ACCEPTED
+					: decision == TEGRO_RESOLVE_REFUSED ? TEGRO_STATE_REFUSED
+														: TEGRO_STATE_READY);
+			changed = tegro_store_run(store, TEGRO_STMT_RESOLVE, values,
+									  NULL) > 0;
 			break;
 	}
-	tegro_ledger_leave(&scope);
+	tegro_store_leave(&scope);
 	return changed;
 }
 
 void
-tegro_outbox_arm(const TegroLedger *ledger, const char *note, uint64 *orders,
-				 uint64 *payouts)
+tegro_outbox_take_over(const TegroStore *store, const char *note,
+					   uint64 *orders, uint64 *payouts)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	Datum values[2];
 
-	values[0] = CStringGetTextDatum(tegro_identity_own());
+	values[0] = CStringGetTextDatum(tegro_origin_own());
 	values[1] = CStringGetTextDatum(note);
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
-	tegro_ledger_commit_durably();
-	tegro_ledger_enter(ledger, &scope);
-	tegro_ledger_run(ledger, TEGRO_STMT_SET_IDENTITY, values, NULL);
+	tegro_store_commit_durably();
+	tegro_store_enter(store, &scope);
+	tegro_store_run(store, TEGRO_STMT_SET_ORIGIN, values, NULL);
 	values[1] = CStringGetTextDatum(
 		"it comes from another database, and may have been sent there; it is looked up");
-	*orders = tegro_ledger_run(ledger, TEGRO_STMT_ARM_ORDERS, values, NULL);
+	*orders = tegro_store_run(store, TEGRO_STMT_TAKE_OVER_ORDERS, values,
+							  NULL);
 	values[1] = CStringGetTextDatum(
 		"it comes from another database, and may have been sent there; a person decides with tegro_resolve");
-	*payouts = tegro_ledger_run(ledger, TEGRO_STMT_ARM_PAYOUTS, values, NULL);
-	tegro_ledger_leave(&scope);
+	*payouts = tegro_store_run(store, TEGRO_STMT_TAKE_OVER_PAYOUTS, values,
+							   NULL);
+	tegro_store_leave(&scope);
 }

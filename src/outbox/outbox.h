@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * outbox.h
- *		The ledger of requests: its rows, and how they change.
+ *		The outbox of requests: its rows, and how they change.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 
 #include "src/outbox/aside.h"
 #include "src/outbox/item.h"
-#include "src/outbox/ledger.h"
+#include "src/outbox/store.h"
 #include "src/outbox/pause.h"
 
 /*
@@ -28,8 +28,8 @@
  * Returns its number.  Throws 22023 for parameters that can't be sent, TG007
  * if the reference is taken by another request.
  */
-extern int64 tegro_outbox_enqueue(const TegroLedger *ledger,
-								  const char *method, Jsonb *params, Oid role,
+extern int64 tegro_outbox_enqueue(const TegroStore *store, const char *method,
+								  Jsonb *params, Oid role,
 								  const char *callback,
 								  TimestampTz deliver_after, bool *inserted);
 
@@ -43,9 +43,9 @@ typedef struct TegroClaim
 	TimestampTz after;		   /* in: see fast; out: where it got to */
 	TegroPauses *pauses;	   /* requests whose shop and key rest stay */
 	const TegroAsides *asides; /* these stay, too; NULL: none */
-	int64 only;		/* no request but this one, wherever it is due; 0: any */
-	char *identity; /* this server's */
-	bool full;		/* out: there may be more */
+	int64 only;	  /* no request but this one, wherever it is due; 0: any */
+	char *origin; /* this server's */
+	bool full;	  /* out: there may be more */
 	TimestampTz next_at; /* out: when the next is due, of what was not passed
 						  * over; 0: none is */
 	/* out, unless full: when a notification is due, if not taken; 0: none is */
@@ -56,13 +56,13 @@ typedef struct TegroClaim
  * Claims what is due: a list of TegroItem, each in a context of its own below
  * the current one.  Must be committed, durably, before any is acted on.
  */
-extern List *tegro_outbox_claim(const TegroLedger *ledger, TegroClaim *claim);
+extern List *tegro_outbox_claim(const TegroStore *store, TegroClaim *claim);
 
 /*
  * The numbers of the requests that such a claim would take, in its order: a list
  * of TegroRow.  It reads less of them than the claim does, and locks none.
  */
-extern List *tegro_outbox_list_due(const TegroLedger *ledger,
+extern List *tegro_outbox_list_due(const TegroStore *store,
 								   const TegroClaim *claim);
 
 /*
@@ -73,15 +73,15 @@ extern List *tegro_outbox_list_due(const TegroLedger *ledger,
  * numbers given out again; nobody can know.  A claim fails (23505) where it meets
  * such an attempt.
  */
-extern uint64 tegro_outbox_doubt(const TegroLedger *ledger,
+extern uint64 tegro_outbox_doubt(const TegroStore *store,
 								 const TegroClaim *claim);
 
 /*
  * Builds and signs the request that an item is claimed for, in the current
- * memory context.  Returns NULL, or a ruling where it can't be: a key is
+ * memory context.  Returns NULL, or a decision where it can't be: a key is
  * missing, say.
  */
-extern struct TegroRuling *tegro_outbox_build_request(TegroItem *item);
+extern struct TegroDecision *tegro_outbox_build_request(TegroItem *item);
 
 /* Notes in the log that an item goes into review now, if it does. */
 extern void tegro_outbox_log_review(const TegroItem *item);
@@ -90,44 +90,44 @@ extern void tegro_outbox_log_review(const TegroItem *item);
  * Claims one request, which was enqueued in the current transaction, to be
  * sent by the caller.  Throws if it can't be sent.
  */
-extern TegroItem *tegro_outbox_claim_new(const TegroLedger *ledger, int64 id);
+extern TegroItem *tegro_outbox_claim_new(const TegroStore *store, int64 id);
 
 /*
- * Writes what became of requests: a list of TegroItem, each with its ruling.
- * Changes nothing of those that another deliverer has taken since; what was
+ * Writes what became of requests: a list of TegroItem, each with its decision.
+ * Changes nothing of those that another delivery worker has taken since; what was
  * seen of their attempts is kept all the same.
  */
-extern void tegro_outbox_settle(const TegroLedger *ledger, List *items);
+extern void tegro_outbox_record_outcomes(const TegroStore *store, List *items);
 
 /*
  * Takes the request whose callback is due, for a call: NULL if there is none,
  * and when the next is due, 0 if none waits.  It counts as a call that failed,
- * and is due again after the back-off, unless tegro_ledger_called_back() says
+ * and is due again after the back-off, unless tegro_store_called_back() says
  * otherwise: so one that never returns is not called for ever.
  *
  * Must be committed before the call.  The item has a context of its own below
  * the current one.
  */
-extern TegroItem *tegro_outbox_take_callback(const TegroLedger *ledger,
+extern TegroItem *tegro_outbox_take_callback(const TegroStore *store,
 											 TimestampTz *next_at);
 
 /* Is there a callback to be called, now or later, also of a notification? */
-extern bool tegro_outbox_callbacks_wait(const TegroLedger *ledger);
+extern bool tegro_outbox_callbacks_wait(const TegroStore *store);
 
 /*
- * Makes sure that this database may deliver: sets up the ledger's identity,
+ * Makes sure that this database may deliver: sets up the outbox's origin,
  * or follows a failover.  Returns false if it may not, and says why in the
  * log and in *detail.
  */
-extern bool tegro_outbox_check_identity(const TegroLedger *ledger,
-										const char *identity, char **detail);
+extern bool tegro_outbox_check_origin(const TegroStore *store,
+									  const char *origin, char **detail);
 
 /*
  * Deletes requests that finished before "before", of the next thousand whose
  * numbers are greater than "after".  Returns where it got to, from which the
  * next call goes on; 0: to the end.
  */
-extern int64 tegro_outbox_forget(const TegroLedger *ledger, TimestampTz before,
+extern int64 tegro_outbox_forget(const TegroStore *store, TimestampTz before,
 								 int64 after);
 
 /* Is a transaction of this database prepared, so that rows may appear? */
@@ -138,43 +138,42 @@ extern bool tegro_outbox_any_prepared(void);
  * Returns false while it is on its way.  Otherwise *answer is set, or else
  * *outcome says what is wrong.
  */
-extern bool tegro_outbox_outcome(const TegroLedger *ledger, int64 id,
-								 Oid caller, Jsonb **answer,
-								 TegroOutcome *outcome, const char **state);
+extern bool tegro_outbox_outcome(const TegroStore *store, int64 id, Oid caller,
+								 Jsonb **answer, TegroOutcome *outcome,
+								 const char **state);
 
 /*
  * Is there anything left to send or to look up, now or later, also of the
  * notifications?
  */
-extern bool tegro_outbox_waiting(const TegroLedger *ledger);
+extern bool tegro_outbox_waiting(const TegroStore *store);
 
 /* How many are due and nobody's, counted no further than "max". */
-extern int64 tegro_outbox_count_due(const TegroLedger *ledger, int64 max);
+extern int64 tegro_outbox_count_due(const TegroStore *store, int64 max);
 
 /* What a person can decide about a request. */
-typedef enum TegroDecision
+typedef enum TegroCommand
 {
-	TEGRO_CANCEL,		  /* a ready one is not sent */
-	TEGRO_RETRY,		  /* do now what comes next, or send again */
-	TEGRO_RESOLVE_DONE,	  /* what is in doubt took effect */
-	TEGRO_RESOLVE_FAILED, /* it did not, and is left */
-	TEGRO_RESOLVE_RESEND  /* it did not, and is sent again */
-} TegroDecision;
+	TEGRO_CANCEL,			/* a ready one is not sent */
+	TEGRO_RETRY,			/* do now what comes next, or send again */
+	TEGRO_RESOLVE_ACCEPTED, /* what is in doubt took effect */
+	TEGRO_RESOLVE_REFUSED,	/* it did not, and is left */
+	TEGRO_RESOLVE_RESEND	/* it did not, and is sent again */
+} TegroCommand;
 
 /*
  * Carries out what "caller" decides; "note" is kept with it.  Returns false
  * if there is no such request of the caller's in a state where that is
  * possible.
  */
-extern bool tegro_outbox_decide(const TegroLedger *ledger, int64 id,
-								Oid caller, TegroDecision decision,
-								const char *note);
+extern bool tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
+								 TegroCommand decision, const char *note);
 
 /*
  * Makes this database the one that delivers.  What came from another: orders
  * are looked up, payouts are left to a person.
  */
-extern void tegro_outbox_arm(const TegroLedger *ledger, const char *note,
-							 uint64 *orders, uint64 *payouts);
+extern void tegro_outbox_take_over(const TegroStore *store, const char *note,
+								   uint64 *orders, uint64 *payouts);
 
 #endif /* TEGRO_OUTBOX_H */

@@ -32,7 +32,7 @@
 #include "src/outbox/payer.h"
 
 bool
-tegro_payer_may(const TegroLedger *ledger, Oid role, char **why)
+tegro_payer_may(const TegroStore *store, Oid role, char **why)
 {
 	Oid argument_types[1] = {JSONBOID};
 	char *name = GetUserNameFromId(role, true);
@@ -48,7 +48,7 @@ tegro_payer_may(const TegroLedger *ledger, Oid role, char **why)
 							   CStringGetDatum("tegro_create_withdrawal"),
 							   PointerGetDatum(
 								   buildoidvector(argument_types, 1)),
-							   ObjectIdGetDatum(ledger->namespace));
+							   ObjectIdGetDatum(store->namespace));
 	if (!OidIsValid(function) || !tegro_may_execute(function, role))
 	{
 		*why =
@@ -60,11 +60,11 @@ tegro_payer_may(const TegroLedger *ledger, Oid role, char **why)
 }
 
 void
-tegro_payer_require(const TegroLedger *ledger, Oid role)
+tegro_payer_require(const TegroStore *store, Oid role)
 {
 	char *why;
 
-	if (tegro_payer_may(ledger, role, &why))
+	if (tegro_payer_may(store, role, &why))
 		return;
 	why[0] = (char) pg_toupper((unsigned char) why[0]);
 	ereport(ERROR,

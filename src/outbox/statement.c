@@ -3,8 +3,8 @@
  * statement.c
  *		The SQL statements on the outbox's tables.
  *
- * All SQL that touches tegro_outbox, tegro_attempt, tegro_identity,
- * tegro_notification and tegro_payment_callback is here.  ledger.c runs it with
+ * All SQL that touches tegro_outbox, tegro_attempt, tegro_origin,
+ * tegro_notification and tegro_payment_callback is here.  store.c runs it with
  * a search_path of pg_catalog alone; "%1$s" stands for the extension's schema.
  *
  *-------------------------------------------------------------------------
@@ -15,9 +15,9 @@
 
 #include "src/outbox/statement.h"
 
-#define ITEM_COLUMNS                                                            \
-	"id, shop_id, method, reference, params, state, lease, attempts, failures," \
-	" absent, unknown_since, enqueued_by::oid, identity, answer, callback,"     \
+#define ITEM_COLUMNS                                                               \
+	"id, shop_id, method, reference, params, state, claim_no, attempts, failures," \
+	" absent, unknown_since, enqueued_by::oid, origin, answer, callback,"          \
 	" message, next_at"
 
 /*
@@ -35,10 +35,10 @@
 /* "$1" is now */
 #define IS_DUE      \
 	"next_at <= $1" \
-	" AND (lease_until IS NULL OR lease_until <= $1)"
+	" AND (claimed_until IS NULL OR claimed_until <= $1)"
 
-#define NOTIFICATION_COLUMNS                                               \
-	"n.id, n.shop_id, n.order_id, n.fields, n.state, n.lease, n.failures," \
+#define NOTIFICATION_COLUMNS                                                  \
+	"n.id, n.shop_id, n.order_id, n.fields, n.state, n.claim_no, n.failures," \
 	" n.waiting_since, n.role::oid, n.answer, n.callback, n.message"
 
 /* The notification of an order and status that the others are variants of. */
@@ -67,9 +67,9 @@ static const TegroGivenColumn given_request[] =
 	 [TEGRO_COLUMN_PARAMS] = {"params", JSONBOID},
 	 [TEGRO_COLUMN_STATE] = {"state", TEXTOID},
 	 [TEGRO_COLUMN_NEXT_AT] = {"next_at", TIMESTAMPTZOID},
-	 [TEGRO_COLUMN_LEASE] = {"lease", INT8OID},
-	 [TEGRO_COLUMN_SENT_LEASE] = {"sent_lease", INT8OID},
-	 [TEGRO_COLUMN_LEASE_UNTIL] = {"lease_until", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_CLAIM_NO] = {"claim_no", INT8OID},
+	 [TEGRO_COLUMN_SENT_CLAIM_NO] = {"sent_claim_no", INT8OID},
+	 [TEGRO_COLUMN_CLAIMED_UNTIL] = {"claimed_until", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_ATTEMPTS] = {"attempts", INT4OID},
 	 [TEGRO_COLUMN_FAILURES] = {"failures", INT4OID},
 	 [TEGRO_COLUMN_ABSENT] = {"absent", INT4OID},
@@ -77,7 +77,7 @@ static const TegroGivenColumn given_request[] =
 	 [TEGRO_COLUMN_ENQUEUED_BY] = {"enqueued_by", REGROLEOID},
 	 [TEGRO_COLUMN_ENQUEUED_AT] = {"enqueued_at", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_FINISHED_AT] = {"finished_at", TIMESTAMPTZOID},
-	 [TEGRO_COLUMN_IDENTITY] = {"identity", TEXTOID},
+	 [TEGRO_COLUMN_ORIGIN] = {"origin", TEXTOID},
 	 [TEGRO_COLUMN_ANSWER] = {"answer", JSONBOID},
 	 [TEGRO_COLUMN_SQLSTATE] = {"sqlstate", TEXTOID},
 	 [TEGRO_COLUMN_MESSAGE] = {"message", TEXTOID},
@@ -88,28 +88,28 @@ static const TegroGivenColumn given_request[] =
 	 [TEGRO_COLUMN_DECISION] = {"decision", TEXTOID},
 	 [TEGRO_N_COLUMNS] = {NULL}};
 static const TegroGivenColumn given_attempts[] = {{"id", INT8OID},
-												  {"lease", INT8OID},
+												  {"claim_no", INT8OID},
 												  {"nonce", INT8OID},
 												  {"body", BYTEAOID},
 												  {NULL}};
-static const TegroGivenColumn given_rulings[] = {{"id", INT8OID},
-												 {"lease", INT8OID},
-												 {"was", TEXTOID},
-												 {"state", TEXTOID},
-												 {"next_at", TIMESTAMPTZOID},
-												 {"answer", JSONBOID},
-												 {"sqlstate", TEXTOID},
-												 {"message", TEXTOID},
-												 {"failures", INT4OID},
-												 {"absent", INT4OID},
-												 {"unknown_since",
-												  TIMESTAMPTZOID},
-												 {"identity", TEXTOID},
-												 {"unsent", INT4OID},
-												 {"finished", BOOLOID},
-												 {NULL}};
+static const TegroGivenColumn given_decisions[] = {{"id", INT8OID},
+												   {"claim_no", INT8OID},
+												   {"was", TEXTOID},
+												   {"state", TEXTOID},
+												   {"next_at", TIMESTAMPTZOID},
+												   {"answer", JSONBOID},
+												   {"sqlstate", TEXTOID},
+												   {"message", TEXTOID},
+												   {"failures", INT4OID},
+												   {"absent", INT4OID},
+												   {"unknown_since",
+													TIMESTAMPTZOID},
+												   {"origin", TEXTOID},
+												   {"unsent", INT4OID},
+												   {"finished", BOOLOID},
+												   {NULL}};
 static const TegroGivenColumn given_ends[] = {{"id", INT8OID},
-											  {"lease", INT8OID},
+											  {"claim_no", INT8OID},
 											  {"outcome", TEXTOID},
 											  {"http_status", INT4OID},
 											  {"message", TEXTOID},
@@ -163,9 +163,9 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 						1,
 						{INT8OID}},
 	[TEGRO_STMT_NEXT_AT] =
-		/* what is taken is due again when its lease ends */
-	{"SELECT least((SELECT min(lease_until) FROM %1$s.tegro_outbox"
-	 " WHERE next_at <= $1 AND next_at >= $2 AND lease_until > $1),"
+		/* what is taken is due again when its claim_no ends */
+	{"SELECT least((SELECT min(claimed_until) FROM %1$s.tegro_outbox"
+	 " WHERE next_at <= $1 AND next_at >= $2 AND claimed_until > $1),"
 	 " (SELECT next_at FROM %1$s.tegro_outbox WHERE next_at > $1 ORDER BY next_at LIMIT 1)),"
 	 /* so that who delivers need not ask for notifications where none waits */
 	 " (SELECT next_at FROM %1$s.tegro_notification WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1)",
@@ -173,41 +173,41 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	 {TIMESTAMPTZOID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_DUE_COUNT] =
 		{"SELECT count(*) FROM (SELECT FROM %1$s.tegro_outbox WHERE next_at <= $1"
-		 " AND (lease_until IS NULL OR lease_until <= $1) LIMIT $2) AS due",
+		 " AND (claimed_until IS NULL OR claimed_until <= $1) LIMIT $2) AS due",
 		 2,
 		 {TIMESTAMPTZOID, INT8OID}},
 	/* one that is new, whatever is on record under its number */
 	[TEGRO_STMT_PASS_ATTEMPTS] =
 		{"UPDATE %1$s.tegro_outbox AS o"
-		 " SET lease = (SELECT max(lease) FROM %1$s.tegro_attempt WHERE outbox_id = o.id)"
+		 " SET claim_no = (SELECT max(claim_no) FROM %1$s.tegro_attempt WHERE outbox_id = o.id)"
 		 " WHERE id = $1 AND state = 'ready'"
-		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND lease > o.lease)",
+		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND claim_no > o.claim_no)",
 		 1,
 		 {INT8OID}},
 	/* one that is not: what is on record may be its own */
 	[TEGRO_STMT_DOUBT] =
 		{"UPDATE %1$s.tegro_outbox AS o"
-		 " SET lease = (SELECT max(lease) FROM %1$s.tegro_attempt WHERE outbox_id = o.id),"
-		 " state = 'unknown', unknown_since = clock_timestamp(), absent = 0, failures = 0, lease_until = NULL,"
+		 " SET claim_no = (SELECT max(claim_no) FROM %1$s.tegro_attempt WHERE outbox_id = o.id),"
+		 " state = 'unknown', unknown_since = clock_timestamp(), absent = 0, failures = 0, claimed_until = NULL,"
 		 " message = 'an attempt is on record that the request does not know of; it is looked up'"
 		 " WHERE id = ANY ($1) AND state = 'ready'"
-		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND lease > o.lease)",
+		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND claim_no > o.claim_no)",
 		 1,
 		 {INT8ARRAYOID}},
 	[TEGRO_STMT_MARK_SENDING] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'sending', lease = lease + 1, sent_lease = lease + 1,"
-		 " lease_until = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
+		{"UPDATE %1$s.tegro_outbox SET state = 'sending', claim_no = claim_no + 1, sent_claim_no = claim_no + 1,"
+		 " claimed_until = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
 		 2,
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_ADD_ATTEMPT] =
-		{"INSERT INTO %1$s.tegro_attempt (outbox_id, lease, nonce, body_sha256, started_at)"
-		 " SELECT id, lease, nonce, sha256(body), clock_timestamp() FROM given"
+		{"INSERT INTO %1$s.tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at)"
+		 " SELECT id, claim_no, nonce, sha256(body), clock_timestamp() FROM given"
 		 /* an attempt of a later claim may be its own: see TEGRO_STMT_DOUBT */
 		 " WHERE NOT EXISTS (SELECT FROM %1$s.tegro_attempt AS a"
-		 " WHERE a.outbox_id = given.id AND a.lease >= given.lease)",
+		 " WHERE a.outbox_id = given.id AND a.claim_no >= given.claim_no)",
 		 .given = given_attempts},
 	[TEGRO_STMT_MARK_TAKEN] =
-		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, lease_until = $2"
+		{"UPDATE %1$s.tegro_outbox SET claim_no = claim_no + 1, claimed_until = $2"
 		 " WHERE id = ANY ($1)",
 		 2,
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
@@ -218,37 +218,37 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	" THEN clock_timestamp() END,"                                                                     \
 	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate,"                                   \
 	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"                      \
-	" identity = coalesce(s.identity, o.identity), attempts = o.attempts - s.unsent,"                  \
-	" lease_until = NULL,"                                                                             \
+	" origin = coalesce(s.origin, o.origin), attempts = o.attempts - s.unsent,"                        \
+	" claimed_until = NULL,"                                                                           \
 	" finished_at = CASE WHEN s.finished THEN coalesce(o.finished_at, clock_timestamp()) END," further \
 	" FROM given AS s"
-	[TEGRO_STMT_SETTLE] =
+	[TEGRO_STMT_RECORD_OUTCOME] =
 		{SETTLE("o.callback_state = 'waiting'",
-				" message = s.message") " WHERE o.id = s.id AND o.lease = s.lease AND o.state = s.was",
-		 .given = given_rulings},
+				" message = s.message") " WHERE o.id = s.id AND o.claim_no = s.claim_no AND o.state = s.was",
+		 .given = given_decisions},
 /*
  * What a person took for failed, or cancelled after that, took effect.  If it
  * stayed so, tegro_retry would do it again.  A callback that was told otherwise
- * is called once more; one that is about to be is stopped by the lease.
+ * is called once more; one that is about to be is stopped by the claim_no.
  */
-#define IS_CORRECTED "o.state IN ('failed', 'cancelled')"
+#define IS_CORRECTED "o.state IN ('refused', 'cancelled')"
 #define CORRECT                                                              \
 	" callback_state = CASE WHEN o.callback IS NOT NULL THEN 'waiting' END," \
-	" lease = o.lease + CASE WHEN " IS_CORRECTED " THEN 1 ELSE 0 END,"       \
+	" claim_no = o.claim_no + CASE WHEN " IS_CORRECTED " THEN 1 ELSE 0 END," \
 	" message = CASE WHEN " IS_CORRECTED                                     \
 	" THEN concat_ws(': ', 'it took effect after all', o.decision) ELSE s.message END"
 /* what a person has before him is not sent behind his back */
-#define LATE_COUNTS                                                                  \
-	"(o.state = 'unknown' OR (o.state = 'review' AND s.state IN ('done', 'failed'))" \
-	" OR (s.state = 'done' AND (o.state = 'ready' OR " IS_CORRECTED ")))"
-	[TEGRO_STMT_SETTLE_LATE] =
+#define LATE_COUNTS                                                                       \
+	"(o.state = 'unknown' OR (o.state = 'review' AND s.state IN ('accepted', 'refused'))" \
+	" OR (s.state = 'accepted' AND (o.state = 'ready' OR " IS_CORRECTED ")))"
+	[TEGRO_STMT_RECORD_OUTCOME_LATE] =
 		{SETTLE("o.callback IS NOT NULL",
-				CORRECT) " WHERE o.id = s.id AND o.sent_lease = s.lease AND s.state <> 'unknown' AND " LATE_COUNTS,
-		 .given = given_rulings},
+				CORRECT) " WHERE o.id = s.id AND o.sent_claim_no = s.claim_no AND s.state <> 'unknown' AND " LATE_COUNTS,
+		 .given = given_decisions},
 	[TEGRO_STMT_END_ATTEMPT] =
 		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
 		 " http_status = s.http_status, message = s.message, raw_answer = s.raw"
-		 " FROM given AS s WHERE a.outbox_id = s.id AND a.lease = s.lease",
+		 " FROM given AS s WHERE a.outbox_id = s.id AND a.claim_no = s.claim_no",
 		 .given = given_ends},
 	[TEGRO_STMT_HOLD] =
 		{"SELECT 1 FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE NOWAIT",
@@ -265,7 +265,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " ORDER BY callback_at LIMIT 1",
 		 0},
 	[TEGRO_STMT_TAKE_CALLBACK] =
-		{"UPDATE %1$s.tegro_outbox SET lease = lease + 1, failures = failures + 1,"
+		{"UPDATE %1$s.tegro_outbox SET claim_no = claim_no + 1, failures = failures + 1,"
 		 " callback_at = $2, callback_message ="
 		 " CASE WHEN failures > 0 THEN coalesce(callback_message, 'it was called and did not return') END"
 		 " WHERE id = $1",
@@ -273,7 +273,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 {INT8OID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_HOLD_CALLBACK] =
 		{"SELECT 1 FROM %1$s.tegro_outbox"
-		 " WHERE id = $1 AND lease = $2 AND callback_at IS NOT NULL FOR UPDATE SKIP LOCKED",
+		 " WHERE id = $1 AND claim_no = $2 AND callback_at IS NOT NULL FOR UPDATE SKIP LOCKED",
 		 2,
 		 {INT8OID, INT8OID}},
 	/* not one that its own callback has had sent again */
@@ -282,19 +282,18 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
 		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures END,"
 		 " callback_at = $4"
-		 " WHERE id = $1 AND lease = $2 AND state IN ('done', 'failed')",
+		 " WHERE id = $1 AND claim_no = $2 AND state IN ('accepted', 'refused')",
 		 4,
 		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
-	[TEGRO_STMT_GET_IDENTITY] = {"SELECT identity FROM %1$s.tegro_identity",
-								 0},
-	[TEGRO_STMT_SET_IDENTITY] =
-		{"INSERT INTO %1$s.tegro_identity AS i (identity, reason) VALUES ($1, $2)"
-		 " ON CONFLICT (singleton) DO UPDATE SET identity = $1, reason = $2, since = clock_timestamp()",
+	[TEGRO_STMT_GET_ORIGIN] = {"SELECT origin FROM %1$s.tegro_origin", 0},
+	[TEGRO_STMT_SET_ORIGIN] =
+		{"INSERT INTO %1$s.tegro_origin AS i (origin, reason) VALUES ($1, $2)"
+		 " ON CONFLICT (singleton) DO UPDATE SET origin = $1, reason = $2, since = clock_timestamp()",
 		 2,
 		 {TEXTOID, TEXTOID}},
 	[TEGRO_STMT_FOREIGN] =
-		{"SELECT identity FROM %1$s.tegro_outbox WHERE identity <> $1"
-		 " UNION SELECT identity FROM %1$s.tegro_notification WHERE identity <> $1",
+		{"SELECT origin FROM %1$s.tegro_outbox WHERE origin <> $1"
+		 " UNION SELECT origin FROM %1$s.tegro_notification WHERE origin <> $1",
 		 1,
 		 {TEXTOID}},
 	/*
@@ -329,7 +328,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 0},
 	/*
 	 * A person's; $2 is who, $3 what is noted.  None makes a request this
-	 * server's own that was another's: that it is "failed", say, is what this
+	 * server's own that was another's: that it is "refused", say, is what this
 	 * server knows, and the predecessor may have sent it again since.  So it is
 	 * looked up first.  What is cancelled must be known not to have been sent.
 	 */
@@ -337,12 +336,12 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		{"UPDATE %1$s.tegro_outbox SET state = 'cancelled', next_at = NULL, finished_at = clock_timestamp(),"
 		 " message = 'cancelled', sqlstate = NULL, decision = $3"
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'"
-		 " AND identity = $4",
+		 " AND origin = $4",
 		 4,
 		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
 #define HAS_NO_LINK \
-	"(state = 'done' AND method = 'createOrder' AND (answer #>> '{data,url}') IS NULL)"
-#define IS_SENT_AGAIN "(state IN ('failed', 'cancelled') OR " HAS_NO_LINK ")"
+	"(state = 'accepted' AND method = 'createOrder' AND (answer #>> '{data,url}') IS NULL)"
+#define IS_SENT_AGAIN "(state IN ('refused', 'cancelled') OR " HAS_NO_LINK ")"
 	[TEGRO_STMT_RETRY] =
 		{"UPDATE %1$s.tegro_outbox SET"
 		 " state = CASE WHEN " IS_SENT_AGAIN " THEN 'ready' ELSE state END,"
@@ -354,13 +353,13 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 /* there is one already: a refusal of another is not the end of it */
 		 " unknown_since = CASE WHEN " HAS_NO_LINK
 		 " THEN coalesce(unknown_since, clock_timestamp()) ELSE unknown_since END,"
-		 " next_at = CASE WHEN state = 'done' AND NOT " HAS_NO_LINK
+		 " next_at = CASE WHEN state = 'accepted' AND NOT " HAS_NO_LINK
 		 " THEN NULL ELSE clock_timestamp() END,"
-		 " callback_at = CASE WHEN state = 'done' AND NOT " HAS_NO_LINK
+		 " callback_at = CASE WHEN state = 'accepted' AND NOT " HAS_NO_LINK
 		 " THEN clock_timestamp() END,"
 		 " failures = 0, decision = $3"
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
-		 " AND (state IN ('ready', 'unknown', 'review', 'failed', 'cancelled') OR " HAS_NO_LINK
+		 " AND (state IN ('ready', 'unknown', 'review', 'refused', 'cancelled') OR " HAS_NO_LINK
 		 " OR callback_state IN ('waiting', 'failed'))",
 		 3,
 		 {INT8OID, OIDOID, TEXTOID}},
@@ -369,10 +368,10 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " next_at = CASE WHEN $4 = 'ready' THEN clock_timestamp() END,"
 		 " callback_at = CASE WHEN $4 <> 'ready' AND callback_state = 'waiting' THEN clock_timestamp() END,"
 		 " finished_at = CASE WHEN $4 <> 'ready' THEN clock_timestamp() END,"
-		 " lease = lease + 1, lease_until = NULL,"
+		 " claim_no = claim_no + 1, claimed_until = NULL,"
 		 " failures = 0, absent = 0, message = $3, decision = $3,"
 		 /* unknown_since stays: he may err about the earlier sends */
-		 " sqlstate = CASE WHEN $4 = 'failed' THEN 'TG001' END"
+		 " sqlstate = CASE WHEN $4 = 'refused' THEN 'TG001' END"
 		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
 		 " AND state IN ('review', 'unknown')",
 		 4,
@@ -381,20 +380,20 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	 * Those of another server: $1 is this one.  One that was to wait until a
 	 * time still does, and the doubt about it begins then.
 	 */
-#define ARM_AT \
+#define TAKE_OVER_AT \
 	"CASE WHEN state = 'ready' THEN greatest(next_at, clock_timestamp()) ELSE clock_timestamp() END"
-	[TEGRO_STMT_ARM_ORDERS] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = " ARM_AT
+	[TEGRO_STMT_TAKE_OVER_ORDERS] =
+		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = " TAKE_OVER_AT
 		 ", absent = 0, failures = 0,"
-		 " lease = lease + 1, lease_until = NULL, unknown_since = " ARM_AT
-		 ", identity = $1, message = $2"
-		 " WHERE identity <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
+		 " claim_no = claim_no + 1, claimed_until = NULL, unknown_since = " TAKE_OVER_AT
+		 ", origin = $1, message = $2"
+		 " WHERE origin <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
 		 2,
 		 {TEXTOID, TEXTOID}},
-	[TEGRO_STMT_ARM_PAYOUTS] =
+	[TEGRO_STMT_TAKE_OVER_PAYOUTS] =
 		{"UPDATE %1$s.tegro_outbox SET state = 'review', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		 " lease = lease + 1, lease_until = NULL, unknown_since = clock_timestamp(), identity = $1, message = $2"
-		 " WHERE identity <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
+		 " claim_no = claim_no + 1, claimed_until = NULL, unknown_since = clock_timestamp(), origin = $1, message = $2"
+		 " WHERE origin <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
 		 2,
 		 {TEXTOID, TEXTOID}},
 
@@ -423,7 +422,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 {TEXTOID, TEXTOID}},
 	[TEGRO_STMT_RECORD] =
 		{"INSERT INTO %1$s.tegro_notification (shop_id, order_id, status, test, amount, currency, payment_id,"
-		 " fields, role, callback, request, state, message, next_at, identity, variant)"
+		 " fields, role, callback, request, state, message, next_at, origin, variant)"
 		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
 		 " CASE WHEN $12 = 'waiting' THEN clock_timestamp() END, $14, $15)"
 		 " ON CONFLICT (shop_id, order_id, status, test, variant) DO NOTHING",
@@ -444,10 +443,10 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_KEEP_VARIANT] =
 		{"INSERT INTO %1$s.tegro_notification (shop_id, order_id, status, test, amount, currency, payment_id,"
 		 " fields, role, callback, request, state, message, received_at, waiting_since, looked_up_at, answer,"
-		 " sqlstate, identity, variant)"
+		 " sqlstate, origin, variant)"
 		 " SELECT shop_id, order_id, status, test, amount, currency, payment_id, fields, role, callback, request,"
 		 " state, concat_ws(': ', 'notification ' || id || ' until another one came', message),"
-		 " received_at, waiting_since, looked_up_at, answer, sqlstate, identity, $5"
+		 " received_at, waiting_since, looked_up_at, answer, sqlstate, origin, $5"
 		 " FROM %1$s.tegro_notification WHERE " FIRST_NOTIFICATION
 		 " AND " CAME_TO_NOTHING
 		 " ON CONFLICT (shop_id, order_id, status, test, variant) DO NOTHING",
@@ -458,7 +457,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		{"UPDATE %1$s.tegro_notification SET amount = $5, currency = $6, payment_id = $7, fields = $8,"
 		 " role = $9, callback = $10, request = $11, state = $12, message = $13, failures = 0,"
 		 " received_at = clock_timestamp(), waiting_since = clock_timestamp(), next_at = clock_timestamp(),"
-		 " identity = $14"
+		 " origin = $14"
 		 " WHERE " FIRST_NOTIFICATION
 		 " AND $12 = 'waiting' AND " CAME_TO_NOTHING,
 		 14,
@@ -506,20 +505,20 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 3,
 		 {TIMESTAMPTZOID, TEXTARRAYOID, INT8OID}},
 	[TEGRO_STMT_NEXT_NOTIFICATION_AT] =
-		{"SELECT least((SELECT min(lease_until) FROM %1$s.tegro_notification"
-		 " WHERE next_at <= $1 AND lease_until > $1),"
+		{"SELECT least((SELECT min(claimed_until) FROM %1$s.tegro_notification"
+		 " WHERE next_at <= $1 AND claimed_until > $1),"
 		 " (SELECT next_at FROM %1$s.tegro_notification WHERE next_at > $1 ORDER BY next_at LIMIT 1))",
 		 1,
 		 {TIMESTAMPTZOID}},
 	[TEGRO_STMT_TAKE_NOTIFICATION] =
-		{"UPDATE %1$s.tegro_notification SET lease = lease + 1, lease_until = $2 WHERE id = $1",
+		{"UPDATE %1$s.tegro_notification SET claim_no = claim_no + 1, claimed_until = $2 WHERE id = $1",
 		 2,
 		 {INT8OID, TIMESTAMPTZOID}},
 	/*
 	 * "confirmed" never goes back, whatever else is written here; its callback
 	 * is due at once.
 	 */
-	[TEGRO_STMT_SETTLE_NOTIFICATION] =
+	[TEGRO_STMT_RECORD_OUTCOME_NOTIFICATION] =
 		{"UPDATE %1$s.tegro_notification SET state = $3,"
 		 " confirmed = confirmed OR $3 = 'confirmed',"
 		 " confirmed_at = CASE WHEN $3 = 'confirmed' THEN coalesce(confirmed_at, clock_timestamp()) ELSE confirmed_at END,"
@@ -529,8 +528,8 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 /* so that another payment under the same number is told from this one */
 		 " payment_id = CASE WHEN $3 = 'confirmed' THEN coalesce(payment_id, $5 #>> '{data,id}') ELSE payment_id END,"
 		 " answer = coalesce($5, answer), sqlstate = $6, message = $7, failures = $8,"
-		 " looked_up_at = CASE WHEN $9 THEN clock_timestamp() ELSE looked_up_at END, lease_until = NULL"
-		 " WHERE id = $1 AND lease = $2 AND state = 'waiting'",
+		 " looked_up_at = CASE WHEN $9 THEN clock_timestamp() ELSE looked_up_at END, claimed_until = NULL"
+		 " WHERE id = $1 AND claim_no = $2 AND state = 'waiting'",
 		 9,
 		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, JSONBOID, TEXTOID,
 		  TEXTOID, INT4OID, BOOLOID}},
@@ -549,7 +548,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " ORDER BY callback_at LIMIT 1",
 		 0},
 	[TEGRO_STMT_TAKE_NOTIFICATION_CALLBACK] =
-		{"UPDATE %1$s.tegro_notification SET lease = lease + 1, failures = failures + 1,"
+		{"UPDATE %1$s.tegro_notification SET claim_no = claim_no + 1, failures = failures + 1,"
 		 " callback_at = $2, callback_message ="
 		 " CASE WHEN failures > 0 THEN coalesce(callback_message, 'it was called and did not return') END"
 		 " WHERE id = $1",
@@ -557,7 +556,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 {INT8OID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK] =
 		{"SELECT 1 FROM %1$s.tegro_notification"
-		 " WHERE id = $1 AND lease = $2 AND confirmed AND callback_at IS NOT NULL FOR UPDATE SKIP LOCKED",
+		 " WHERE id = $1 AND claim_no = $2 AND confirmed AND callback_at IS NOT NULL FOR UPDATE SKIP LOCKED",
 		 2,
 		 {INT8OID, INT8OID}},
 	[TEGRO_STMT_CALLED_BACK_NOTIFICATION] =
@@ -565,7 +564,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " callback_state = CASE WHEN $3 IS NULL THEN 'done' WHEN $4 IS NULL THEN 'failed' ELSE 'waiting' END,"
 		 " callback_message = $3, failures = CASE WHEN $3 IS NULL THEN 0 ELSE failures END,"
 		 " callback_at = $4"
-		 " WHERE id = $1 AND lease = $2 AND callback_state = 'waiting'",
+		 " WHERE id = $1 AND claim_no = $2 AND callback_state = 'waiting'",
 		 4,
 		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_RETRY_NOTIFICATION] =

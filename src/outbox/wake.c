@@ -66,7 +66,7 @@
 #include "src/outbox/wake.h"
 
 /* Databases of one cluster that deliver at the same time. */
-#ifdef TEGRO_KILL_POINTS
+#ifdef TEGRO_INJECTION_POINTS
 #define MAX_DATABASES 12 /* fewer, so that a test can have too many */
 #else
 #define MAX_DATABASES 128
@@ -319,7 +319,7 @@ ask_for_worker(Oid database, TegroWorker which, bool probe, bool call,
 	slot = find_slot(database);
 	if (slot)
 	{
-		/* who enqueues is told each time; a deliverer now and then */
+		/* who enqueues is told each time; a delivery worker now and then */
 		if (which == TEGRO_DELIVERY_WORKER)
 			slot->workers[which].due_until = 0;
 		slot->workers[which].missing = launcher != NULL;

@@ -8,7 +8,7 @@
  * is one snapshot, the statement's.
  *
  * How much is read.  Nothing is indexed by time, for an index costs with each
- * request, and a report is rare.  But numbers rise with time.  So the ledger is
+ * request, and a report is rare.  But numbers rise with time.  So the outbox is
  * read from its end, by its primary key, until a whole block of requests is
  * older than what is asked for; what is left to do is found by the index of
  * what is due, however old it is.  Missed is what was enqueued before that and
@@ -42,7 +42,7 @@
 #include "utils/timestamp.h"
 
 #include "src/base/compat.h"
-#include "src/outbox/ledger.h"
+#include "src/outbox/store.h"
 #include "src/report/page.h"
 #include "src/base/settings.h"
 
@@ -278,7 +278,7 @@ find_range(Report *report)
 				   " WHERE id < $3 ORDER BY id DESC LIMIT " CppAsString2(
 					   READ_BLOCK) ") AS block",
 				   &oldest);
-	/* a ledger that is younger: from its first request on */
+	/* an outbox that is younger: from its first request on */
 	if (oldest != report->until && oldest > report->since)
 		report->since = oldest;
 	if (TIMESTAMP_NOT_FINITE(report->since))
@@ -392,8 +392,8 @@ put_tiles(Report *report)
 
 	(void)
 		find(report,
-			 "SELECT count(*) FILTER (WHERE state = 'done'),"
-			 " count(*) FILTER (WHERE state = 'failed') FROM %1$s.tegro_outbox"
+			 "SELECT count(*) FILTER (WHERE state = 'accepted'),"
+			 " count(*) FILTER (WHERE state = 'refused') FROM %1$s.tegro_outbox"
 			 " WHERE id >= $3 AND finished_at >= $1");
 	done = DatumGetInt64(value_at(0, 1));
 	failed = DatumGetInt64(value_at(0, 2));
@@ -419,7 +419,7 @@ put_request(Report *report, uint64 row)
 	const char *method = text_at(row, 2);
 	bool payout = strcmp(method, "createWithdrawal") == 0;
 	bool review = strcmp(text_at(row, 5), "review") == 0;
-	/* the look-up, which an operator may execute, is of the session's shop */
+	/* the lookup, which an operator may execute, is of the session's shop */
 	bool other_shop = strcmp(text_at(row, 4),
 							 GetConfigOption("tegro.shop_id", false, false)) !=
 		0;
@@ -895,8 +895,7 @@ Datum
 tegro_report(PG_FUNCTION_ARGS)
 {
 	Report report = {
-		.namespace =
-			tegro_ledger_of_function(fcinfo->flinfo->fn_oid).namespace};
+		.namespace = tegro_store_of_function(fcinfo->flinfo->fn_oid).namespace};
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,

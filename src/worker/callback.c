@@ -51,8 +51,8 @@
 #include "src/worker/callback.h"
 #include "src/base/error.h"
 #include "src/outbox/inbox.h"
-#include "src/base/killpoint.h"
-#include "src/outbox/ruling.h"
+#include "src/base/injection.h"
+#include "src/outbox/judge.h"
 
 /* A callback may take this long. */
 #define TIME_LIMIT_MS 5000
@@ -198,19 +198,19 @@ call_function(void *arg)
  * don't hold up the others.
  */
 static TegroItem *
-take(const TegroLedger *ledger, TimestampTz *next_at)
+take(const TegroStore *store, TimestampTz *next_at)
 {
 	static bool notifications_turn = false;
 	TegroItem *item;
 	TimestampTz other_at;
 
 	notifications_turn = !notifications_turn;
-	item = notifications_turn ? tegro_inbox_take_callback(ledger, next_at)
-							  : tegro_outbox_take_callback(ledger, next_at);
+	item = notifications_turn ? tegro_inbox_take_callback(store, next_at)
+							  : tegro_outbox_take_callback(store, next_at);
 	if (item)
 		return item;
-	item = notifications_turn ? tegro_outbox_take_callback(ledger, &other_at)
-							  : tegro_inbox_take_callback(ledger, &other_at);
+	item = notifications_turn ? tegro_outbox_take_callback(store, &other_at)
+							  : tegro_inbox_take_callback(store, &other_at);
 	if (other_at != 0 && (*next_at == 0 || other_at < *next_at))
 		*next_at = other_at;
 	return item;
@@ -244,7 +244,7 @@ tell_error(const ErrorData *error, bool begun, int64 ran_us, bool own_session)
 
 /* Calls a callback that was taken, and writes how it went. */
 static void
-call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
+call(const TegroStore *store, const TegroCaller *caller, TegroItem *item)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Call this;
@@ -257,7 +257,7 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	Assert(item->failures > 0);
 	Assert(!caller->own_session || !IsTransactionState());
 	caller->begin();
-	if (!tegro_ledger_hold_callback(ledger, item))
+	if (!tegro_store_hold_callback(store, item))
 	{
 		caller->commit();
 		return;
@@ -265,8 +265,8 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	if (item->failures > MAX_CALLS)
 	{
 		/* the last time it took the process with it */
-		tegro_ledger_called_back(ledger, item,
-								 "it was called and did not return", -1);
+		tegro_store_called_back(store, item,
+								"it was called and did not return", -1);
 		caller->commit();
 		return;
 	}
@@ -290,11 +290,11 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 	}
 	cancelled = error && !caller->own_session &&
 		error->sqlerrcode == ERRCODE_QUERY_CANCELED;
-	tegro_ledger_called_back(ledger, item, message,
-							 error == NULL || item->failures >= MAX_CALLS
-								 ? -1
-								 : tegro_rule_backoff_ms(item->failures));
-	tegro_kill_point("before callback commit");
+	tegro_store_called_back(store, item, message,
+							error == NULL || item->failures >= MAX_CALLS
+								? -1
+								: tegro_judge_backoff_ms(item->failures));
+	tegro_injection_point("before callback commit");
 	caller->commit();
 	if (caller->own_session)
 		clear_session();
@@ -314,7 +314,7 @@ call(const TegroLedger *ledger, const TegroCaller *caller, TegroItem *item)
 }
 
 bool
-tegro_call_back(const TegroLedger *ledger, const TegroCaller *caller,
+tegro_call_back(const TegroStore *store, const TegroCaller *caller,
 				TimestampTz *next_at)
 {
 	MemoryContext old = CurrentMemoryContext;
@@ -327,12 +327,12 @@ tegro_call_back(const TegroLedger *ledger, const TegroCaller *caller,
 		clear_session();
 	caller->begin();
 	MemoryContextSwitchTo(context);
-	item = take(ledger, next_at);
+	item = take(store, next_at);
 	Assert(item == NULL || MemoryContextGetParent(item->context) == context);
 	caller->commit();
 	MemoryContextSwitchTo(context);
 	if (item)
-		call(ledger, caller, item);
+		call(store, caller, item);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return item != NULL;

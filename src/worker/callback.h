@@ -31,8 +31,8 @@ typedef struct TegroCaller
  * one is; 0: none waits.  To be called outside a transaction;
  * leaves the current memory context as it was.
  */
-extern bool tegro_call_back(const TegroLedger *ledger,
-							const TegroCaller *caller, TimestampTz *next_at);
+extern bool tegro_call_back(const TegroStore *store, const TegroCaller *caller,
+							TimestampTz *next_at);
 
 /* Throws 42P13 if it is a procedure, an aggregate or a window function. */
 extern void tegro_callback_require_function(Oid function);

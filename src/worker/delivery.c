@@ -6,12 +6,12 @@
  * One loop, for the background worker and for CALL tegro_deliver():
  *
  *		take down the answers that came
- *		in one transaction: settle them, and claim as many as there are places
+ *		in one transaction: settle them, and claim as many as there are slots
  *		commit, durably
  *		send what was claimed
  *		wait for answers, or for something to become due
  *
- * Notifications (inbox.c) wait for a look-up among the requests, and are claimed
+ * Notifications (inbox.c) wait for a lookup among the requests, and are claimed
  * and settled in the same transactions.
  *
  * Callbacks are called by a process of their own; in the foreground, here.
@@ -61,10 +61,10 @@
 #include "src/worker/delivery.h"
 #include "src/outbox/aside.h"
 #include "src/outbox/guard.h"
-#include "src/outbox/identity.h"
+#include "src/outbox/origin.h"
 #include "src/outbox/inbox.h"
-#include "src/base/killpoint.h"
-#include "src/outbox/ruling.h"
+#include "src/base/injection.h"
+#include "src/outbox/judge.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 
@@ -128,13 +128,13 @@
 /* What the loop keeps between rounds. */
 typedef struct Loop
 {
-	TegroDeliverer *deliverer;
+	TegroDelivery *delivery;
 	MemoryContext context; /* all below, and the items */
-	TegroLedger ledger;
-	char *identity;
+	TegroStore store;
+	char *origin;
 	List *items;	  /* in flight, or ruled and to be settled */
 	int nopen;		  /* in flight and not given up */
-	int nruled;		  /* to be settled, without those held */
+	int ndecided;	  /* to be settled, without those held */
 	int nheld;		  /* to be settled once nobody holds their rows */
 	bool unconfirmed; /* a claim is not where it must be */
 	TegroPauses *pauses;
@@ -177,7 +177,7 @@ static void
 check_idle(const Loop *loop)
 {
 	Assert(!ActiveSnapshotSet());
-	Assert(!loop->deliverer->stay || !IsTransactionState());
+	Assert(!loop->delivery->stay || !IsTransactionState());
 }
 
 static void
@@ -186,7 +186,7 @@ begin(Loop *loop)
 	/* what the loop keeps outlives the transaction */
 	Assert(CurrentMemoryContext == loop->context);
 	check_idle(loop);
-	loop->deliverer->begin();
+	loop->delivery->begin();
 	Assert(IsTransactionState() && ActiveSnapshotSet());
 }
 
@@ -194,7 +194,7 @@ begin(Loop *loop)
 static void
 commit(Loop *loop)
 {
-	loop->deliverer->commit();
+	loop->delivery->commit();
 	MemoryContextSwitchTo(loop->context);
 	check_idle(loop);
 }
@@ -262,7 +262,7 @@ pause_key(Loop *loop, const TegroItem *item, int64 ms, bool until_reload)
 	ereport(LOG,
 			(errmsg("tegro delivery pauses for %s and the key of role %s",
 					shop, quoted_role(item->role)),
-			 item->ruling->message ? errdetail_internal("%s", tegro_error_for_client(item->ruling->message)) : 0));
+			 item->decision->message ? errdetail_internal("%s", tegro_error_for_client(item->decision->message)) : 0));
 	if (begins)
 		CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
@@ -290,7 +290,7 @@ check_items(const Loop *loop)
 {
 #ifdef USE_ASSERT_CHECKING
 	int nopen = 0;
-	int nruled = 0;
+	int ndecided = 0;
 	int nheld = 0;
 	ListCell *cell;
 
@@ -299,18 +299,18 @@ check_items(const Loop *loop)
 		const TegroItem *item = lfirst(cell);
 
 		Assert(MemoryContextGetParent(item->context) == loop->context);
-		Assert(item->in_flight || item->ruled);
-		Assert(!item->ruled || item->ruling);
+		Assert(item->in_flight || item->decided);
+		Assert(!item->decided || item->decision);
 		Assert(!item->in_flight || item->call);
-		/* a look-up is not waited for once its time is over */
+		/* a lookup is not waited for once its time is over */
 		Assert(!item->given_up || item->task == TEGRO_SEND);
-		Assert(item->held_us == 0 || item->ruled);
-		nopen += !item->ruled && !item->given_up;
-		nruled += item->ruled && item->held_us == 0;
+		Assert(item->held_us == 0 || item->decided);
+		nopen += !item->decided && !item->given_up;
+		ndecided += item->decided && item->held_us == 0;
 		nheld += item->held_us != 0;
 	}
 	Assert(loop->nopen == nopen);
-	Assert(loop->nruled == nruled);
+	Assert(loop->ndecided == ndecided);
 	Assert(loop->nheld == nheld);
 #endif
 }
@@ -319,7 +319,7 @@ static void
 free_item(Loop *loop, TegroItem *item)
 {
 	Assert(list_member_ptr(loop->items, item));
-	Assert(!item->ruled);
+	Assert(!item->decided);
 	loop->items = list_delete_ptr(loop->items, item);
 	MemoryContextDelete(item->context);
 }
@@ -333,13 +333,14 @@ send_item(TegroItem *item)
 	int timeout_ms = tegro_timeout;
 	int64 send_before_us = 0;
 
-	Assert(!item->in_flight && !item->ruled && !item->given_up);
+	Assert(!item->in_flight && !item->decided && !item->given_up);
 	Assert(item->call && item->request.body);
 	Assert(item->claimed_us > 0);
 	if (item->task == TEGRO_SEND)
 	{
 		/* the claim wrote this, and is committed */
-		if (strcmp(item->state, TEGRO_SENDING) != 0 || item->lease <= 0)
+		if (strcmp(item->state, TEGRO_STATE_SENDING) != 0 ||
+			item->claim_no <= 0)
 			elog(ERROR, "request " INT64_FORMAT " is not on record as sent",
 				 item->id);
 		/* a lease too short for the timeout still gets something to send in */
@@ -347,7 +348,7 @@ send_item(TegroItem *item)
 			Max(lease_ms - tegro_timeout,
 				tegro_claim_timeout * INT64CONST(1000) / 4) *
 				1000;
-		/* listened to until the lease ends: see tegro_rule_overdue() */
+		/* listened to until the lease ends: see tegro_judge_overdue() */
 		timeout_ms =
 			(int) Max(lease_ms - (tegro_clock_us() - item->claimed_us) / 1000,
 					  Min(tegro_timeout, lease_ms));
@@ -364,14 +365,14 @@ send_item(TegroItem *item)
  * "now_us", by tegro_clock_us().
  */
 static bool
-rule_item(TegroItem *item, int64 now_us)
+judge_item(TegroItem *item, int64 now_us)
 {
 	MemoryContext old;
 	const TegroExchange *exchange = tegro_api_exchange(item->call);
 	bool ended = exchange->end != TEGRO_EXCHANGE_OPEN;
 	bool converts;
 
-	Assert(item->in_flight && !item->ruled);
+	Assert(item->in_flight && !item->decided);
 	if (!ended &&
 		(item->given_up || item->task != TEGRO_SEND ||
 		 !exchange->handed_over ||
@@ -389,13 +390,13 @@ rule_item(TegroItem *item, int64 now_us)
 	{
 		item->in_flight = false;
 		(void) tegro_api_judge(item->call);
-		item->ruling = item->task == TEGRO_SEND ? tegro_rule_sent(item)
-			: item->is_notification				? tegro_rule_notified(item)
-												: tegro_rule_looked_up(item);
+		item->decision = item->task == TEGRO_SEND ? tegro_judge_sent(item)
+			: item->is_notification				  ? tegro_judge_notified(item)
+									: tegro_judge_looked_up(item);
 	}
 	else
-		item->ruling = tegro_rule_overdue(item);
-	item->ruled = true;
+		item->decision = tegro_judge_overdue(item);
+	item->decided = true;
 	if (converts)
 		CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
@@ -407,7 +408,7 @@ tegro_deliver_one(TegroItem *item)
 {
 	Assert(!IsTransactionState());
 	send_item(item);
-	while (!rule_item(item, tegro_clock_us()))
+	while (!judge_item(item, tegro_clock_us()))
 	{
 		int64 left_ms = tegro_timeout -
 			(tegro_clock_us() - item->claimed_us) / 1000;
@@ -423,43 +424,43 @@ tegro_deliver_one(TegroItem *item)
 
 /* Takes down which answers came. */
 static void
-take_down(Loop *loop)
+collect_responses(Loop *loop)
 {
 	int64 now_us = tegro_clock_us();
 	ListCell *cell;
 
-	tegro_rule_watch_clock();
+	tegro_judge_watch_clock();
 	foreach(cell, loop->items)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (item->in_flight && !item->ruled && rule_item(item, now_us))
+		if (item->in_flight && !item->decided && judge_item(item, now_us))
 		{
-			tegro_kill_point("answer read");
+			tegro_injection_point("answer read");
 			Assert(item->given_up || loop->nopen > 0);
-			loop->nruled++;
+			loop->ndecided++;
 			if (!item->given_up)
 				loop->nopen--;
-			if (item->ruling->pause_until_reload)
+			if (item->decision->pause_until_reload)
 				pause_key(loop, item, UNAUTHORIZED_PAUSE_MS, true);
-			else if (item->ruling->pause_ms > 0)
-				pause_key(loop, item, item->ruling->pause_ms, false);
+			else if (item->decision->pause_ms > 0)
+				pause_key(loop, item, item->decision->pause_ms, false);
 		}
 	}
 }
 
-/* After its ruling is settled: it goes, or is listened to a while longer. */
+/* After its decision is settled: it goes, or is listened to a while longer. */
 static void
 settled(Loop *loop, TegroItem *item)
 {
-	Assert(item->ruled && item->ruling && item->held_us == 0);
-	Assert(loop->nruled > 0);
+	Assert(item->decided && item->decision && item->held_us == 0);
+	Assert(loop->ndecided > 0);
 	tegro_outbox_log_review(item);
-	item->ruled = false;
-	loop->nruled--;
-	loop->deliverer->settled++;
+	item->decided = false;
+	loop->ndecided--;
+	loop->delivery->settled++;
 	/* what was ruled on may be due again at once */
-	if (item->ruling->delay_ms >= 0)
+	if (item->decision->delay_ms >= 0)
 		loop->look = true;
 	if (item->in_flight)
 		item->given_up = true;
@@ -468,16 +469,16 @@ settled(Loop *loop, TegroItem *item)
 }
 
 static bool
-is_finished(const TegroRuling *ruling)
+is_finished(const TegroDecision *decision)
 {
-	return strcmp(ruling->state, TEGRO_DONE) == 0 ||
-		strcmp(ruling->state, TEGRO_FAILED) == 0 ||
-		strcmp(ruling->state, TEGRO_CONFIRMED) == 0;
+	return strcmp(decision->state, TEGRO_STATE_ACCEPTED) == 0 ||
+		strcmp(decision->state, TEGRO_STATE_REFUSED) == 0 ||
+		strcmp(decision->state, TEGRO_CONFIRMED) == 0;
 }
 
 /* Settles requests and notifications that were ruled on. */
 static void
-settle_items(Loop *loop, List *items)
+record_outcomes(Loop *loop, List *items)
 {
 	List *requests = NIL;
 	List *notifications = NIL;
@@ -487,27 +488,27 @@ settle_items(Loop *loop, List *items)
 	{
 		TegroItem *item = lfirst(cell);
 
-		Assert(item->ruled && item->ruling);
+		Assert(item->decided && item->decision);
 		if (item->is_notification)
 			notifications = lappend(notifications, item);
 		else
 			requests = lappend(requests, item);
 		/* in the foreground, the loop calls back */
-		if (loop->deliverer->stay && item->callback &&
-			is_finished(item->ruling))
+		if (loop->delivery->stay && item->callback &&
+			is_finished(item->decision))
 			tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	}
-	tegro_outbox_settle(&loop->ledger, requests);
-	tegro_inbox_settle(&loop->ledger, notifications);
+	tegro_outbox_record_outcomes(&loop->store, requests);
+	tegro_inbox_record_outcomes(&loop->store, notifications);
 	list_free(requests);
 	list_free(notifications);
 }
 
 static void
-settle_item(Loop *loop, void *arg)
+record_outcome(Loop *loop, void *arg)
 {
-	tegro_ledger_hold(&loop->ledger, arg);
-	settle_items(loop, list_make1(arg));
+	tegro_store_hold(&loop->store, arg);
+	record_outcomes(loop, list_make1(arg));
 }
 
 /*
@@ -517,14 +518,14 @@ settle_item(Loop *loop, void *arg)
  * stays here, and is settled later.  Returns false if it is not settled.
  */
 static bool
-settle_alone(Loop *loop, TegroItem *item)
+record_alone(Loop *loop, TegroItem *item)
 {
 	ErrorData *error;
 	bool can_wait;
 
-	Assert(item->ruled);
+	Assert(item->decided);
 	begin(loop);
-	error = try_to(loop, settle_item, item);
+	error = try_to(loop, record_outcome, item);
 	can_wait = error &&
 		(error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
 		 error->sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
@@ -532,20 +533,20 @@ settle_alone(Loop *loop, TegroItem *item)
 	if (error && !can_wait)
 	{
 		/*
-		 * What can always be written: that it is in doubt.  A look-up leaves the
+		 * What can always be written: that it is in doubt.  A lookup leaves the
 		 * request in the state that it has: one in review does not come out of
 		 * it without a finding.
 		 */
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->ruling = item->task == TEGRO_SEND
-			? tegro_rule_overdue(item)
-			: tegro_rule_postponed(item, NULL, NULL);
-		item->ruling->message =
+		item->decision = item->task == TEGRO_SEND
+			? tegro_judge_overdue(item)
+			: tegro_judge_postponed(item, NULL, NULL);
+		item->decision->message =
 			psprintf("its outcome could not be written: %s", error->message);
 		MemoryContextSwitchTo(old);
 		FreeErrorData(error);
-		error = try_to(loop, settle_item, item);
+		error = try_to(loop, record_outcome, item);
 	}
 	commit(loop);
 	if (error)
@@ -555,7 +556,7 @@ settle_alone(Loop *loop, TegroItem *item)
 		FreeErrorData(error);
 		if (item->held_us == 0)
 		{
-			loop->nruled--;
+			loop->ndecided--;
 			loop->nheld++;
 		}
 		item->held_us = tegro_clock_us() + HELD_MS * INT64CONST(1000);
@@ -564,20 +565,20 @@ settle_alone(Loop *loop, TegroItem *item)
 	if (item->held_us != 0)
 	{
 		loop->nheld--;
-		loop->nruled++;
+		loop->ndecided++;
 		item->held_us = 0;
 	}
 	return true;
 }
 
 /*
- * How many of these places have a slot (see transport.h).  What was given up is
+ * How many of these slots have a slot (see transport.h).  What was given up is
  * listened to only as long as it keeps no slot from those that wait.
  */
 static int
-places_with_slots(Loop *loop, int places)
+limit_to_descriptors(Loop *loop, int slots)
 {
-	while (places > 0 && tegro_transport_slots(1) == 0)
+	while (slots > 0 && tegro_transport_descriptors(1) == 0)
 	{
 		TegroItem *oldest = NULL;
 		ListCell *cell;
@@ -586,7 +587,7 @@ places_with_slots(Loop *loop, int places)
 		{
 			TegroItem *item = lfirst(cell);
 
-			if (item->given_up && !item->ruled)
+			if (item->given_up && !item->decided)
 			{
 				oldest = item;
 				break;
@@ -596,7 +597,7 @@ places_with_slots(Loop *loop, int places)
 			return loop->nopen == 0 ? 1 : 0;
 		free_item(loop, oldest);
 	}
-	return tegro_transport_slots(places);
+	return tegro_transport_descriptors(slots);
 }
 
 /*
@@ -615,7 +616,7 @@ free_size(Loop *loop)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (!item->ruled)
+		if (!item->decided)
 			size += item->size;
 	}
 	foreach(cell, loop->items)
@@ -624,7 +625,7 @@ free_size(Loop *loop)
 
 		if (size < MAX_SIZE)
 			break;
-		if (!item->given_up || item->ruled)
+		if (!item->given_up || item->decided)
 			continue;
 		size -= item->size;
 		loop->items = foreach_delete_current(loop->items, cell);
@@ -634,20 +635,19 @@ free_size(Loop *loop)
 }
 
 /*
- * How many requests may be sent now, by the places, the memory, the slots and
+ * How many requests may be sent now, by the slots, the memory, the slots and
  * the rate.
  */
 static int
-free_places(Loop *loop)
+available_slots(Loop *loop)
 {
-	TegroDeliverer *deliverer = loop->deliverer;
-	int places = tegro_max_concurrency - loop->nopen;
+	TegroDelivery *delivery = loop->delivery;
+	int slots = tegro_max_concurrency - loop->nopen;
 
 	/* see let_go() for the other bound */
-	places = Min(places,
-				 2 * tegro_max_concurrency - loop->nopen - loop->nheld);
-	if (deliverer->max >= 0)
-		places = (int) Min((int64) places, deliverer->max - deliverer->sent);
+	slots = Min(slots, 2 * tegro_max_concurrency - loop->nopen - loop->nheld);
+	if (delivery->max >= 0)
+		slots = (int) Min((int64) slots, delivery->max - delivery->sent);
 	if (tegro_rate_limit > 0)
 	{
 		int64 now = tegro_clock_us();
@@ -658,12 +658,12 @@ free_places(Loop *loop)
 						   Max(tegro_rate_limit / 10.0, 1.0));
 		loop->tokens_us = now;
 		Assert(loop->tokens >= 0);
-		places = Min(places, (int) loop->tokens);
+		slots = Min(slots, (int) loop->tokens);
 	}
-	Assert(places <= tegro_max_concurrency);
-	if (places > 0 && free_size(loop) == 0)
-		places = 0;
-	return places_with_slots(loop, Max(places, 0));
+	Assert(slots <= tegro_max_concurrency);
+	if (slots > 0 && free_size(loop) == 0)
+		slots = 0;
+	return limit_to_descriptors(loop, Max(slots, 0));
 }
 
 /*
@@ -672,9 +672,9 @@ free_places(Loop *loop)
  * was sent first goes first.
  */
 static void
-let_go(Loop *loop, int places)
+let_go(Loop *loop, int slots)
 {
-	int excess = list_length(loop->items) + places - 2 * tegro_max_concurrency;
+	int excess = list_length(loop->items) + slots - 2 * tegro_max_concurrency;
 	List *old = NIL;
 	ListCell *cell;
 
@@ -682,7 +682,7 @@ let_go(Loop *loop, int places)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (list_length(old) < excess && item->given_up && !item->ruled)
+		if (list_length(old) < excess && item->given_up && !item->decided)
 			old = lappend(old, item);
 	}
 	foreach(cell, old)
@@ -690,12 +690,12 @@ let_go(Loop *loop, int places)
 	list_free(old);
 }
 
-/* What settle_and_claim() does, as one piece. */
+/* What record_and_claim() does, as one piece. */
 typedef struct Round
 {
 	MemoryContext context; /* of what is claimed */
-	List *ruled;		   /* to settle */
-	int places;			   /* to fill */
+	List *decided;		   /* to settle */
+	int slots;			   /* to fill */
 	List *claimed;		   /* out */
 	TegroClaim claim;	   /* out */
 	TegroInboxClaim inbox; /* out */
@@ -709,7 +709,7 @@ static bool
 rows_rest(const Loop *loop)
 {
 	/* in the foreground, a claim tells whether anything is left */
-	return loop->deliverer->stay && tegro_pauses_any(loop->pauses);
+	return loop->delivery->stay && tegro_pauses_any(loop->pauses);
 }
 
 /*
@@ -731,29 +731,29 @@ next_sweep_us(const Loop *loop)
 						 : 0;
 }
 
-/* Claims at most "places" requests. */
+/* Claims at most "slots" requests. */
 static List *
-claim_requests(Loop *loop, TegroClaim *claim, int places)
+claim_requests(Loop *loop, TegroClaim *claim, int slots)
 {
 	int64 now = tegro_clock_us();
 	bool rest = rows_rest(loop);
 	TimestampTz begun = GetCurrentTimestamp();
 	List *claimed;
 
-	Assert(places > 0);
-	claim->max = places;
+	Assert(slots > 0);
+	claim->max = slots;
 	claim->max_size = free_size(loop);
 	claim->fast = now < next_sweep_us(loop);
-	claimed = tegro_outbox_claim(&loop->ledger, claim);
+	claimed = tegro_outbox_claim(&loop->store, claim);
 	if (claim->fast && !claim->full && !rest)
 	{
 		/* the end of the backlog, or so it seems: look everywhere */
 		claim->fast = false;
-		claim->max = places - list_length(claimed);
+		claim->max = slots - list_length(claimed);
 		claim->full = claim->max <= 0 || claim->max_size == 0;
 		if (!claim->full)
 			claimed = list_concat(claimed,
-								  tegro_outbox_claim(&loop->ledger, claim));
+								  tegro_outbox_claim(&loop->store, claim));
 	}
 	/* all that is due by now was seen, but for what was not committed yet */
 	if (rest && !claim->full)
@@ -767,9 +767,9 @@ claim_requests(Loop *loop, TegroClaim *claim, int places)
 	return claimed;
 }
 
-/* Claims at most "places" notifications. */
+/* Claims at most "slots" notifications. */
 static List *
-claim_notifications(Loop *loop, Round *round, int places)
+claim_notifications(Loop *loop, Round *round, int slots)
 {
 	int64 now = tegro_clock_us();
 	int64 rest_us = loop->inbox_us + loop->inbox_took_us * SWEEP_SHARE - now;
@@ -781,7 +781,7 @@ claim_notifications(Loop *loop, Round *round, int places)
 		round->inbox.next_at = GetCurrentTimestamp() + rest_us;
 		return NIL;
 	}
-	claimed = tegro_inbox_claim(&loop->ledger, places, loop->pauses,
+	claimed = tegro_inbox_claim(&loop->store, slots, loop->pauses,
 								&round->inbox);
 	loop->inbox_us = now;
 	loop->inbox_took_us = tegro_clock_us() - now;
@@ -789,9 +789,9 @@ claim_notifications(Loop *loop, Round *round, int places)
 }
 
 /*
- * Requests fill the places first.  When no more of them wait, the claim has
+ * Requests fill the slots first.  When no more of them wait, the claim has
  * told whether a notification does, and so these cost nothing where there are
- * none.  A backlog of requests fills all places, and so it is now and then the
+ * none.  A backlog of requests fills all slots, and so it is now and then the
  * notifications' turn, for some of them.
  */
 static void
@@ -799,28 +799,28 @@ do_round(Loop *loop, void *arg)
 {
 	Round *round = arg;
 	TegroClaim *claim = &round->claim;
-	int places = round->places;
+	int slots = round->slots;
 	List *claimed = NIL;
 	MemoryContext old;
 
-	settle_items(loop, round->ruled);
-	if (places <= 0)
+	record_outcomes(loop, round->decided);
+	if (slots <= 0)
 		return;
 
 	loop->calls = tegro_wake_calls();
 	claim->after = loop->after;
 	claim->pauses = loop->pauses;
 	claim->asides = round->inbox.asides = loop->asides;
-	claim->identity = loop->identity;
+	claim->origin = loop->origin;
 	claim->full = true; /* who knows, until requests are asked for */
 	old = MemoryContextSwitchTo(round->context);
 	if (loop->backlog &&
 		tegro_clock_us() - loop->inbox_us >= INBOX_MS * INT64CONST(1000))
-		claimed = claim_notifications(loop, round, Max(places / 4, 1));
-	if (list_length(claimed) < places)
+		claimed = claim_notifications(loop, round, Max(slots / 4, 1));
+	if (list_length(claimed) < slots)
 		claimed = list_concat(claimed,
 							  claim_requests(loop, claim,
-											 places - list_length(claimed)));
+											 slots - list_length(claimed)));
 	if (!claim->full)
 	{
 		round->inbox.next_at = claim->inbox_at;
@@ -828,10 +828,9 @@ do_round(Loop *loop, void *arg)
 			claimed =
 				list_concat(claimed,
 							claim_notifications(loop, round,
-												places -
-													list_length(claimed)));
+												slots - list_length(claimed)));
 	}
-	Assert(list_length(claimed) <= places);
+	Assert(list_length(claimed) <= slots);
 	round->claimed = claimed;
 	MemoryContextSwitchTo(old);
 }
@@ -839,7 +838,7 @@ do_round(Loop *loop, void *arg)
 static void
 doubt_rows(Loop *loop, void *arg)
 {
-	uint64 n = tegro_outbox_doubt(&loop->ledger, arg);
+	uint64 n = tegro_outbox_doubt(&loop->store, arg);
 
 	if (n > 0)
 		ereport(LOG,
@@ -869,7 +868,7 @@ doubt_what_is_on_record(Loop *loop, TegroClaim *claim)
 static void
 stop(Loop *loop, ErrorData *error)
 {
-	if (!loop->deliverer->stay)
+	if (!loop->delivery->stay)
 		ReThrowError(error);
 	tegro_guard_log(error, "delivery");
 	loop->stopped_until_us = tegro_clock_us() +
@@ -907,11 +906,11 @@ claim_single(Loop *loop, void *arg)
 	{
 		TegroInboxClaim claim = {.only = single->row.id};
 
-		single->claimed = tegro_inbox_claim(&loop->ledger, 1, loop->pauses,
+		single->claimed = tegro_inbox_claim(&loop->store, 1, loop->pauses,
 											&claim);
 	}
 	else
-		single->claimed = tegro_outbox_claim(&loop->ledger, &single->claim);
+		single->claimed = tegro_outbox_claim(&loop->store, &single->claim);
 	MemoryContextSwitchTo(old);
 }
 
@@ -933,8 +932,8 @@ list_due(Loop *loop, void *arg)
 	TegroInboxClaim inbox = {.asides = loop->asides};
 	MemoryContext old = MemoryContextSwitchTo(listing->context);
 
-	listing->rows = list_concat(tegro_outbox_list_due(&loop->ledger, &claim),
-								tegro_inbox_list_due(&loop->ledger,
+	listing->rows = list_concat(tegro_outbox_list_due(&loop->store, &claim),
+								tegro_inbox_list_due(&loop->store,
 													 listing->max,
 													 loop->pauses, &inbox));
 	MemoryContextSwitchTo(old);
@@ -964,26 +963,26 @@ is_conflict(const ErrorData *error)
 }
 
 /*
- * Claims rows one by one, at most "places" of them, in one transaction: those
+ * Claims rows one by one, at most "slots" of them, in one transaction: those
  * of a claim that failed (rows is NULL), or a list of TegroRow.  A row whose
  * claim fails by itself is set aside.  Returns what was claimed, to be sent.
  *
  * *progress receives whether a row was claimed or set aside.
  */
 static List *
-claim_one_by_one(Loop *loop, List *rows, int places, bool *progress)
+claim_one_by_one(Loop *loop, List *rows, int slots, bool *progress)
 {
 	MemoryContext context = AllocSetContextCreate(loop->context,
 												  "tegro claims",
 												  ALLOCSET_SMALL_SIZES);
-	Listing listing = {context, places, rows};
+	Listing listing = {context, slots, rows};
 	List *claimed = NIL;
 	List *locked = NIL;
 	Size size = free_size(loop);
 	ErrorData *error = NULL;
 	ListCell *cell;
 
-	Assert(places > 0);
+	Assert(slots > 0);
 	*progress = false;
 	begin(loop);
 	if (rows == NIL)
@@ -996,9 +995,9 @@ claim_one_by_one(Loop *loop, List *rows, int places, bool *progress)
 								   .max_size = size,
 								   .only = row->id,
 								   .pauses = loop->pauses,
-								   .identity = loop->identity}};
+								   .origin = loop->origin}};
 
-		if (list_length(claimed) >= places || size == 0)
+		if (list_length(claimed) >= slots || size == 0)
 			break;
 		if (error)
 			FreeErrorData(error);
@@ -1039,7 +1038,7 @@ claim_one_by_one(Loop *loop, List *rows, int places, bool *progress)
 				break;
 		}
 		else if (tegro_asides_add(loop->asides, *row, error,
-								  loop->deliverer->stay ? LOG : WARNING))
+								  loop->delivery->stay ? LOG : WARNING))
 			*progress = true;
 	}
 	/* someone wants the loop to end: nothing of this happened */
@@ -1052,9 +1051,9 @@ claim_one_by_one(Loop *loop, List *rows, int places, bool *progress)
 			(void) tegro_asides_add(loop->asides, *(TegroRow *) lfirst(cell),
 									NULL, 0);
 	}
-	tegro_kill_point("before claim commit");
+	tegro_injection_point("before claim commit");
 	commit(loop);
-	tegro_kill_point("after claim commit");
+	tegro_injection_point("after claim commit");
 	MemoryContextDelete(context);
 	/* what is on record as sent goes out first */
 	if (error && tegro_guard_stopped(error) && claimed == NIL)
@@ -1069,16 +1068,16 @@ static void
 retry_asides(Loop *loop)
 {
 	List *rows;
-	int places;
+	int slots;
 	bool progress;
 
 	if (!tegro_asides_any(loop->asides) || is_stopped(loop))
 		return;
-	places = free_places(loop);
-	rows = places > 0 ? tegro_asides_due(loop->asides) : NIL;
+	slots = available_slots(loop);
+	rows = slots > 0 ? tegro_asides_due(loop->asides) : NIL;
 	if (rows == NIL)
 		return;
-	send_claimed(loop, claim_one_by_one(loop, rows, places, &progress));
+	send_claimed(loop, claim_one_by_one(loop, rows, slots, &progress));
 	list_free_deep(rows);
 	loop->look = true;
 }
@@ -1107,27 +1106,27 @@ trouble(Loop *loop, ErrorData *error)
 }
 
 /*
- * One transaction: settles what was ruled on and claims what there are places
+ * One transaction: settles what was ruled on and claims what there are slots
  * for.  Returns what was claimed, to be sent.
  */
 static List *
-settle_and_claim(Loop *loop, int places)
+record_and_claim(Loop *loop, int slots)
 {
 	/* of its own: a claim that fails leaves nothing behind, no keys either */
 	MemoryContext context = AllocSetContextCreate(loop->context, "tegro claim",
 												  ALLOCSET_SMALL_SIZES);
-	Round round = {context, NIL, places};
+	Round round = {context, NIL, slots};
 	List *claimed = NIL;
 	ErrorData *error;
 	ListCell *cell;
 
-	Assert(places >= 0);
+	Assert(slots >= 0);
 	foreach(cell, loop->items)
 	{
 		TegroItem *item = lfirst(cell);
 
-		if (item->ruled && item->held_us == 0)
-			round.ruled = lappend(round.ruled, item);
+		if (item->decided && item->held_us == 0)
+			round.decided = lappend(round.decided, item);
 	}
 
 	begin(loop);
@@ -1135,10 +1134,10 @@ settle_and_claim(Loop *loop, int places)
 	if (error && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
 		round.claim.max > 0)
 		doubt_what_is_on_record(loop, &round.claim);
-	tegro_kill_point("before claim commit");
+	tegro_injection_point("before claim commit");
 	commit(loop);
 	if (error == NULL)
-		tegro_kill_point("after claim commit");
+		tegro_injection_point("after claim commit");
 
 	loop->stopped_until_us = 0;
 	if (error && tegro_guard_stopped(error))
@@ -1146,8 +1145,8 @@ settle_and_claim(Loop *loop, int places)
 		/* no row is to blame: what was ruled on stays as it is */
 		stop(loop, error);
 		FreeErrorData(error);
-		list_free(round.ruled);
-		round.ruled = NIL;
+		list_free(round.decided);
+		round.decided = NIL;
 		loop->look = true;
 	}
 	else if (error)
@@ -1157,22 +1156,22 @@ settle_and_claim(Loop *loop, int places)
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 			error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 			ReThrowError(error);
-		foreach(cell, round.ruled)
+		foreach(cell, round.decided)
 		{
 			/* what can't be settled is tried again in the next round */
-			if (!settle_alone(loop, lfirst(cell)))
-				round.ruled = foreach_delete_current(round.ruled, cell);
+			if (!record_alone(loop, lfirst(cell)))
+				round.decided = foreach_delete_current(round.decided, cell);
 		}
 		/* perhaps it was one of those */
-		if (round.ruled == NIL && places > 0 && is_of_row(error))
-			claimed = claim_one_by_one(loop, NIL, places, &progress);
-		if (!progress && round.ruled == NIL && !is_conflict(error))
+		if (round.decided == NIL && slots > 0 && is_of_row(error))
+			claimed = claim_one_by_one(loop, NIL, slots, &progress);
+		if (!progress && round.decided == NIL && !is_conflict(error))
 			trouble(loop, error);
 		FreeErrorData(error);
 		loop->look = true;
 		loop->stumbled = !progress;
 	}
-	else if (places > 0)
+	else if (slots > 0)
 	{
 		TegroClaim *claim = &round.claim;
 		TimestampTz next_at = claim->next_at;
@@ -1201,15 +1200,15 @@ settle_and_claim(Loop *loop, int places)
 	/* what was claimed has moved out of it */
 	Assert(CurrentMemoryContext == loop->context);
 	MemoryContextDelete(context);
-	foreach(cell, round.ruled)
+	foreach(cell, round.decided)
 		settled(loop, lfirst(cell));
-	list_free(round.ruled);
+	list_free(round.decided);
 	return claimed;
 }
 
 /* Settles those whose rows were held, if that is over. */
 static void
-settle_held(Loop *loop, bool at_once)
+record_held(Loop *loop, bool at_once)
 {
 	List *due = NIL;
 	ListCell *cell;
@@ -1226,7 +1225,7 @@ settle_held(Loop *loop, bool at_once)
 	}
 	foreach(cell, due)
 	{
-		if (settle_alone(loop, lfirst(cell)))
+		if (record_alone(loop, lfirst(cell)))
 			settled(loop, lfirst(cell));
 	}
 	list_free(due);
@@ -1254,23 +1253,23 @@ send_claimed(Loop *loop, List *claimed)
 		loop->items = lappend(loop->items, item);
 		loop->nopen++;
 		if (!replicated || !tegro_delivery_is_on() ||
-			(loop->deliverer->stop && *loop->deliverer->stop))
+			(loop->delivery->stop && *loop->delivery->stop))
 		{
 			MemoryContext old = MemoryContextSwitchTo(item->context);
 
-			item->ruling = item->task == TEGRO_SEND
-				? tegro_rule_unsent(item,
-									"the claim was not confirmed; nothing was sent")
-				: tegro_rule_postponed(item, NULL, item->message);
-			item->ruled = true;
-			loop->nruled++;
+			item->decision = item->task == TEGRO_SEND
+				? tegro_judge_unsent(item,
+									 "the claim was not confirmed; nothing was sent")
+				: tegro_judge_postponed(item, NULL, item->message);
+			item->decided = true;
+			loop->ndecided++;
 			loop->nopen--;
 			MemoryContextSwitchTo(old);
 			continue;
 		}
 		if (item->task == TEGRO_SEND)
 		{
-			loop->deliverer->sent++;
+			loop->delivery->sent++;
 			if (tegro_rate_limit > 0)
 				loop->tokens -= 1;
 		}
@@ -1281,23 +1280,23 @@ send_claimed(Loop *loop, List *claimed)
 
 /* Milliseconds to wait for answers, at most. */
 static long
-wait_ms(Loop *loop, int places)
+wait_ms(Loop *loop, int slots)
 {
 	int64 now = tegro_clock_us();
 	int64 until_us = now + SWEEP_MS * INT64CONST(1000);
 	ListCell *cell;
 
-	if (loop->look && places > 0)
+	if (loop->look && slots > 0)
 		return 0;
-	if (loop->next_us >= 0 && places > 0)
+	if (loop->next_us >= 0 && slots > 0)
 		until_us = Min(until_us, loop->next_us);
-	if (loop->sweep_owed && places > 0)
+	if (loop->sweep_owed && slots > 0)
 		until_us = Min(until_us, next_sweep_us(loop));
 	if (tegro_rate_limit > 0 && (loop->look || loop->next_us >= 0) &&
-		places == 0)
+		slots == 0)
 		until_us = Min(until_us, now + INT64CONST(1000000) / tegro_rate_limit);
 	until_us = tegro_pauses_until(loop->pauses, until_us);
-	if (places > 0)
+	if (slots > 0)
 		until_us = tegro_asides_until(loop->asides, until_us);
 	if (tegro_retention > 0 && loop->forget_owed)
 		until_us = Min(until_us,
@@ -1332,28 +1331,28 @@ wind_down(Loop *loop)
 		TegroItem *item = lfirst(cell);
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		if (!item->ruled)
+		if (!item->decided)
 		{
 			if (item->task != TEGRO_SEND)
 			{
-				item->ruling = tegro_rule_settled(item);
-				item->ruling->delay_ms = 0;
+				item->decision = tegro_judge_settled(item);
+				item->decision->delay_ms = 0;
 			}
 			else if (tegro_api_exchange(item->call)->handed_over)
-				item->ruling = tegro_rule_orphaned(item);
+				item->decision = tegro_judge_orphaned(item);
 			else
-				item->ruling =
-					tegro_rule_unsent(item,
-									  "the deliverer was stopped; nothing was sent");
-			item->ruled = true;
-			loop->nruled++;
+				item->decision =
+					tegro_judge_unsent(item,
+									   "the delivery worker was stopped; nothing was sent");
+			item->decided = true;
+			loop->ndecided++;
 		}
 		item->in_flight = false;
 		MemoryContextSwitchTo(old);
 	}
-	if (loop->nruled > 0)
-		(void) settle_and_claim(loop, 0);
-	settle_held(loop, true);
+	if (loop->ndecided > 0)
+		(void) record_and_claim(loop, 0);
+	record_held(loop, true);
 }
 
 static void
@@ -1363,7 +1362,7 @@ forget_some(Loop *loop, void *arg)
 													 -tegro_retention *
 														 INT64CONST(1000));
 
-	loop->forgot_to = tegro_outbox_forget(&loop->ledger, before,
+	loop->forgot_to = tegro_outbox_forget(&loop->store, before,
 										  loop->forgot_to);
 }
 
@@ -1415,10 +1414,10 @@ forget_old(Loop *loop)
 static void
 call_back(Loop *loop)
 {
-	TegroCaller caller = {loop->deliverer->begin, loop->deliverer->commit};
+	TegroCaller caller = {loop->delivery->begin, loop->delivery->commit};
 	TimestampTz next_at;
 
-	while (tegro_call_back(&loop->ledger, &caller, &next_at))
+	while (tegro_call_back(&loop->store, &caller, &next_at))
 	{
 		MemoryContextSwitchTo(loop->context);
 		loop->look = true;
@@ -1437,23 +1436,21 @@ check(Loop *loop)
 	if (!tegro_delivery_is_on())
 		return TEGRO_DELIVERY_OFF;
 	begin(loop);
-	if (!tegro_ledger_find(&loop->ledger))
+	if (!tegro_store_find(&loop->store))
 	{
 		commit(loop);
-		return TEGRO_NO_LEDGER;
+		return TEGRO_NO_OUTBOX;
 	}
-	loop->identity = MemoryContextStrdup(loop->context,
-										 tegro_identity_current());
-	allowed = tegro_outbox_check_identity(&loop->ledger, loop->identity,
-										  &detail);
+	loop->origin = MemoryContextStrdup(loop->context, tegro_origin_current());
+	allowed = tegro_outbox_check_origin(&loop->store, loop->origin, &detail);
 	if (!allowed)
 		ereport(WARNING,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("delivery of the tegro outbox is held"),
 				 errdetail("%s This database may be a copy, and a copy must not pay.", detail),
-				 errhint("If this database is to deliver the requests instead of the other, call tegro_arm.")));
-	callbacks = allowed && loop->deliverer->stay &&
-		tegro_outbox_callbacks_wait(&loop->ledger);
+				 errhint("If this database is to deliver the requests instead of the other, call tegro_take_over.")));
+	callbacks = allowed && loop->delivery->stay &&
+		tegro_outbox_callbacks_wait(&loop->store);
 	commit(loop);
 	/* from before a restart */
 	if (callbacks)
@@ -1464,7 +1461,7 @@ check(Loop *loop)
 static void
 see_callbacks(Loop *loop, void *arg)
 {
-	*(bool *) arg = tegro_outbox_callbacks_wait(&loop->ledger);
+	*(bool *) arg = tegro_outbox_callbacks_wait(&loop->store);
 }
 
 /* Has nothing been left to do for long enough? */
@@ -1515,19 +1512,19 @@ idle_for_long(Loop *loop)
 static TegroDeliveryEnd
 run_loop(Loop *loop)
 {
-	TegroDeliverer *deliverer = loop->deliverer;
+	TegroDelivery *delivery = loop->delivery;
 
 	for (;;)
 	{
-		int places;
+		int slots;
 		List *claimed = NIL;
 
 		MemoryContextSwitchTo(loop->context);
 		check_idle(loop);
 		check_items(loop);
-		if (deliverer->reload)
-			deliverer->reload();
-		if (deliverer->stop && *deliverer->stop)
+		if (delivery->reload)
+			delivery->reload();
+		if (delivery->stop && *delivery->stop)
 		{
 			wind_down(loop);
 			return TEGRO_STOPPED;
@@ -1538,13 +1535,13 @@ run_loop(Loop *loop)
 			return TEGRO_DELIVERY_OFF;
 		}
 
-		take_down(loop);
+		collect_responses(loop);
 
 		/*
 		 * While a backlog waits, a commit for many is better than a quick one
 		 * for a few.
 		 */
-		if (loop->nruled == 0)
+		if (loop->ndecided == 0)
 		{
 			loop->gather_until_us = tegro_clock_us() + GATHER_US;
 			loop->gathered = false;
@@ -1556,47 +1553,47 @@ run_loop(Loop *loop)
 			continue;
 		}
 		end_pauses(loop);
-		places = free_places(loop);
+		slots = available_slots(loop);
 		if ((loop->next_us >= 0 && tegro_clock_us() >= loop->next_us) ||
 			(loop->sweep_owed && tegro_clock_us() >= next_sweep_us(loop)))
 			loop->look = true;
 		if (!is_stopped(loop) &&
-			(loop->nruled > 0 || (loop->look && places > 0)))
+			(loop->ndecided > 0 || (loop->look && slots > 0)))
 		{
-			if (deliverer->report)
-				deliverer->report("delivering");
-			claimed = settle_and_claim(loop, places);
+			if (delivery->report)
+				delivery->report("delivering");
+			claimed = record_and_claim(loop, slots);
 			send_claimed(loop, claimed);
 		}
 
-		if (loop->unconfirmed && !deliverer->stay)
+		if (loop->unconfirmed && !delivery->stay)
 		{
 			wind_down(loop);
 			return TEGRO_UNCONFIRMED;
 		}
 		retry_asides(loop);
-		settle_held(loop, false);
-		if (!deliverer->stay)
+		record_held(loop, false);
+		if (!delivery->stay)
 			call_back(loop);
 		forget_old(loop);
 
-		if (deliverer->max >= 0 && deliverer->sent >= deliverer->max &&
-			loop->nopen == 0 && loop->nruled == 0)
+		if (delivery->max >= 0 && delivery->sent >= delivery->max &&
+			loop->nopen == 0 && loop->ndecided == 0)
 		{
 			wind_down(loop);
 			return TEGRO_STOPPED;
 		}
-		if (!deliverer->stay && !loop->look && loop->nopen == 0 &&
-			loop->nruled == 0 &&
+		if (!delivery->stay && !loop->look && loop->nopen == 0 &&
+			loop->ndecided == 0 &&
 			(loop->next_us < 0 || loop->next_us > tegro_clock_us()))
 		{
 			wind_down(loop);
 			return TEGRO_NOTHING_DUE;
 		}
-		if (deliverer->stay && idle_for_long(loop))
+		if (delivery->stay && idle_for_long(loop))
 			return TEGRO_NOTHING_DUE;
 
-		if (loop->nruled == 0 || loop->stumbled || is_stopped(loop))
+		if (loop->ndecided == 0 || loop->stumbled || is_stopped(loop))
 		{
 			long ms;
 
@@ -1609,19 +1606,19 @@ run_loop(Loop *loop)
 					1;
 			else
 				ms = loop->stumbled ? STUMBLE_MS
-									: wait_ms(loop, free_places(loop));
+									: wait_ms(loop, available_slots(loop));
 			loop->stumbled = false;
 
 			if (ms > 0 || loop->items != NIL)
 			{
-				if (deliverer->report && ms > 0)
-					deliverer->report(loop->items ? "waiting for answers"
-												  : NULL);
+				if (delivery->report && ms > 0)
+					delivery->report(loop->items ? "waiting for answers"
+												 : NULL);
 				check_idle(loop);
 				/* a latch that was set may be a commit's: look */
 				if (!tegro_transport_wait(
 						Min(ms,
-							deliverer->stay && loop->items == NIL
+							delivery->stay && loop->items == NIL
 								? Max(tegro_worker_idle_timeout * 1000L, 100)
 								: ms)))
 					loop->look = true;
@@ -1631,7 +1628,7 @@ run_loop(Loop *loop)
 }
 
 TegroDeliveryEnd
-tegro_deliver_due(TegroDeliverer *deliverer)
+tegro_deliver_due(TegroDelivery *delivery)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Loop *loop;
@@ -1640,12 +1637,12 @@ tegro_deliver_due(TegroDeliverer *deliverer)
 												  ALLOCSET_DEFAULT_SIZES);
 	volatile TegroDeliveryEnd end = TEGRO_STOPPED;
 
-	Assert(deliverer->begin && deliverer->commit);
-	Assert(deliverer->max == -1 || deliverer->max > 0);
+	Assert(delivery->begin && delivery->commit);
+	Assert(delivery->max == -1 || delivery->max > 0);
 	PG_TRY();
 	{
 		loop = MemoryContextAllocZero(context, sizeof(Loop));
-		loop->deliverer = deliverer;
+		loop->delivery = delivery;
 		loop->context = context;
 		loop->pauses = tegro_pauses_create(context);
 		loop->asides = tegro_asides_create(context);

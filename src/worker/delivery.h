@@ -10,8 +10,8 @@
 
 #include "src/outbox/outbox.h"
 
-/* How a deliverer begins and ends its transactions, and when it stops. */
-typedef struct TegroDeliverer
+/* How a delivery worker begins and ends its transactions, and when it stops. */
+typedef struct TegroDelivery
 {
 	/* a transaction to run statements in, and its durable end */
 	void (*begin)(void);
@@ -26,7 +26,7 @@ typedef struct TegroDeliverer
 	/* what it did */
 	int64 sent;
 	int64 settled;
-} TegroDeliverer;
+} TegroDelivery;
 
 /* Why tegro_deliver_due() returned. */
 typedef enum TegroDeliveryEnd
@@ -36,7 +36,7 @@ typedef enum TegroDeliveryEnd
 	TEGRO_DELIVERY_OFF,	 /* tegro.delivery is off, or in recovery */
 	TEGRO_DELIVERY_HELD, /* this database may not deliver */
 	TEGRO_UNCONFIRMED,	 /* the wait for a synchronous standby was cancelled */
-	TEGRO_NO_LEDGER		 /* the extension is not there */
+	TEGRO_NO_OUTBOX		 /* the extension is not there */
 } TegroDeliveryEnd;
 
 /*
@@ -46,11 +46,11 @@ typedef enum TegroDeliveryEnd
  * To be called outside a transaction of the caller's statements: it begins
  * and commits its own, and sends in none.
  */
-extern TegroDeliveryEnd tegro_deliver_due(TegroDeliverer *deliverer);
+extern TegroDeliveryEnd tegro_deliver_due(TegroDelivery *delivery);
 
 /*
  * Sends one item that was claimed and committed, and waits until it has an
- * outcome or tegro.timeout has passed.  Leaves the ruling in the item; the
+ * outcome or tegro.timeout has passed.  Leaves the decision in the item; the
  * caller settles it.
  */
 extern void tegro_deliver_one(TegroItem *item);

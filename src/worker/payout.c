@@ -51,11 +51,11 @@
 
 #include "src/base/compat.h"
 #include "src/worker/delivery.h"
-#include "src/outbox/identity.h"
+#include "src/outbox/origin.h"
 #include "src/outbox/payer.h"
-#include "src/base/killpoint.h"
+#include "src/base/injection.h"
 #include "src/worker/payout.h"
-#include "src/outbox/ruling.h"
+#include "src/outbox/judge.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 #include "src/worker/session.h"
@@ -313,7 +313,7 @@ wait_for_worker(PayoutShared *shared, BackgroundWorkerHandle *handle,
  * this moment, it is waited for.
  */
 static Jsonb *
-wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
+wait_for_outcome(const TegroStore *store, int64 id, Oid role,
 				 const char *payment_id)
 {
 	static uint32 wait_event = 0;
@@ -326,13 +326,14 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
 		TegroOutcome outcome;
 		const char *state;
 
-		if (tegro_outbox_outcome(ledger, id, role, &answer, &outcome, &state))
+		if (tegro_outbox_outcome(store, id, role, &answer, &outcome, &state))
 		{
 			if (outcome.result != TEGRO_ANSWERED)
 				tegro_error_raise(&outcome);
 			return answer;
 		}
-		if (strcmp(state, TEGRO_READY) == 0 && tegro_clock_us() > until_us)
+		if (strcmp(state, TEGRO_STATE_READY) == 0 &&
+			tegro_clock_us() > until_us)
 			ereport(ERROR,
 					(errcode(TEGRO_ERRCODE_UNKNOWN),
 					 errmsg("createWithdrawal \"%s\" is still to be sent",
@@ -342,7 +343,8 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
 							   outcome.detail ? tegro_error_for_client(outcome.detail) : ""),
 					 errhint("It is sent by itself as soon as that is possible: before you pay in another way, take it back with tegro_cancel(" INT64_FORMAT "). The same call again, or tegro_wait(" INT64_FORMAT "), returns its outcome.",
 							 id, id)));
-		if (strcmp(state, TEGRO_IN_DOUBT) == 0 || tegro_clock_us() > until_us)
+		if (strcmp(state, TEGRO_STATE_UNKNOWN) == 0 ||
+			tegro_clock_us() > until_us)
 			ereport(ERROR,
 					(errcode(TEGRO_ERRCODE_UNKNOWN),
 					 errmsg("the outcome of createWithdrawal is unknown"),
@@ -360,7 +362,7 @@ wait_for_outcome(const TegroLedger *ledger, int64 id, Oid role,
 }
 
 Jsonb *
-tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
+tegro_payout(const TegroStore *store, Jsonb *params, Oid role)
 {
 	TegroCall *call;
 	dsm_segment *segment;
@@ -380,7 +382,7 @@ tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 
 	tegro_refuse_in_binary_upgrade();
 	PreventCommandIfReadOnly("tegro_create_withdrawal()");
-	tegro_payer_require(ledger, role);
+	tegro_payer_require(store, role);
 
 	/* what is wrong with the parameters or the keys is said here, at once */
 	call = tegro_api_prepare("createWithdrawal", params, role);
@@ -417,7 +419,7 @@ tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role)
 				 errhint("The same call again returns its outcome, or sends it if it is not on record.")));
 	dsm_detach(segment);
 
-	answer = wait_for_outcome(ledger, id, role, call->reference);
+	answer = wait_for_outcome(store, id, role, call->reference);
 	error_context_stack = context.previous;
 	return answer;
 }
@@ -456,7 +458,7 @@ tell_error(PayoutShared *shared, const ErrorData *error)
 
 /* May this database deliver?  Throws if not: a copy must not pay. */
 static void
-check_delivery(const TegroLedger *ledger)
+check_delivery(const TegroStore *store)
 {
 	char *detail;
 
@@ -466,13 +468,12 @@ check_delivery(const TegroLedger *ledger)
 				 errmsg("delivery is off in this database"),
 				 errdetail("Nothing was sent."),
 				 errhint("Set tegro.delivery to on if this database is to pay.")));
-	if (!tegro_outbox_check_identity(ledger, tegro_identity_current(),
-									 &detail))
+	if (!tegro_outbox_check_origin(store, tegro_origin_current(), &detail))
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 				 errmsg("delivery is held in this database"),
 				 errdetail("%s Nothing was sent.", detail),
-				 errhint("If this database is to pay instead of the other, call tegro_arm.")));
+				 errhint("If this database is to pay instead of the other, call tegro_take_over.")));
 }
 
 /*
@@ -480,28 +481,28 @@ check_delivery(const TegroLedger *ledger)
  * here.  Returns the item to send; NULL if it was on record before.
  */
 static TegroItem *
-record(PayoutShared *shared, TegroLedger *ledger, Jsonb *params, int64 *id)
+record(PayoutShared *shared, TegroStore *store, Jsonb *params, int64 *id)
 {
 	bool inserted;
 	TegroItem *item = NULL;
 
 	Assert(CurrentMemoryContext == TopMemoryContext);
 	tegro_session_begin();
-	if (!tegro_ledger_find(ledger))
+	if (!tegro_store_find(store))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("extension \"tegro\" is gone")));
-	check_delivery(ledger);
-	*id = tegro_outbox_enqueue(ledger, "createWithdrawal", params,
-							   shared->role, NULL, 0, &inserted);
+	check_delivery(store);
+	*id = tegro_outbox_enqueue(store, "createWithdrawal", params, shared->role,
+							   NULL, 0, &inserted);
 	if (inserted)
 	{
 		MemoryContextSwitchTo(TopMemoryContext);
-		item = tegro_outbox_claim_new(ledger, *id);
+		item = tegro_outbox_claim_new(store, *id);
 	}
-	tegro_kill_point("before payout commit");
+	tegro_injection_point("before payout commit");
 	tegro_session_commit();
-	tegro_kill_point("after payout commit");
+	tegro_injection_point("after payout commit");
 	MemoryContextSwitchTo(TopMemoryContext);
 	return item;
 }
@@ -513,7 +514,7 @@ tegro_payout_main(Datum arg)
 	PayoutShared *shared;
 	char *settings;
 	char *json;
-	TegroLedger ledger;
+	TegroStore store;
 	TegroItem *item;
 	bool is_directed;
 	volatile bool recorded = false;
@@ -551,7 +552,7 @@ tegro_payout_main(Datum arg)
 		MemoryContextSwitchTo(TopMemoryContext);
 		set_progress(shared, PAYOUT_BEGUN, 0);
 		item =
-			record(shared, &ledger,
+			record(shared, &store,
 				   DatumGetJsonbP(
 					   DirectFunctionCall1(jsonb_in, CStringGetDatum(json))),
 				   &number);
@@ -564,18 +565,18 @@ tegro_payout_main(Datum arg)
 			if (tegro_commit_is_replicated())
 				tegro_deliver_one(item);
 			else
-				item->ruling =
-					tegro_rule_unsent(item,
-									  "the claim was not confirmed; nothing was sent");
-			Assert(item->ruling && !item->in_flight);
+				item->decision =
+					tegro_judge_unsent(item,
+									   "the claim was not confirmed; nothing was sent");
+			Assert(item->decision && !item->in_flight);
 			if (is_directed)
-				tegro_rule_not_again(item->ruling,
-									 "the session that requested it has a key of its own, so it is not left to the worker");
+				tegro_judge_not_again(item->decision,
+									  "the session that requested it has a key of its own, so it is not left to the worker");
 
 			tegro_session_begin();
 			tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
-			tegro_outbox_settle(&ledger, list_make1(item));
-			tegro_kill_point("before payout settle");
+			tegro_outbox_record_outcomes(&store, list_make1(item));
+			tegro_injection_point("before payout settle");
 			tegro_session_commit();
 		}
 		set_progress(shared, PAYOUT_ENDED, id);

@@ -20,6 +20,6 @@
  * the outbox, and goes on, whatever becomes of the caller and its transaction
  * once it was handed over.
  */
-extern Jsonb *tegro_payout(const TegroLedger *ledger, Jsonb *params, Oid role);
+extern Jsonb *tegro_payout(const TegroStore *store, Jsonb *params, Oid role);
 
 #endif /* TEGRO_PAYOUT_H */

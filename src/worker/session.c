@@ -35,7 +35,7 @@
 #include "utils/snapmgr.h"
 
 #include "src/base/compat.h"
-#include "src/outbox/ledger.h"
+#include "src/outbox/store.h"
 #include "src/worker/session.h"
 
 /* Settings that have one certain value in a worker. */
@@ -231,7 +231,7 @@ tegro_session_begin(void)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	/* a claim must be on disk, and where it is replicated, before it is sent */
-	tegro_ledger_commit_durably();
+	tegro_store_commit_durably();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 

@@ -51,8 +51,8 @@
 #include "src/base/compat.h"
 #include "src/worker/delivery.h"
 #include "src/outbox/guard.h"
-#include "src/outbox/identity.h"
-#include "src/outbox/ledger.h"
+#include "src/outbox/origin.h"
+#include "src/outbox/store.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 #include "src/worker/session.h"
@@ -134,7 +134,7 @@ force_settings_of_deliverer(void)
 	/* a row that someone holds must not hold up the others for long */
 	tegro_session_force("lock_timeout", "20ms");
 	for (int i = 0; i < TEGRO_N_PLANNER_SETTINGS; i++)
-		tegro_session_force(tegro_ledger_planner_settings[i], "off");
+		tegro_session_force(tegro_store_planner_settings[i], "off");
 	tegro_session_force("jit", "off");
 }
 
@@ -205,12 +205,12 @@ do_unless_stopped(void (*work)(void *arg), void *arg, const char *doing)
 static bool
 anything_waits(void)
 {
-	TegroLedger ledger;
+	TegroStore store;
 	bool waits;
 
 	tegro_session_begin();
-	waits = tegro_ledger_find(&ledger) &&
-		(tegro_outbox_waiting(&ledger) || tegro_outbox_any_prepared());
+	waits = tegro_store_find(&store) &&
+		(tegro_outbox_waiting(&store) || tegro_outbox_any_prepared());
 	tegro_session_commit();
 	return waits;
 }
@@ -219,21 +219,21 @@ anything_waits(void)
 static bool
 any_callback_waits(void)
 {
-	TegroLedger ledger;
+	TegroStore store;
 	bool waits;
 
 	tegro_session_begin();
-	waits = tegro_ledger_find(&ledger) && tegro_outbox_callbacks_wait(&ledger);
+	waits = tegro_store_find(&store) && tegro_outbox_callbacks_wait(&store);
 	tegro_session_commit();
 	return waits;
 }
 
 /*
- * The ledger, if this database may deliver, and call back: in a copy, say, it
+ * The outbox, if this database may deliver, and call back: in a copy, say, it
  * may not.
  */
 static bool
-may_deliver(TegroLedger *ledger)
+may_deliver(TegroStore *store)
 {
 	bool allowed;
 	char *detail;
@@ -241,8 +241,8 @@ may_deliver(TegroLedger *ledger)
 	if (!tegro_delivery_is_on())
 		return false;
 	tegro_session_begin();
-	allowed = tegro_ledger_find(ledger) &&
-		tegro_outbox_check_identity(ledger, tegro_identity_current(), &detail);
+	allowed = tegro_store_find(store) &&
+		tegro_outbox_check_origin(store, tegro_origin_current(), &detail);
 	tegro_session_commit();
 	return allowed;
 }
@@ -261,15 +261,15 @@ ends(TegroWorker which)
 		!tegro_wake_register(which);
 }
 
-/* As ends(), where delivery is held; what is committed meanwhile is tegro_arm. */
+/* As ends(), where delivery is held; what is committed meanwhile is tegro_take_over. */
 static bool
 ends_as_held(void)
 {
-	TegroLedger ledger;
+	TegroStore store;
 
 	tegro_wake_hold(true);
 	tegro_wake_unregister();
-	if (!may_deliver(&ledger))
+	if (!may_deliver(&store))
 		return true;
 	tegro_wake_hold(false);
 	return !tegro_wake_register(TEGRO_DELIVERY_WORKER);
@@ -278,7 +278,7 @@ ends_as_held(void)
 /* What the delivery worker does. */
 typedef struct Delivery
 {
-	TegroDeliverer deliverer;
+	TegroDelivery loop;
 	TegroDeliveryEnd end;
 } Delivery;
 
@@ -287,7 +287,7 @@ deliver(void *arg)
 {
 	Delivery *this = arg;
 
-	this->end = tegro_deliver_due(&this->deliverer);
+	this->end = tegro_deliver_due(&this->loop);
 }
 
 /* The delivery worker's main function; arg is the database. */
@@ -295,7 +295,7 @@ void
 tegro_worker_main(Datum arg)
 {
 	Delivery delivery = {0};
-	TegroDeliverer *deliverer = &delivery.deliverer;
+	TegroDelivery *loop = &delivery.loop;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
@@ -319,13 +319,13 @@ tegro_worker_main(Datum arg)
 	(void) mallopt(M_TOP_PAD, KEPT_MEMORY / 16);
 #endif
 
-	deliverer->begin = tegro_session_begin;
-	deliverer->commit = tegro_session_commit;
-	deliverer->stay = true;
-	deliverer->max = -1;
-	deliverer->stop = &stop_requested;
-	deliverer->reload = tegro_session_reload;
-	deliverer->report = tegro_session_report;
+	loop->begin = tegro_session_begin;
+	loop->commit = tegro_session_commit;
+	loop->stay = true;
+	loop->max = -1;
+	loop->stop = &stop_requested;
+	loop->reload = tegro_session_reload;
+	loop->report = tegro_session_report;
 
 	for (;;)
 	{
@@ -338,7 +338,7 @@ tegro_worker_main(Datum arg)
 		switch (delivery.end)
 		{
 			case TEGRO_NOTHING_DUE:
-			case TEGRO_NO_LEDGER:
+			case TEGRO_NO_OUTBOX:
 				if (ends(TEGRO_DELIVERY_WORKER))
 					proc_exit(0);
 				break;
@@ -363,7 +363,7 @@ tegro_worker_main(Datum arg)
 /* What the callback worker does. */
 typedef struct Callbacks
 {
-	TegroLedger ledger;
+	TegroStore store;
 	TegroCaller caller;
 	bool allowed;
 	bool called;
@@ -375,7 +375,7 @@ look_whether_allowed(void *arg)
 {
 	Callbacks *this = arg;
 
-	this->allowed = may_deliver(&this->ledger);
+	this->allowed = may_deliver(&this->store);
 }
 
 static void
@@ -383,7 +383,7 @@ call_back(void *arg)
 {
 	Callbacks *this = arg;
 
-	this->called = tegro_call_back(&this->ledger, &this->caller,
+	this->called = tegro_call_back(&this->store, &this->caller,
 								   &this->next_at);
 }
 
@@ -424,7 +424,7 @@ tegro_callback_main(Datum arg)
 
 		CHECK_FOR_INTERRUPTS();
 		tegro_session_reload();
-		/* whoever turns it on again has a deliverer, which starts another */
+		/* whoever turns it on again has a delivery worker, which starts another */
 		if (!tegro_delivery_is_on())
 			proc_exit(0);
 		tegro_session_report("calling back");

@@ -792,7 +792,7 @@ package TegroTest::BlackHole
 # Libraries for LD_PRELOAD
 #
 
-# Name look-ups that misbehave on request: the source is below.
+# Name lookups that misbehave on request: the source is below.
 sub preload_library
 {
 	return preload(spew(scratch() . '/names.c', do { local $/ = undef; <TegroTest::DATA> }), '-ldl', '-pthread');
@@ -1115,7 +1115,7 @@ whether it did.
 __DATA__
 /*
  * names.c
- *		Name look-ups that misbehave on request, by LD_PRELOAD.
+ *		Name lookups that misbehave on request, by LD_PRELOAD.
  *
  * Only names below "provider.test" are answered here, by what they begin with:
  *
@@ -1130,7 +1130,7 @@ __DATA__
  *
  * and "localhost", where the environment has LOCALHOST_IS, an address.
  *
- * A look-up on a thread that would run PostgreSQL's signal handlers is told to
+ * A lookup on a thread that would run PostgreSQL's signal handlers is told to
  * the server's log.
  */
 #define _GNU_SOURCE

@@ -13,13 +13,13 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 
 my ($bouncer) = grep { -x } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin';
 BAIL_OUT('pgbouncer is missing') unless $bouncer;
 
 my $sandbox = sandbox();
-my $node = ledger_cluster('pooled', $sandbox);
+my $node = outbox_cluster('pooled', $sandbox);
 my $dir = PostgreSQL::Test::Utils::tempdir_short();
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 
@@ -94,7 +94,7 @@ $one->query('COMMIT');
 ok( wait_until(
 		sub {
 			sleep 0.05;
-			return $two->query(q{SELECT state FROM tegro_outbox WHERE reference = 'pooled'})->{out} eq 'done';
+			return $two->query(q{SELECT state FROM tegro_outbox WHERE reference = 'pooled'})->{out} eq 'accepted';
 		}),
 	'a request is delivered');
 $one->query('BEGIN');

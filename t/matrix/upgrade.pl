@@ -14,7 +14,7 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 use TegroTest;
-use TegroLedger;
+use TegroOutbox;
 
 my $sandbox = sandbox();
 my $old_installation = $ENV{TEGRO_OLD_INSTALLATION};
@@ -64,7 +64,7 @@ $old->safe_psql('postgres', 'INSERT INTO orders VALUES (2, 6)');
 $old->safe_psql('postgres', 'SELECT tegro_enqueue(' . enqueue_arguments('createWithdrawal', 'waits') . ')');
 my $content = q{SELECT md5(string_agg(t::text, E'\n' ORDER BY t::text)) FROM tegro_outbox t};
 my $before = $old->safe_psql('postgres', $content);
-my $identity = $old->safe_psql('postgres', 'SELECT t::text FROM tegro_identity t');
+my $origin = $old->safe_psql('postgres', 'SELECT t::text FROM tegro_origin t');
 $old->stop;
 # pg_upgrade starts both clusters: nothing is sent by either, though it may be
 $old->append_conf('postgresql.conf', 'tegro.delivery = on');
@@ -83,18 +83,18 @@ is((() = $sandbox->journal) - $journal, 0, 'fault 82: nothing came to the provid
 
 $new->start;
 is($new->safe_psql('postgres', $content), $before, 'the outbox is as it was');
-is($new->safe_psql('postgres', 'SELECT t::text FROM tegro_identity t'), $identity, 'and says where it was');
+is($new->safe_psql('postgres', 'SELECT t::text FROM tegro_origin t'), $origin, 'and says where it was');
 is($new->safe_psql('postgres', 'SELECT tegro_balance() IS NOT NULL'), 't', 'calls work');
 $new->psql('postgres', 'CALL tegro_deliver()', stderr => \my $said);
 like($said, qr/may be a copy/, 'it does not deliver by itself');
 sleep 1;
 is(executions($sandbox)->{'createOrder 2'}, undef, 'really not');
 
-is($new->safe_psql('postgres', "SELECT tegro_arm('pg_upgrade')") // '', '', 'it is armed');
+is($new->safe_psql('postgres', "SELECT tegro_take_over('pg_upgrade')") // '', '', 'it is armed');
 $new->safe_psql('postgres', 'CALL tegro_deliver()');
 ok($new->poll_query_until('postgres', 'SELECT url IS NOT NULL FROM orders WHERE id = 2'),
 	'the order that waited is made, and its callback is called');
-ok($new->poll_query_until('postgres', "SELECT state IN ('done', 'review') FROM tegro_outbox WHERE reference = 'sent'"),
+ok($new->poll_query_until('postgres', "SELECT state IN ('accepted', 'review') FROM tegro_outbox WHERE reference = 'sent'"),
 	'the payout that was sent is settled');
 ok($new->poll_query_until('postgres', "SELECT state = 'review' FROM tegro_outbox WHERE reference = 'waits'"),
 	'the payout that waited is left to a person');

@@ -61,8 +61,8 @@
 
 /*
  * Threads that look names up at the same time.  From 8.20 on libcurl shares
- * them between look-ups, two for each, and has 20 at most; before, each look-up
- * has one of its own.  A look-up that is stuck keeps its threads when its call
+ * them between lookups, two for each, and has 20 at most; before, each lookup
+ * has one of its own.  A lookup that is stuck keeps its threads when its call
  * has long ended, and must not keep the next from its own.
  */
 #define MAX_RESOLVER_THREADS   256L
@@ -157,7 +157,7 @@ tegro_engine_start(void)
 			ereport(ERROR,
 					(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 					 errmsg("libcurl resolves names synchronously"),
-					 errdetail("A name look-up could not be cancelled."),
+					 errdetail("A name lookup could not be cancelled."),
 					 errhint("Install a libcurl that was built with a threaded resolver or c-ares.")));
 		code = curl_global_init(CURL_GLOBAL_ALL);
 		if (code != CURLE_OK)
@@ -325,7 +325,7 @@ tegro_transport_wait(long timeout_ms)
 				wait_ms = left_ms;
 		}
 
-		/* deliverers sleep here, too, and calls until their repeat */
+		/* delivery workers sleep here, too, and calls until their repeat */
 		nevents = WaitEventSetWait(tegro_engine.wait_set, wait_ms, events,
 								   lengthof(events),
 								   dlist_is_empty(&tegro_engine.in_flight)

@@ -32,7 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "src/base/error.h"
-#include "src/base/killpoint.h"
+#include "src/base/injection.h"
 #include "src/base/settings.h"
 #include "src/client/transport/internal.h"
 
@@ -261,7 +261,7 @@ on_ready_to_send(void *arg, char *peer_address, char *own_address,
 	/* what libcurl said before is about a connection that it did not use */
 	exchange->problem[0] = '\0';
 	exchange->handed_over = true;
-	tegro_kill_point("request ready");
+	tegro_injection_point("request ready");
 	return CURL_PREREQFUNC_OK;
 }
 
@@ -910,7 +910,7 @@ tegro_exchange_phase(const TegroExchange *exchange)
 		return "during the TLS handshake";
 	if (exchange->name_lookup_us > 0)
 		return "while connecting";
-	return "during name look-up";
+	return "during name lookup";
 }
 
 int64

@@ -142,7 +142,7 @@ tegro_slots_release(void)
 }
 
 int
-tegro_transport_slots(int wanted)
+tegro_transport_descriptors(int wanted)
 {
 	bool resolves = tegro_exchange_resolves(tegro_api_url);
 	int granted = 0;

@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
- * ledger.h
- *		The statements on the ledger's tables, and as whom they run.
+ * store.h
+ *		The statements on the outbox's tables, and as whom they run.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef TEGRO_LEDGER_H
-#define TEGRO_LEDGER_H
+#ifndef TEGRO_STORE_H
+#define TEGRO_STORE_H
 
 #include "nodes/pg_list.h"
 #include "utils/guc.h"
@@ -15,8 +15,8 @@
 #include "src/outbox/item.h"
 #include "src/outbox/statement.h"
 
-/* Where the ledger is, and whose. */
-typedef struct TegroLedger
+/* Where the outbox is, and whose. */
+typedef struct TegroStore
 {
 	Oid namespace; /* the extension's schema */
 	Oid owner;	   /* the extension's owner, who may all */
@@ -27,74 +27,70 @@ typedef struct TegroLedger
 	 * InvalidOid for all others.
 	 */
 	Oid table;
-} TegroLedger;
+} TegroStore;
 
 /*
  * While statements run: as whom, and with which search_path, it was before.
  */
-typedef struct TegroLedgerScope
+typedef struct TegroStoreScope
 {
 	Oid user;
 	int security_context;
 	int guc_level;
-} TegroLedgerScope;
+} TegroStoreScope;
 
 /*
- * Finds the ledger of this database.  Returns false if the extension is not
+ * Finds the outbox of this database.  Returns false if the extension is not
  * there.  Needs a transaction.
  */
-extern bool tegro_ledger_find(TegroLedger *ledger);
+extern bool tegro_store_find(TegroStore *store);
 
-/* The ledger that a SQL function of this extension belongs to. */
-extern TegroLedger tegro_ledger_of_function(Oid function);
+/* The outbox that a SQL function of this extension belongs to. */
+extern TegroStore tegro_store_of_function(Oid function);
 
 /*
- * Begins a scope in which statements run as the ledger's owner, with a
- * search_path of pg_catalog, and ends it.  Throws 42P01 if the ledger's table
+ * Begins a scope in which statements run as the outbox's owner, with a
+ * search_path of pg_catalog, and ends it.  Throws 42P01 if the outbox's table
  * is known and is there no more; it can't go while the transaction lasts.  In between, the current memory
  * context is SPI's, and goes with the scope.
  */
-extern void tegro_ledger_enter(const TegroLedger *ledger,
-							   TegroLedgerScope *scope);
-extern void tegro_ledger_leave(const TegroLedgerScope *scope);
+extern void tegro_store_enter(const TegroStore *store, TegroStoreScope *scope);
+extern void tegro_store_leave(const TegroStoreScope *scope);
 
 /*
  * The same for TEGRO_STMT_INSERT alone, in which every name has its schema and
  * which uses no operator: the search_path stays, since to change it twice is
  * dear.
  */
-extern void tegro_ledger_enter_plainly(const TegroLedger *ledger,
-									   TegroLedgerScope *scope);
+extern void tegro_store_enter_plainly(const TegroStore *store,
+									  TegroStoreScope *scope);
 
 /*
  * Runs a statement with these parameters; "nulls" has an 'n' for each that is
  * null, or is NULL.  Returns how many rows it found or changed.
  */
-extern uint64 tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
-							   Datum *values, const char *nulls);
+extern uint64 tegro_store_run(const TegroStore *store, TegroStatement which,
+							  Datum *values, const char *nulls);
 
 /*
  * The same for a statement that only reads: it sees what the active snapshot
  * sees, and not, as the others do, what the transaction's does.
  */
-extern uint64 tegro_ledger_look(const TegroLedger *ledger,
-								TegroStatement which, Datum *values,
-								const char *nulls);
+extern uint64 tegro_store_look(const TegroStore *store, TegroStatement which,
+							   Datum *values, const char *nulls);
 
 /*
  * Rows for a statement that works on many at once: it finds them in a relation
  * "given".  They are made, in the scope's memory, for one statement, which
  * frees them when it is run.  "values" and "nulls" have an element for each
- * column that ledger.c lists for the statement.
+ * column that store.c lists for the statement.
  */
-typedef struct TegroLedgerRows TegroLedgerRows;
+typedef struct TegroStoreRows TegroStoreRows;
 
-extern TegroLedgerRows *tegro_ledger_rows(TegroStatement which);
-extern void tegro_ledger_add(TegroLedgerRows *rows, Datum *values,
-							 bool *nulls);
-extern uint64 tegro_ledger_run_rows(const TegroLedger *ledger,
-									TegroStatement which,
-									TegroLedgerRows *rows);
+extern TegroStoreRows *tegro_store_rows(TegroStatement which);
+extern void tegro_store_add(TegroStoreRows *rows, Datum *values, bool *nulls);
+extern uint64 tegro_store_run_rows(const TegroStore *store,
+								   TegroStatement which, TegroStoreRows *rows);
 
 /*
  * What is off while statements are planned: the outbox may be empty then and
@@ -102,11 +98,10 @@ extern uint64 tegro_ledger_run_rows(const TegroLedger *ledger,
  * in its order.
  */
 #define TEGRO_N_PLANNER_SETTINGS 5
-extern const char
-	*const tegro_ledger_planner_settings[TEGRO_N_PLANNER_SETTINGS];
+extern const char *const tegro_store_planner_settings[TEGRO_N_PLANNER_SETTINGS];
 
 /* Turns these off, as an action of SET, SET LOCAL or a function's SET. */
-extern void tegro_ledger_plan_by_index(GucAction action);
+extern void tegro_store_plan_by_index(GucAction action);
 
 /*
  * Has the current transaction's commit wait for the disk, and for synchronous
@@ -115,53 +110,52 @@ extern void tegro_ledger_plan_by_index(GucAction action);
  * holds for this transaction alone, since a reload may change the setting at
  * any time.
  */
-extern void tegro_ledger_commit_durably(void);
+extern void tegro_store_commit_durably(void);
 
 /* Column "n", from 1, of row "row", from 0, of those just found. */
-extern Datum tegro_ledger_column(int row, int n, bool *isnull);
+extern Datum tegro_store_column(int row, int n, bool *isnull);
 
 /*
  * The same as a copy, in the current memory context, that outlives the
  * statement; NULL if it is null.
  */
-extern char *tegro_ledger_text(int row, int n);
-extern Jsonb *tegro_ledger_jsonb(int row, int n);
+extern char *tegro_store_text(int row, int n);
+extern Jsonb *tegro_store_jsonb(int row, int n);
 
 /*
  * A parameter, or nothing for NULL; strings of a list as an array; numbers of
  * requests or notifications, "n" of them as datums, as an array.
  */
-extern Datum tegro_ledger_datum(const char *string);
-extern Datum tegro_ledger_texts(List *strings);
-extern Datum tegro_ledger_ids(Datum *ids, int n);
+extern Datum tegro_store_datum(const char *string);
+extern Datum tegro_store_texts(List *strings);
+extern Datum tegro_store_ids(Datum *ids, int n);
 
 /* What "nulls" has for a parameter. */
-extern char tegro_ledger_null(bool is_null);
+extern char tegro_store_null(bool is_null);
 
 /* Runs a statement in a scope of its own: for one that finds no rows to read. */
-extern uint64 tegro_ledger_run_alone(const TegroLedger *ledger,
-									 TegroStatement which, Datum *values,
-									 const char *nulls);
+extern uint64 tegro_store_run_alone(const TegroStore *store,
+									TegroStatement which, Datum *values,
+									const char *nulls);
 
 /*
  * What requests and notifications have in common.
  *
- * tegro_ledger_hold() locks an item's row, so that settling it waits for
+ * tegro_store_hold() locks an item's row, so that settling it waits for
  * nobody.  Throws 55P03 if someone else has it locked.
  *
- * tegro_ledger_hold_callback() locks the row of a callback that was taken, so
+ * tegro_store_hold_callback() locks the row of a callback that was taken, so
  * that nobody else calls it until the transaction ends.  Returns false if it is
  * another's by now.
  *
- * tegro_ledger_called_back() writes how a callback went; "message" is NULL where
+ * tegro_store_called_back() writes how a callback went; "message" is NULL where
  * it went well, "delay_ms" is until the next call, -1 for none.
  */
-extern void tegro_ledger_hold(const TegroLedger *ledger,
-							  const TegroItem *item);
-extern bool tegro_ledger_hold_callback(const TegroLedger *ledger,
-									   const TegroItem *item);
-extern void tegro_ledger_called_back(const TegroLedger *ledger,
-									 const TegroItem *item,
-									 const char *message, int64 delay_ms);
+extern void tegro_store_hold(const TegroStore *store, const TegroItem *item);
+extern bool tegro_store_hold_callback(const TegroStore *store,
+									  const TegroItem *item);
+extern void tegro_store_called_back(const TegroStore *store,
+									const TegroItem *item, const char *message,
+									int64 delay_ms);
 
-#endif /* TEGRO_LEDGER_H */
+#endif /* TEGRO_STORE_H */

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * ruling.c
+ * judge.c
  *		What becomes of a request, by what was seen of it.
  *
  * These are the rules by which money never leaves twice:
@@ -18,7 +18,7 @@
  *		sending  -> unknown		refused as a duplicate; or a payout refused for
  *								now, or for its rate: a gateway says that, too,
  *								of what it has passed on
- *		sending  -> unknown		all else, and where the deliverer is gone
+ *		sending  -> unknown		all else, and where the delivery worker is gone
  *		unknown  -> done		found, by its number, with an amount, and it
  *								agrees with what was asked
  *		unknown  -> review		found, but different
@@ -31,7 +31,7 @@
  *		review   -> done		found after all: what may have been sent is
  *								looked up for a day
  *		unknown, review, failed, cancelled,
- *		ready    -> done		answered late, and not sent since (ledger.c)
+ *		ready    -> done		answered late, and not sent since (store.c)
  *
  * Why an order may be sent again and a payout not: a second order is a second
  * link that nobody pays, and a customer is waiting; a second payout is money
@@ -39,20 +39,20 @@
  *
  * A doubt stays on record.  unknown_since is set once a send may have taken
  * effect, and no decision of a person's clears it: so a later refusal, which is
- * about the later send, never makes the request "failed".
+ * about the later send, never makes the request "refused".
  *
- * A look-up that fails is not "not found"; nor is a refusal whose words don't
+ * A lookup that fails is not "not found"; nor is a refusal whose words don't
  * say so, nor an answer about something else.  The provider doesn't document
  * its words, so the patterns are settings, and what matches none of them leaves
  * the request where it is.
  *
  * And of notifications, by which money is credited: the provider must say of
  * the very order that it is paid, with the same amount, before anything is;
- * see tegro_rule_notified().
+ * see tegro_judge_notified().
  *
  * How long a request is in doubt is measured by the clock that people set, for
- * it must outlast the process.  A deliverer that sees it set counts anew from
- * there (tegro_rule_watch_clock): so no step makes the settle time shorter.
+ * it must outlast the process.  A delivery worker that sees it set counts anew from
+ * there (tegro_judge_watch_clock): so no step makes the settle time shorter.
  * One that is started after the step can't know of it.
  *
  * model/outbox.pml is a model of this, checked exhaustively.
@@ -68,10 +68,10 @@
 #include "utils/numeric.h"
 
 #include "src/base/argument.h"
-#include "src/outbox/ruling.h"
+#include "src/outbox/judge.h"
 #include "src/base/settings.h"
 
-/* First and longest wait between attempts or look-ups that come to nothing. */
+/* First and longest wait between attempts or lookups that come to nothing. */
 #define FIRST_BACKOFF_MS 1000
 #define MAX_BACKOFF_MS	 (10 * 60 * 1000)
 
@@ -92,7 +92,7 @@
 #define PAYOUT_ABSENT 3
 
 /* What is in review is looked up as long as this, in case it shows up. */
-#define REVIEW_LOOK_UP_MS (24 * INT64CONST(3600000))
+#define REVIEW_LOOKUP_MS (24 * INT64CONST(3600000))
 
 /*
  * How long the provider may say of a notified order that it isn't paid, before
@@ -114,30 +114,30 @@ typedef struct Change
 } Change;
 
 static const Change request_changes[] = {
-	{TEGRO_READY, TEGRO_READY},
-	{TEGRO_READY, TEGRO_IN_DOUBT},
-	{TEGRO_READY, TEGRO_IN_REVIEW},
-	{TEGRO_SENDING, TEGRO_READY},
-	{TEGRO_SENDING, TEGRO_DONE},
-	{TEGRO_SENDING, TEGRO_FAILED},
-	{TEGRO_SENDING, TEGRO_IN_REVIEW},
-	{TEGRO_SENDING, TEGRO_IN_DOUBT},
-	{TEGRO_SENDING, TEGRO_CANCELLED},
-	{TEGRO_IN_DOUBT, TEGRO_IN_DOUBT},
-	{TEGRO_IN_DOUBT, TEGRO_DONE},
-	{TEGRO_IN_DOUBT, TEGRO_READY},
-	{TEGRO_IN_DOUBT, TEGRO_IN_REVIEW},
-	{TEGRO_IN_REVIEW, TEGRO_IN_REVIEW},
-	{TEGRO_IN_REVIEW, TEGRO_DONE},
+	{TEGRO_STATE_READY, TEGRO_STATE_READY},
+	{TEGRO_STATE_READY, TEGRO_STATE_UNKNOWN},
+	{TEGRO_STATE_READY, TEGRO_STATE_REVIEW},
+	{TEGRO_STATE_SENDING, TEGRO_STATE_READY},
+	{TEGRO_STATE_SENDING, TEGRO_STATE_ACCEPTED},
+	{TEGRO_STATE_SENDING, TEGRO_STATE_REFUSED},
+	{TEGRO_STATE_SENDING, TEGRO_STATE_REVIEW},
+	{TEGRO_STATE_SENDING, TEGRO_STATE_UNKNOWN},
+	{TEGRO_STATE_SENDING, TEGRO_STATE_CANCELLED},
+	{TEGRO_STATE_UNKNOWN, TEGRO_STATE_UNKNOWN},
+	{TEGRO_STATE_UNKNOWN, TEGRO_STATE_ACCEPTED},
+	{TEGRO_STATE_UNKNOWN, TEGRO_STATE_READY},
+	{TEGRO_STATE_UNKNOWN, TEGRO_STATE_REVIEW},
+	{TEGRO_STATE_REVIEW, TEGRO_STATE_REVIEW},
+	{TEGRO_STATE_REVIEW, TEGRO_STATE_ACCEPTED},
 	/* nothing is left to be done for these */
-	{TEGRO_DONE, TEGRO_DONE},
-	{TEGRO_FAILED, TEGRO_FAILED},
-	{TEGRO_CANCELLED, TEGRO_CANCELLED},
+	{TEGRO_STATE_ACCEPTED, TEGRO_STATE_ACCEPTED},
+	{TEGRO_STATE_REFUSED, TEGRO_STATE_REFUSED},
+	{TEGRO_STATE_CANCELLED, TEGRO_STATE_CANCELLED},
 };
 
 static const Change notification_changes[] = {
-	{TEGRO_WAITING, TEGRO_WAITING},	  {TEGRO_WAITING, TEGRO_CONFIRMED},
-	{TEGRO_WAITING, TEGRO_IN_REVIEW}, {TEGRO_WAITING, TEGRO_UNPAID},
+	{TEGRO_WAITING, TEGRO_WAITING},		 {TEGRO_WAITING, TEGRO_CONFIRMED},
+	{TEGRO_WAITING, TEGRO_STATE_REVIEW}, {TEGRO_WAITING, TEGRO_UNPAID},
 	{TEGRO_WAITING, TEGRO_A_TEST},
 };
 
@@ -145,7 +145,7 @@ static const Change notification_changes[] = {
 static TimestampTz clock_set_at = 0;
 
 int64
-tegro_rule_backoff_ms(int failures)
+tegro_judge_backoff_ms(int failures)
 {
 	double ms = FIRST_BACKOFF_MS *
 		(double) (INT64CONST(1) << Min(Max(failures - 1, 0), 20));
@@ -205,19 +205,19 @@ sqlstate_text(int sqlstate)
 	return pstrdup(unpack_sql_state(sqlstate));
 }
 
-/* A ruling that leaves all as it is, to be changed. */
-static TegroRuling *
-begin_ruling(const TegroItem *item, const char *state)
+/* A decision that leaves all as it is, to be changed. */
+static TegroDecision *
+begin_decision(const TegroItem *item, const char *state)
 {
-	TegroRuling *ruling = palloc0(sizeof(TegroRuling));
+	TegroDecision *decision = palloc0(sizeof(TegroDecision));
 
 	Assert(state != NULL);
-	ruling->state = state;
-	ruling->delay_ms = -1;
-	ruling->failures = item->failures;
-	ruling->absent = item->absent;
-	ruling->unknown_since = item->unknown_since;
-	return ruling;
+	decision->state = state;
+	decision->delay_ms = -1;
+	decision->failures = item->failures;
+	decision->absent = item->absent;
+	decision->unknown_since = item->unknown_since;
+	return decision;
 }
 
 static char *
@@ -228,46 +228,47 @@ join(const char *message, const char *detail)
 
 /* Takes over what a call's outcome says. */
 static void
-put_outcome(TegroRuling *ruling, const TegroCall *call)
+put_outcome(TegroDecision *decision, const TegroCall *call)
 {
 	if (call->outcome.result != TEGRO_ANSWERED)
 	{
-		ruling->sqlstate = sqlstate_text(
+		decision->sqlstate = sqlstate_text(
 			tegro_error_sqlstate(call->outcome.result));
-		ruling->message = join(call->outcome.message, call->outcome.detail);
+		decision->message = join(call->outcome.message, call->outcome.detail);
 	}
 }
 
 static void
-finish(TegroRuling *ruling, const char *state)
+finish(TegroDecision *decision, const char *state)
 {
-	ruling->state = state;
-	ruling->delay_ms = -1;
-	ruling->failures = 0;
-	ruling->absent = 0;
+	decision->state = state;
+	decision->delay_ms = -1;
+	decision->failures = 0;
+	decision->absent = 0;
 }
 
 static void
-doubt(TegroRuling *ruling, int64 delay_ms)
+doubt(TegroDecision *decision, int64 delay_ms)
 {
-	ruling->state = TEGRO_IN_DOUBT;
-	ruling->delay_ms = delay_ms;
-	ruling->failures = 0;
-	ruling->absent = 0;
-	ruling->unknown_since = GetCurrentTimestamp();
+	decision->state = TEGRO_STATE_UNKNOWN;
+	decision->delay_ms = delay_ms;
+	decision->failures = 0;
+	decision->absent = 0;
+	decision->unknown_since = GetCurrentTimestamp();
 }
 
 static void
-wait_ready(TegroRuling *ruling, int64 delay_ms)
+wait_ready(TegroDecision *decision, int64 delay_ms)
 {
 	Assert(delay_ms >= 0);
-	ruling->state = TEGRO_READY;
-	ruling->failures++;
-	ruling->delay_ms = Max(delay_ms, tegro_rule_backoff_ms(ruling->failures));
+	decision->state = TEGRO_STATE_READY;
+	decision->failures++;
+	decision->delay_ms = Max(delay_ms,
+							 tegro_judge_backoff_ms(decision->failures));
 }
 
 void
-tegro_rule_watch_clock(void)
+tegro_judge_watch_clock(void)
 {
 	static int64 last_offset_us = 0;
 	TimestampTz now = GetCurrentTimestamp();
@@ -302,20 +303,20 @@ doubt_ms(const TegroItem *item)
  * case it shows up, if it may have been sent; the day begins with the review.
  */
 static void
-put_in_review(const TegroItem *item, TegroRuling *ruling)
+put_in_review(const TegroItem *item, TegroDecision *decision)
 {
 	int64 settle_ms = tegro_review_after * INT64CONST(1000);
 
-	finish(ruling, TEGRO_IN_REVIEW);
+	finish(decision, TEGRO_STATE_REVIEW);
 	if (item->unknown_since == 0)
 		return;
-	if (strcmp(item->state, TEGRO_IN_REVIEW) != 0)
+	if (strcmp(item->state, TEGRO_STATE_REVIEW) != 0)
 	{
-		ruling->unknown_since = GetCurrentTimestamp();
-		ruling->delay_ms = settle_ms / 4;
+		decision->unknown_since = GetCurrentTimestamp();
+		decision->delay_ms = settle_ms / 4;
 	}
-	else if (doubt_ms(item) < REVIEW_LOOK_UP_MS)
-		ruling->delay_ms = Max(doubt_ms(item) / 4, settle_ms / 4);
+	else if (doubt_ms(item) < REVIEW_LOOKUP_MS)
+		decision->delay_ms = Max(doubt_ms(item) / 4, settle_ms / 4);
 }
 
 /*
@@ -323,76 +324,76 @@ put_in_review(const TegroItem *item, TegroRuling *ruling)
  * earlier one is in doubt.
  */
 static void
-give_up(const TegroItem *item, TegroRuling *ruling)
+give_up(const TegroItem *item, TegroDecision *decision)
 {
-	Assert(strcmp(item->state, TEGRO_SENDING) == 0);
+	Assert(strcmp(item->state, TEGRO_STATE_SENDING) == 0);
 	if (item->unknown_since == 0)
 	{
-		finish(ruling, TEGRO_FAILED);
+		finish(decision, TEGRO_STATE_REFUSED);
 		return;
 	}
-	put_in_review(item, ruling);
-	ruling->message =
+	put_in_review(item, decision);
+	decision->message =
 		psprintf("refused, but an earlier attempt may have taken effect: %s",
-				 ruling->message);
+				 decision->message);
 }
 
 /* The provider said no: for good, for now, or to a repeat. */
 static void
-rule_refused(const TegroItem *item, TegroRuling *ruling)
+judge_refused(const TegroItem *item, TegroDecision *decision)
 {
 	const TegroOutcome *outcome = &item->call->outcome;
 
 	/* before all else: it may have taken effect */
 	if (matches(outcome->desc, tegro_duplicate_pattern,
 				"tegro.duplicate_pattern"))
-		doubt(ruling, 0);
+		doubt(decision, 0);
 	else if (outcome->unauthorized)
 	{
 		/* the key is wrong: so it is for the others of the shop */
-		wait_ready(ruling, 0);
-		ruling->not_sent = true;
-		ruling->pause_until_reload = true;
+		wait_ready(decision, 0);
+		decision->not_sent = true;
+		decision->pause_until_reload = true;
 	}
 	else if (!matches(outcome->desc, tegro_retryable_pattern,
 					  "tegro.retryable_pattern"))
-		give_up(item, ruling);
+		give_up(item, decision);
 	else if (is_payout(item))
 		/*
 		 * Whoever is on the way may have repeated it: then this is the word to
 		 * the repeat ("Wrong nonce"), and the payout was made.
 		 */
-		doubt(ruling, 0);
+		doubt(decision, 0);
 	else if (item->attempts < tegro_max_attempts)
-		wait_ready(ruling, 0);
+		wait_ready(decision, 0);
 	else
-		give_up(item, ruling);
+		give_up(item, decision);
 }
 
-TegroRuling *
-tegro_rule_sent(const TegroItem *item)
+TegroDecision *
+tegro_judge_sent(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
 	const TegroExchange *exchange = tegro_api_exchange(call);
 	const TegroOutcome *outcome = &call->outcome;
-	TegroRuling *ruling = begin_ruling(item, item->state);
+	TegroDecision *decision = begin_decision(item, item->state);
 	int64 pause_ms;
 
 	Assert(item->task == TEGRO_SEND && !item->is_notification);
-	Assert(strcmp(item->state, TEGRO_SENDING) == 0);
+	Assert(strcmp(item->state, TEGRO_STATE_SENDING) == 0);
 	Assert(exchange->end != TEGRO_EXCHANGE_OPEN);
-	put_outcome(ruling, call);
-	ruling->http_status = exchange->http_status;
-	ruling->attempt_message = ruling->message;
+	put_outcome(decision, call);
+	decision->http_status = exchange->http_status;
+	decision->attempt_message = decision->message;
 
 	switch (outcome->result)
 	{
 		case TEGRO_ANSWERED:
 			Assert(call->envelope != NULL);
-			finish(ruling, TEGRO_DONE);
-			ruling->answer = call->envelope;
-			ruling->outcome = "answered";
-			return ruling;
+			finish(decision, TEGRO_STATE_ACCEPTED);
+			decision->answer = call->envelope;
+			decision->outcome = "answered";
+			return decision;
 
 		case TEGRO_NOT_SENT:
 		case TEGRO_MISCONFIGURED:
@@ -400,155 +401,155 @@ tegro_rule_sent(const TegroItem *item)
 			if (exchange->handed_over)
 				elog(ERROR, "request " INT64_FORMAT " was handed over, and is taken for unsent",
 					 item->id);
-			ruling->outcome = "not sent";
-			ruling->not_sent = true;
-			wait_ready(ruling, 0);
-			return ruling;
+			decision->outcome = "not sent";
+			decision->not_sent = true;
+			wait_ready(decision, 0);
+			return decision;
 
 		case TEGRO_RATE_LIMITED:
-			ruling->outcome = "rate limited";
+			decision->outcome = "rate limited";
 			pause_ms = Min(exchange->retry_after_s, MAX_PAUSE_MS / 1000) *
 				1000;
 			if (is_payout(item))
 				/* whoever counts the requests may have passed it on */
-				doubt(ruling, FIRST_BACKOFF_MS);
+				doubt(decision, FIRST_BACKOFF_MS);
 			else if (item->attempts >= tegro_max_attempts)
-				give_up(item, ruling);
+				give_up(item, decision);
 			else
-				wait_ready(ruling, pause_ms);
-			ruling->pause_ms = Max(pause_ms, FIRST_BACKOFF_MS);
-			return ruling;
+				wait_ready(decision, pause_ms);
+			decision->pause_ms = Max(pause_ms, FIRST_BACKOFF_MS);
+			return decision;
 
 		case TEGRO_REFUSED:
-			ruling->outcome = "refused";
-			rule_refused(item, ruling);
-			return ruling;
+			decision->outcome = "refused";
+			judge_refused(item, decision);
+			return decision;
 
 		case TEGRO_UNKNOWN:
 		case TEGRO_UNREADABLE:
 			break;
 	}
 
-	ruling->outcome = "unknown";
+	decision->outcome = "unknown";
 	/* it may be our own request, sent back */
 	tegro_error_mask(exchange->answer, exchange->answer_len,
 					 exchange->request.signature);
-	ruling->raw_answer = exchange->answer;
-	ruling->raw_answer_len = Min(exchange->answer_len, MAX_RAW_ANSWER);
+	decision->raw_answer = exchange->answer;
+	decision->raw_answer_len = Min(exchange->answer_len, MAX_RAW_ANSWER);
 	if (outcome->unauthorized)
-		ruling->pause_until_reload = true;
-	doubt(ruling, FIRST_BACKOFF_MS);
-	return ruling;
+		decision->pause_until_reload = true;
+	doubt(decision, FIRST_BACKOFF_MS);
+	return decision;
 }
 
 void
-tegro_rule_not_again(TegroRuling *ruling, const char *why)
+tegro_judge_not_again(TegroDecision *decision, const char *why)
 {
-	if (strcmp(ruling->state, TEGRO_READY) != 0)
+	if (strcmp(decision->state, TEGRO_STATE_READY) != 0)
 		return;
-	finish(ruling, TEGRO_CANCELLED);
-	ruling->message = ruling->message
-		? psprintf("%s; %s", ruling->message, why)
+	finish(decision, TEGRO_STATE_CANCELLED);
+	decision->message = decision->message
+		? psprintf("%s; %s", decision->message, why)
 		: why;
 }
 
-TegroRuling *
-tegro_rule_overdue(const TegroItem *item)
+TegroDecision *
+tegro_judge_overdue(const TegroItem *item)
 {
-	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+	TegroDecision *decision = begin_decision(item, TEGRO_STATE_UNKNOWN);
 
 	Assert(item->task == TEGRO_SEND);
-	doubt(ruling, 0);
-	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	ruling->message = psprintf("no answer in %d ms; it is looked up",
-							   tegro_timeout);
-	return ruling;
+	doubt(decision, 0);
+	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	decision->message = psprintf("no answer in %d ms; it is looked up",
+								 tegro_timeout);
+	return decision;
 }
 
-TegroRuling *
-tegro_rule_unsent(const TegroItem *item, const char *why)
+TegroDecision *
+tegro_judge_unsent(const TegroItem *item, const char *why)
 {
-	TegroRuling *ruling = begin_ruling(item, TEGRO_READY);
+	TegroDecision *decision = begin_decision(item, TEGRO_STATE_READY);
 
 	Assert(item->task == TEGRO_SEND);
-	Assert(strcmp(item->state, TEGRO_SENDING) == 0);
-	ruling->delay_ms = 0;
-	ruling->not_sent = true;
-	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_NOT_SENT);
-	ruling->message = why;
-	ruling->outcome = "not sent";
-	ruling->attempt_message = why;
-	return ruling;
+	Assert(strcmp(item->state, TEGRO_STATE_SENDING) == 0);
+	decision->delay_ms = 0;
+	decision->not_sent = true;
+	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_NOT_SENT);
+	decision->message = why;
+	decision->outcome = "not sent";
+	decision->attempt_message = why;
+	return decision;
 }
 
-TegroRuling *
-tegro_rule_postponed(const TegroItem *item, const char *sqlstate,
-					 const char *why)
+TegroDecision *
+tegro_judge_postponed(const TegroItem *item, const char *sqlstate,
+					  const char *why)
 {
-	TegroRuling *ruling = begin_ruling(item, item->state);
+	TegroDecision *decision = begin_decision(item, item->state);
 
-	ruling->failures++;
-	ruling->delay_ms = tegro_rule_backoff_ms(ruling->failures);
-	ruling->sqlstate = sqlstate;
+	decision->failures++;
+	decision->delay_ms = tegro_judge_backoff_ms(decision->failures);
+	decision->sqlstate = sqlstate;
 	/* a person must still see why he has it */
-	ruling->message = strcmp(item->state, TEGRO_IN_REVIEW) == 0 &&
+	decision->message = strcmp(item->state, TEGRO_STATE_REVIEW) == 0 &&
 			item->message
 		? item->message
 		: why;
-	return ruling;
+	return decision;
 }
 
-TegroRuling *
-tegro_rule_set_aside(const TegroItem *item, const char *sqlstate,
-					 const char *why)
+TegroDecision *
+tegro_judge_set_aside(const TegroItem *item, const char *sqlstate,
+					  const char *why)
 {
-	TegroRuling *ruling = begin_ruling(item, item->state);
+	TegroDecision *decision = begin_decision(item, item->state);
 
 	/* where it can't be looked up either, that ends here as well */
-	if (strcmp(item->state, TEGRO_READY) == 0)
-		put_in_review(item, ruling);
+	if (strcmp(item->state, TEGRO_STATE_READY) == 0)
+		put_in_review(item, decision);
 	else
-		finish(ruling, TEGRO_IN_REVIEW);
-	ruling->sqlstate = sqlstate;
-	ruling->message = why;
-	return ruling;
+		finish(decision, TEGRO_STATE_REVIEW);
+	decision->sqlstate = sqlstate;
+	decision->message = why;
+	return decision;
 }
 
-TegroRuling *
-tegro_rule_orphaned(const TegroItem *item)
+TegroDecision *
+tegro_judge_orphaned(const TegroItem *item)
 {
-	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+	TegroDecision *decision = begin_decision(item, TEGRO_STATE_UNKNOWN);
 
-	doubt(ruling, 0);
-	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	ruling->message =
-		"its deliverer ended before it told the outcome; it is looked up";
-	return ruling;
+	doubt(decision, 0);
+	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	decision->message =
+		"its delivery worker ended before it told the outcome; it is looked up";
+	return decision;
 }
 
-TegroRuling *
-tegro_rule_inherited(const TegroItem *item)
+TegroDecision *
+tegro_judge_inherited(const TegroItem *item)
 {
-	TegroRuling *ruling = begin_ruling(item, TEGRO_IN_DOUBT);
+	TegroDecision *decision = begin_decision(item, TEGRO_STATE_UNKNOWN);
 
 	/* any other state would lose what is known of it */
-	Assert(strcmp(item->state, TEGRO_READY) == 0 ||
-		   strcmp(item->state, TEGRO_IN_DOUBT) == 0);
-	doubt(ruling, 0);
-	ruling->renew_identity = true; /* the doubt is this server's now */
-	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	ruling->message =
+	Assert(strcmp(item->state, TEGRO_STATE_READY) == 0 ||
+		   strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0);
+	doubt(decision, 0);
+	decision->renew_origin = true; /* the doubt is this server's now */
+	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	decision->message =
 		"it was enqueued before a failover or restore, and may have been sent there; it is looked up";
-	return ruling;
+	return decision;
 }
 
-TegroRuling *
-tegro_rule_settled(const TegroItem *item)
+TegroDecision *
+tegro_judge_settled(const TegroItem *item)
 {
-	TegroRuling *ruling = begin_ruling(item, item->state);
+	TegroDecision *decision = begin_decision(item, item->state);
 
-	ruling->message = item->message;
-	return ruling;
+	decision->message = item->message;
+	return decision;
 }
 
 /* Is an item's change among those? */
@@ -558,22 +559,22 @@ is_allowed(const Change *changes, int nchanges, const TegroItem *item)
 	for (int i = 0; i < nchanges; i++)
 	{
 		if (strcmp(item->state, changes[i].from) == 0 &&
-			strcmp(item->ruling->state, changes[i].to) == 0)
+			strcmp(item->decision->state, changes[i].to) == 0)
 			return true;
 	}
 	return false;
 }
 
 void
-tegro_rule_check(const TegroItem *item)
+tegro_judge_check(const TegroItem *item)
 {
-	const TegroRuling *ruling = item->ruling;
+	const TegroDecision *decision = item->decision;
 	bool allowed;
 
-	Assert(ruling && ruling->state && item->state);
-	Assert(ruling->delay_ms >= -1 && ruling->pause_ms >= 0);
-	Assert(ruling->raw_answer_len <= MAX_RAW_ANSWER);
-	Assert(ruling->raw_answer_len == 0 || ruling->raw_answer);
+	Assert(decision && decision->state && item->state);
+	Assert(decision->delay_ms >= -1 && decision->pause_ms >= 0);
+	Assert(decision->raw_answer_len <= MAX_RAW_ANSWER);
+	Assert(decision->raw_answer_len == 0 || decision->raw_answer);
 
 	if (item->is_notification)
 		allowed = is_allowed(notification_changes,
@@ -586,23 +587,23 @@ tegro_rule_check(const TegroItem *item)
 		 * A payout that left, or may have left, is sent again only where it
 		 * certainly was not carried out.
 		 */
-		if (is_payout(item) && strcmp(ruling->state, TEGRO_READY) == 0)
-			allowed &= ruling->not_sent ||
-				strcmp(item->state, TEGRO_READY) == 0;
+		if (is_payout(item) && strcmp(decision->state, TEGRO_STATE_READY) == 0)
+			allowed &= decision->not_sent ||
+				strcmp(item->state, TEGRO_STATE_READY) == 0;
 		/* nor does one fail of which an earlier send is in doubt */
 		if (item->unknown_since != 0 &&
-			strcmp(ruling->state, TEGRO_FAILED) == 0)
-			allowed &= strcmp(item->state, TEGRO_FAILED) == 0;
+			strcmp(decision->state, TEGRO_STATE_REFUSED) == 0)
+			allowed &= strcmp(item->state, TEGRO_STATE_REFUSED) == 0;
 		/* an attempt counts unless it is certain that nothing came of it */
-		if (ruling->not_sent)
-			allowed &= strcmp(ruling->state, TEGRO_READY) == 0 ||
-				strcmp(ruling->state, TEGRO_CANCELLED) == 0;
+		if (decision->not_sent)
+			allowed &= strcmp(decision->state, TEGRO_STATE_READY) == 0 ||
+				strcmp(decision->state, TEGRO_STATE_CANCELLED) == 0;
 	}
 
 	if (!allowed)
 		elog(ERROR, "%s " INT64_FORMAT " must not change from \"%s\" to \"%s\"",
 			 item->is_notification ? "notification" : "request", item->id,
-			 item->state, ruling->state);
+			 item->state, decision->state);
 }
 
 /*
@@ -692,7 +693,7 @@ difference_in(bool amounts, Jsonb *asked, Jsonb *found, const char *was)
 }
 
 char *
-tegro_rule_difference(Jsonb *asked, Jsonb *found, const char *was)
+tegro_judge_difference(Jsonb *asked, Jsonb *found, const char *was)
 {
 	return difference_in(true, asked, found, was);
 }
@@ -728,7 +729,7 @@ is_own(const TegroItem *item, Jsonb *found)
 		return true;
 	said = get_text(found, "id");
 	return said && item->by_number &&
-		strcmp(said, get_text(item->look_up, "order_id")) == 0;
+		strcmp(said, get_text(item->lookup, "order_id")) == 0;
 }
 
 /* Is what was found an order with the fee on top of what was asked for? */
@@ -771,12 +772,12 @@ get_data(Jsonb *envelope)
 }
 
 char *
-tegro_rule_number(const TegroItem *item)
+tegro_judge_number(const TegroItem *item)
 {
 	Jsonb *data = get_data(item->answer);
 	char *number;
 
-	/* the answer to a look-up names an amount, and may be another's */
+	/* the answer to a lookup names an amount, and may be another's */
 	if (data == NULL || get_text(data, "amount"))
 		return NULL;
 	number = is_payout(item) ? get_text(data, "order_id") : NULL;
@@ -784,43 +785,43 @@ tegro_rule_number(const TegroItem *item)
 }
 
 /* It was found. */
-static TegroRuling *
-rule_found(const TegroItem *item)
+static TegroDecision *
+judge_found(const TegroItem *item)
 {
-	TegroRuling *ruling = begin_ruling(item, item->state);
+	TegroDecision *decision = begin_decision(item, item->state);
 	Jsonb *found = get_data(item->call->envelope);
 	const char *useless = NULL;
 	char *difference_text;
 
 	/* an answer that can't be compared settles nothing */
 	if (found == NULL)
-		useless = "the look-up's answer has no object in \"data\"";
+		useless = "the lookup's answer has no object in \"data\"";
 	else if (!is_own(item, found))
-		useless = "the look-up's answer is about another number";
+		useless = "the lookup's answer is about another number";
 	else if (get_number(found, "amount") == NULL)
-		useless = "the look-up's answer names no amount";
+		useless = "the lookup's answer names no amount";
 	if (useless)
-		return tegro_rule_postponed(item,
-									sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
-									useless);
+		return tegro_judge_postponed(item,
+									 sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
+									 useless);
 
 	difference_text = difference(item, found);
-	ruling->answer = item->call->envelope;
+	decision->answer = item->call->envelope;
 	if (difference_text)
 	{
-		put_in_review(item, ruling);
-		ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
-		ruling->message =
+		put_in_review(item, decision);
+		decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
+		decision->message =
 			psprintf("found under this reference, but different: %s",
 					 difference_text);
-		return ruling;
+		return decision;
 	}
 
-	finish(ruling, TEGRO_DONE);
-	ruling->message = is_payout(item)
-		? "found by look-up"
-		: "found by look-up, which gives no link to pay at; tegro_retry asks for another";
-	return ruling;
+	finish(decision, TEGRO_STATE_ACCEPTED);
+	decision->message = is_payout(item)
+		? "found by lookup"
+		: "found by lookup, which gives no link to pay at; tegro_retry asks for another";
+	return decision;
 }
 
 /*
@@ -828,85 +829,85 @@ rule_found(const TegroItem *item)
  * After tegro.max_attempts a person decides.
  */
 static void
-send_again(const TegroItem *item, TegroRuling *ruling, const char *message)
+send_again(const TegroItem *item, TegroDecision *decision, const char *message)
 {
-	Assert(strcmp(item->state, TEGRO_IN_DOUBT) == 0 && !is_payout(item));
-	ruling->absent = 0;
+	Assert(strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0 && !is_payout(item));
+	decision->absent = 0;
 	if (item->attempts >= tegro_max_attempts)
 	{
-		put_in_review(item, ruling);
-		ruling->message =
+		put_in_review(item, decision);
+		decision->message =
 			psprintf("sent %d times and never found; a person decides with tegro_resolve",
 					 item->attempts);
 		return;
 	}
-	ruling->state = TEGRO_READY;
-	ruling->delay_ms = item->attempts > 1
-		? tegro_rule_backoff_ms(item->attempts)
+	decision->state = TEGRO_STATE_READY;
+	decision->delay_ms = item->attempts > 1
+		? tegro_judge_backoff_ms(item->attempts)
 		: 0;
-	ruling->message = message;
+	decision->message = message;
 }
 
 /* It was not found, once more. */
-static TegroRuling *
-rule_absent(const TegroItem *item)
+static TegroDecision *
+judge_absent(const TegroItem *item)
 {
-	TegroRuling *ruling = begin_ruling(item, item->state);
+	TegroDecision *decision = begin_decision(item, item->state);
 	int64 settle_ms = tegro_review_after * INT64CONST(1000);
 	int64 in_doubt_ms;
 
 	/*
-	 * What counts is when it was asked for.  A deliverer that was stopped
+	 * What counts is when it was asked for.  A delivery worker that was stopped
 	 * meanwhile must not take an old answer for one at this time.
 	 */
 	in_doubt_ms = doubt_ms(item) -
 		(tegro_clock_us() - item->claimed_us) / 1000;
 
-	ruling->absent = item->absent + 1;
-	ruling->failures = 0;
-	ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	decision->absent = item->absent + 1;
+	decision->failures = 0;
+	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
 
-	if (strcmp(item->state, TEGRO_IN_REVIEW) == 0)
+	if (strcmp(item->state, TEGRO_STATE_REVIEW) == 0)
 	{
-		put_in_review(item, ruling);
-		ruling->absent = item->absent + 1;
-		ruling->message = item->message;
-		return ruling;
+		put_in_review(item, decision);
+		decision->absent = item->absent + 1;
+		decision->message = item->message;
+		return decision;
 	}
 
 	if (!is_payout(item))
 	{
 		int64 needed_ms = tegro_timeout + ORDER_MARGIN_MS;
 
-		if (ruling->absent >= ORDER_ABSENT && in_doubt_ms >= needed_ms)
+		if (decision->absent >= ORDER_ABSENT && in_doubt_ms >= needed_ms)
 		{
-			send_again(item, ruling, "not found; it is sent again");
-			return ruling;
+			send_again(item, decision, "not found; it is sent again");
+			return decision;
 		}
-		ruling->delay_ms = Max(needed_ms - in_doubt_ms, FIRST_BACKOFF_MS);
-		ruling->message = "not found so far; it is looked up again";
-		return ruling;
+		decision->delay_ms = Max(needed_ms - in_doubt_ms, FIRST_BACKOFF_MS);
+		decision->message = "not found so far; it is looked up again";
+		return decision;
 	}
 
-	if (ruling->absent >= PAYOUT_ABSENT && in_doubt_ms >= settle_ms)
+	if (decision->absent >= PAYOUT_ABSENT && in_doubt_ms >= settle_ms)
 	{
-		put_in_review(item, ruling);
-		ruling->message =
+		put_in_review(item, decision);
+		decision->message =
 			"not found over the settle time; a person decides with tegro_resolve";
-		return ruling;
+		return decision;
 	}
 
 	/* spread over the settle time, the last look just after it */
-	ruling->delay_ms = ruling->absent + 1 >= PAYOUT_ABSENT
+	decision->delay_ms = decision->absent + 1 >= PAYOUT_ABSENT
 		? Max(settle_ms - in_doubt_ms + 100, settle_ms / 10)
 		: settle_ms / 3;
-	ruling->delay_ms = Max(ruling->delay_ms, 100);
-	ruling->message = "not found so far; it is looked up again";
-	return ruling;
+	decision->delay_ms = Max(decision->delay_ms, 100);
+	decision->message = "not found so far; it is looked up again";
+	return decision;
 }
 
 bool
-tegro_rule_is_not_found(const TegroCall *call)
+tegro_judge_is_not_found(const TegroCall *call)
 {
 	const TegroOutcome *outcome = &call->outcome;
 
@@ -916,43 +917,43 @@ tegro_rule_is_not_found(const TegroCall *call)
 				 "tegro.not_found_pattern"));
 }
 
-/* A look-up failed: that says nothing about what was looked up, however often. */
-static TegroRuling *
-rule_look_up_failed(const TegroItem *item)
+/* A lookup failed: that says nothing about what was looked up, however often. */
+static TegroDecision *
+judge_lookup_failed(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
 	const TegroExchange *exchange = tegro_api_exchange(call);
-	TegroRuling *ruling =
-		tegro_rule_postponed(item,
-							 sqlstate_text(
-								 tegro_error_sqlstate(call->outcome.result)),
-							 psprintf("the look-up failed: %s",
-									  join(call->outcome.message,
-										   call->outcome.detail)));
+	TegroDecision *decision =
+		tegro_judge_postponed(item,
+							  sqlstate_text(
+								  tegro_error_sqlstate(call->outcome.result)),
+							  psprintf("the lookup failed: %s",
+									   join(call->outcome.message,
+											call->outcome.detail)));
 
 	if (call->outcome.result == TEGRO_RATE_LIMITED)
 	{
-		ruling->pause_ms =
+		decision->pause_ms =
 			Min(Max(exchange->retry_after_s, 1), MAX_PAUSE_MS / 1000) * 1000;
-		ruling->delay_ms = Max(ruling->delay_ms, ruling->pause_ms);
+		decision->delay_ms = Max(decision->delay_ms, decision->pause_ms);
 	}
 	if (call->outcome.unauthorized)
-		ruling->pause_until_reload = true;
-	return ruling;
+		decision->pause_until_reload = true;
+	return decision;
 }
 
-TegroRuling *
-tegro_rule_looked_up(const TegroItem *item)
+TegroDecision *
+tegro_judge_looked_up(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
 
-	Assert(item->task == TEGRO_LOOK_UP && !item->is_notification);
-	if (tegro_rule_is_not_found(call))
-		return rule_absent(item);
+	Assert(item->task == TEGRO_LOOKUP && !item->is_notification);
+	if (tegro_judge_is_not_found(call))
+		return judge_absent(item);
 	if (call->outcome.result == TEGRO_ANSWERED)
-		return rule_found(item);
+		return judge_found(item);
 
-	return rule_look_up_failed(item);
+	return judge_lookup_failed(item);
 }
 
 
@@ -976,62 +977,62 @@ is_set(Jsonb *object, const char *name)
 }
 
 /* The provider does not say that it is paid; it may yet. */
-static TegroRuling *
-rule_unpaid(const TegroItem *item, const char *why)
+static TegroDecision *
+judge_unpaid(const TegroItem *item, const char *why)
 {
-	TegroRuling *ruling = begin_ruling(item, item->state);
+	TegroDecision *decision = begin_decision(item, item->state);
 
-	ruling->outcome = "looked up";
-	ruling->failures++;
+	decision->outcome = "looked up";
+	decision->failures++;
 	if (doubt_ms(item) >= UNPAID_MS)
 	{
-		finish(ruling, TEGRO_UNPAID);
-		ruling->message = psprintf("%s; it is looked up no more", why);
-		return ruling;
+		finish(decision, TEGRO_UNPAID);
+		decision->message = psprintf("%s; it is looked up no more", why);
+		return decision;
 	}
-	/* quick at first, for the look-up may lag; then ever less often */
-	ruling->delay_ms = Max(tegro_rule_backoff_ms(ruling->failures),
-						   doubt_ms(item) / 8);
-	ruling->message = psprintf("%s; it is looked up again", why);
-	return ruling;
+	/* quick at first, for the lookup may lag; then ever less often */
+	decision->delay_ms = Max(tegro_judge_backoff_ms(decision->failures),
+							 doubt_ms(item) / 8);
+	decision->message = psprintf("%s; it is looked up again", why);
+	return decision;
 }
 
 /* The order was found. */
-static TegroRuling *
-rule_order(const TegroItem *item)
+static TegroDecision *
+judge_order(const TegroItem *item)
 {
-	TegroRuling *ruling;
+	TegroDecision *decision;
 	Jsonb *found = get_data(item->call->envelope);
 	char *said;
 	char *differs;
 
 	if (found == NULL)
-		return tegro_rule_postponed(item,
-									sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
-									"the look-up's answer has no object in \"data\"");
+		return tegro_judge_postponed(item,
+									 sqlstate_text(TEGRO_ERRCODE_UNREADABLE),
+									 "the lookup's answer has no object in \"data\"");
 
 	/* what was found by the provider's number must be the shop's, too */
 	said = get_text(found, "payment_id");
 	if (said ? strcmp(said, item->reference) != 0 : item->by_number)
-		return rule_unpaid(item, "the look-up found another order");
+		return judge_unpaid(item, "the lookup found another order");
 	said = get_text(found, "status");
 	if (said == NULL || strcmp(said, TEGRO_STATUS_PAID) != 0)
-		return rule_unpaid(item,
-						   psprintf("the provider says status %s, not paid",
-									said ? tegro_error_excerpt(said,
-															   strlen(said),
-															   20, NULL)
-										 : "unknown"));
+		return judge_unpaid(item,
+							psprintf("the provider says status %s, not paid",
+									 said ? tegro_error_excerpt(said,
+																strlen(said),
+																20, NULL)
+										  : "unknown"));
 
-	ruling = begin_ruling(item, item->state);
-	finish(ruling, TEGRO_CONFIRMED);
-	ruling->outcome = "looked up";
-	ruling->answer = item->call->envelope;
+	decision = begin_decision(item, item->state);
+	finish(decision, TEGRO_CONFIRMED);
+	decision->outcome = "looked up";
+	decision->answer = item->call->envelope;
 	if (is_set(found, "test_order"))
 	{
-		finish(ruling, TEGRO_A_TEST);
-		ruling->message = "the order was a test: nothing was paid";
-		return ruling;
+		finish(decision, TEGRO_A_TEST);
+		decision->message = "the order was a test: nothing was paid";
+		return decision;
 	}
 
 	/*
@@ -1040,36 +1041,36 @@ rule_order(const TegroItem *item)
 	 * documented; then the signed one counts, which agrees with the order's.
 	 */
 	if (get_number(found, "amount") == NULL)
-		differs = "the look-up tells no amount";
+		differs = "the lookup tells no amount";
 	else
-		differs = tegro_rule_difference(item->params, found, "was notified");
+		differs = tegro_judge_difference(item->params, found, "was notified");
 	if (differs == NULL && item->ordered)
 	{
-		differs = tegro_rule_difference(item->ordered, found, "was ordered");
+		differs = tegro_judge_difference(item->ordered, found, "was ordered");
 		if (differs == NULL)
-			differs = tegro_rule_difference(item->ordered, item->params,
-											"was ordered");
+			differs = tegro_judge_difference(item->ordered, item->params,
+											 "was ordered");
 	}
 	if (differs)
 	{
-		finish(ruling, TEGRO_IN_REVIEW);
-		ruling->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
-		ruling->message = psprintf("paid, but different: %s", differs);
+		finish(decision, TEGRO_STATE_REVIEW);
+		decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
+		decision->message = psprintf("paid, but different: %s", differs);
 	}
-	return ruling;
+	return decision;
 }
 
-TegroRuling *
-tegro_rule_notified(const TegroItem *item)
+TegroDecision *
+tegro_judge_notified(const TegroItem *item)
 {
 	const TegroCall *call = item->call;
 
-	Assert(item->task == TEGRO_LOOK_UP && item->is_notification);
+	Assert(item->task == TEGRO_LOOKUP && item->is_notification);
 	Assert(strcmp(item->state, TEGRO_WAITING) == 0);
-	if (tegro_rule_is_not_found(call))
-		return rule_unpaid(item, "the provider does not know the order");
+	if (tegro_judge_is_not_found(call))
+		return judge_unpaid(item, "the provider does not know the order");
 	if (call->outcome.result == TEGRO_ANSWERED)
-		return rule_order(item);
+		return judge_order(item);
 
-	return rule_look_up_failed(item);
+	return judge_lookup_failed(item);
 }

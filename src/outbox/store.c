@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * ledger.c
+ * store.c
  *		Runs the statements on the outbox's tables, as their owner.
  *
  * statement.c has the statements; outbox.c and inbox.c say when which is run.
@@ -19,7 +19,7 @@
  * long, for a dozen columns.)
  *
  * Hazard: rows found by a statement are gone with the next one, and with
- * tegro_ledger_leave(): they are copied first.
+ * tegro_store_leave(): they are copied first.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,32 +43,32 @@
 
 #include "src/base/compat.h"
 #include "src/outbox/guard.h"
-#include "src/outbox/ledger.h"
+#include "src/outbox/store.h"
 
 /* The worker's, and set for each statement elsewhere. */
 #define SEARCH_PATH "pg_catalog, pg_temp"
 
-struct TegroLedgerRows
+struct TegroStoreRows
 {
 	TupleDesc desc;
 	Tuplestorestate *store;
 };
 
-/* The plans of this session, for the ledger in that schema. */
+/* The plans of this session, for the outbox in that schema. */
 static SPIPlanPtr plans[TEGRO_N_STATEMENTS];
 static int changed_tables[TEGRO_N_STATEMENTS]; /* of those that are planned */
 static Oid plans_namespace = InvalidOid;
 static char plans_schema[NAMEDATALEN];
 
 void
-tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
+tegro_store_enter_plainly(const TegroStore *store, TegroStoreScope *scope)
 {
 	char *schema;
 
 	Assert(IsTransactionState());
-	Assert(OidIsValid(ledger->namespace) && OidIsValid(ledger->owner));
+	Assert(OidIsValid(store->namespace) && OidIsValid(store->owner));
 	GetUserIdAndSecContext(&scope->user, &scope->security_context);
-	SetUserIdAndSecContext(ledger->owner,
+	SetUserIdAndSecContext(store->owner,
 						   scope->security_context |
 							   SECURITY_LOCAL_USERID_CHANGE);
 	scope->guc_level = NewGUCNestLevel();
@@ -76,8 +76,8 @@ tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 		elog(ERROR, "SPI_connect failed");
 
 	/* another one, or the same under another name */
-	schema = get_namespace_name(ledger->namespace);
-	if (plans_namespace != ledger->namespace ||
+	schema = get_namespace_name(store->namespace);
+	if (plans_namespace != store->namespace ||
 		strcmp(plans_schema, schema ? schema : "") != 0)
 	{
 		for (int i = 0; i < TEGRO_N_STATEMENTS; i++)
@@ -86,23 +86,23 @@ tegro_ledger_enter_plainly(const TegroLedger *ledger, TegroLedgerScope *scope)
 				SPI_freeplan(plans[i]);
 			plans[i] = NULL;
 		}
-		plans_namespace = ledger->namespace;
+		plans_namespace = store->namespace;
 		strlcpy(plans_schema, schema ? schema : "", sizeof(plans_schema));
 	}
 }
 
 void
-tegro_ledger_enter(const TegroLedger *ledger, TegroLedgerScope *scope)
+tegro_store_enter(const TegroStore *store, TegroStoreScope *scope)
 {
-	if (OidIsValid(ledger->table))
+	if (OidIsValid(store->table))
 	{
-		LockRelationOid(ledger->table, AccessShareLock);
-		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(ledger->table)))
+		LockRelationOid(store->table, AccessShareLock);
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(store->table)))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_TABLE),
 					 errmsg("the outbox was dropped")));
 	}
-	tegro_ledger_enter_plainly(ledger, scope);
+	tegro_store_enter_plainly(store, scope);
 	if (strcmp(namespace_search_path, SEARCH_PATH) != 0)
 		(void) set_config_option("search_path", SEARCH_PATH, PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
@@ -110,7 +110,7 @@ tegro_ledger_enter(const TegroLedger *ledger, TegroLedgerScope *scope)
 }
 
 void
-tegro_ledger_leave(const TegroLedgerScope *scope)
+tegro_store_leave(const TegroStoreScope *scope)
 {
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");
@@ -119,9 +119,9 @@ tegro_ledger_leave(const TegroLedgerScope *scope)
 }
 
 static char *
-quoted_schema(const TegroLedger *ledger)
+quoted_schema(const TegroStore *store)
 {
-	char *name = get_namespace_name(ledger->namespace);
+	char *name = get_namespace_name(store->namespace);
 
 	if (name == NULL)
 		ereport(ERROR,
@@ -130,34 +130,34 @@ quoted_schema(const TegroLedger *ledger)
 	return pstrdup(quote_identifier(name));
 }
 
-const char *const tegro_ledger_planner_settings[TEGRO_N_PLANNER_SETTINGS] =
+const char *const tegro_store_planner_settings[TEGRO_N_PLANNER_SETTINGS] =
 	{"enable_seqscan", "enable_sort", "enable_bitmapscan", "enable_hashjoin",
 	 "enable_mergejoin"};
 
 void
-tegro_ledger_plan_by_index(GucAction action)
+tegro_store_plan_by_index(GucAction action)
 {
 	for (int i = 0; i < TEGRO_N_PLANNER_SETTINGS; i++)
-		(void) set_config_option(tegro_ledger_planner_settings[i], "off",
+		(void) set_config_option(tegro_store_planner_settings[i], "off",
 								 PGC_USERSET, PGC_S_SESSION, action, true, 0,
 								 false);
 }
 
 /* Plans a statement, if it is not planned yet. */
 static void
-prepare(const TegroLedger *ledger, TegroStatement which)
+prepare(const TegroStore *store, TegroStatement which)
 {
 	Assert(which >= 0 && which < TEGRO_N_STATEMENTS);
 	/* the scope forgets the plans of another schema */
-	Assert(plans_namespace == ledger->namespace);
+	Assert(plans_namespace == store->namespace);
 	if (plans[which] == NULL)
 	{
 		char *sql = psprintf(tegro_statements[which].text,
-							 quoted_schema(ledger));
+							 quoted_schema(store));
 		SPIPlanPtr plan;
 
 		Assert(tegro_statements[which].text != NULL);
-		tegro_ledger_plan_by_index(GUC_ACTION_SAVE);
+		tegro_store_plan_by_index(GUC_ACTION_SAVE);
 		plan = SPI_prepare_cursor(sql, tegro_statements[which].nargs,
 								  (Oid *) tegro_statements[which].args,
 								  CURSOR_OPT_GENERIC_PLAN);
@@ -172,18 +172,18 @@ prepare(const TegroLedger *ledger, TegroStatement which)
 }
 
 static uint64
-execute(const TegroLedger *ledger, TegroStatement which, Datum *values,
+execute(const TegroStore *store, TegroStatement which, Datum *values,
 		const char *nulls, bool read_only)
 {
 	int result;
 
 	/* within a scope, in which callers' rights and names are shut out */
-	Assert(GetUserId() == ledger->owner);
+	Assert(GetUserId() == store->owner);
 	Assert(InLocalUserIdChange());
 	Assert(values || tegro_statements[which].nargs == 0);
-	prepare(ledger, which);
+	prepare(store, which);
 	if (changed_tables[which] != 0)
-		tegro_guard(ledger->namespace, changed_tables[which]);
+		tegro_guard(store->namespace, changed_tables[which]);
 	result = SPI_execute_plan(plans[which], values, nulls, read_only, 0);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
@@ -191,17 +191,17 @@ execute(const TegroLedger *ledger, TegroStatement which, Datum *values,
 }
 
 uint64
-tegro_ledger_run(const TegroLedger *ledger, TegroStatement which,
-				 Datum *values, const char *nulls)
+tegro_store_run(const TegroStore *store, TegroStatement which, Datum *values,
+				const char *nulls)
 {
-	return execute(ledger, which, values, nulls, false);
+	return execute(store, which, values, nulls, false);
 }
 
 uint64
-tegro_ledger_look(const TegroLedger *ledger, TegroStatement which,
-				  Datum *values, const char *nulls)
+tegro_store_look(const TegroStore *store, TegroStatement which, Datum *values,
+				 const char *nulls)
 {
-	return execute(ledger, which, values, nulls, true);
+	return execute(store, which, values, nulls, true);
 }
 
 /* What the rows are like that a statement is given. */
@@ -231,10 +231,10 @@ get_given(TegroStatement which)
 	return desc;
 }
 
-TegroLedgerRows *
-tegro_ledger_rows(TegroStatement which)
+TegroStoreRows *
+tegro_store_rows(TegroStatement which)
 {
-	TegroLedgerRows *rows = palloc(sizeof(TegroLedgerRows));
+	TegroStoreRows *rows = palloc(sizeof(TegroStoreRows));
 
 	rows->desc = get_given(which);
 	rows->store = tuplestore_begin_heap(false, false, work_mem);
@@ -242,14 +242,14 @@ tegro_ledger_rows(TegroStatement which)
 }
 
 void
-tegro_ledger_add(TegroLedgerRows *rows, Datum *values, bool *nulls)
+tegro_store_add(TegroStoreRows *rows, Datum *values, bool *nulls)
 {
 	tuplestore_putvalues(rows->store, rows->desc, values, nulls);
 }
 
 uint64
-tegro_ledger_run_rows(const TegroLedger *ledger, TegroStatement which,
-					  TegroLedgerRows *rows)
+tegro_store_run_rows(const TegroStore *store, TegroStatement which,
+					 TegroStoreRows *rows)
 {
 	EphemeralNamedRelationData given =
 		{.md = {.name = pstrdup("given"),
@@ -263,14 +263,14 @@ tegro_ledger_run_rows(const TegroLedger *ledger, TegroStatement which,
 	Assert(rows->desc == get_given(which));
 	if (SPI_register_relation(&given) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed");
-	nrows = tegro_ledger_run(ledger, which, NULL, NULL);
+	nrows = tegro_store_run(store, which, NULL, NULL);
 	SPI_unregister_relation(given.md.name);
 	tuplestore_end(rows->store);
 	return nrows;
 }
 
 Datum
-tegro_ledger_column(int row, int n, bool *isnull)
+tegro_store_column(int row, int n, bool *isnull)
 {
 	/* those of the statement that was run last */
 	Assert(SPI_tuptable != NULL);
@@ -281,31 +281,31 @@ tegro_ledger_column(int row, int n, bool *isnull)
 }
 
 char *
-tegro_ledger_text(int row, int n)
+tegro_store_text(int row, int n)
 {
 	bool isnull;
-	Datum value = tegro_ledger_column(row, n, &isnull);
+	Datum value = tegro_store_column(row, n, &isnull);
 
 	return isnull ? NULL : TextDatumGetCString(value);
 }
 
 Jsonb *
-tegro_ledger_jsonb(int row, int n)
+tegro_store_jsonb(int row, int n)
 {
 	bool isnull;
-	Datum value = tegro_ledger_column(row, n, &isnull);
+	Datum value = tegro_store_column(row, n, &isnull);
 
 	return isnull ? NULL : DatumGetJsonbPCopy(value);
 }
 
 Datum
-tegro_ledger_datum(const char *string)
+tegro_store_datum(const char *string)
 {
 	return string ? CStringGetTextDatum(string) : (Datum) 0;
 }
 
 Datum
-tegro_ledger_texts(List *strings)
+tegro_store_texts(List *strings)
 {
 	Datum *texts = palloc((list_length(strings) + 1) * sizeof(Datum));
 	int n = 0;
@@ -318,7 +318,7 @@ tegro_ledger_texts(List *strings)
 }
 
 Datum
-tegro_ledger_ids(Datum *ids, int n)
+tegro_store_ids(Datum *ids, int n)
 {
 	Assert(n >= 0);
 	return PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
@@ -326,73 +326,73 @@ tegro_ledger_ids(Datum *ids, int n)
 }
 
 char
-tegro_ledger_null(bool is_null)
+tegro_store_null(bool is_null)
 {
 	return is_null ? 'n' : ' ';
 }
 
 uint64
-tegro_ledger_run_alone(const TegroLedger *ledger, TegroStatement which,
-					   Datum *values, const char *nulls)
+tegro_store_run_alone(const TegroStore *store, TegroStatement which,
+					  Datum *values, const char *nulls)
 {
-	TegroLedgerScope scope;
+	TegroStoreScope scope;
 	uint64 nrows;
 
-	tegro_ledger_enter(ledger, &scope);
-	nrows = tegro_ledger_run(ledger, which, values, nulls);
-	tegro_ledger_leave(&scope);
+	tegro_store_enter(store, &scope);
+	nrows = tegro_store_run(store, which, values, nulls);
+	tegro_store_leave(&scope);
 	return nrows;
 }
 
 void
-tegro_ledger_hold(const TegroLedger *ledger, const TegroItem *item)
+tegro_store_hold(const TegroStore *store, const TegroItem *item)
 {
 	Datum values[1] = {Int64GetDatum(item->id)};
 
-	(void) tegro_ledger_run_alone(ledger,
-								  item->is_notification
-									  ? TEGRO_STMT_HOLD_NOTIFICATION
-									  : TEGRO_STMT_HOLD,
-								  values, NULL);
+	(void) tegro_store_run_alone(store,
+								 item->is_notification
+									 ? TEGRO_STMT_HOLD_NOTIFICATION
+									 : TEGRO_STMT_HOLD,
+								 values, NULL);
 }
 
 bool
-tegro_ledger_hold_callback(const TegroLedger *ledger, const TegroItem *item)
+tegro_store_hold_callback(const TegroStore *store, const TegroItem *item)
 {
-	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->lease)};
+	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->claim_no)};
 
-	return tegro_ledger_run_alone(ledger,
-								  item->is_notification
-									  ? TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK
-									  : TEGRO_STMT_HOLD_CALLBACK,
-								  values, NULL) > 0;
+	return tegro_store_run_alone(store,
+								 item->is_notification
+									 ? TEGRO_STMT_HOLD_NOTIFICATION_CALLBACK
+									 : TEGRO_STMT_HOLD_CALLBACK,
+								 values, NULL) > 0;
 }
 
 void
-tegro_ledger_called_back(const TegroLedger *ledger, const TegroItem *item,
-						 const char *message, int64 delay_ms)
+tegro_store_called_back(const TegroStore *store, const TegroItem *item,
+						const char *message, int64 delay_ms)
 {
-	Datum values[4] = {Int64GetDatum(item->id), Int64GetDatum(item->lease),
-					   tegro_ledger_datum(message),
+	Datum values[4] = {Int64GetDatum(item->id), Int64GetDatum(item->claim_no),
+					   tegro_store_datum(message),
 					   TimestampTzGetDatum(
 						   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 													   delay_ms))};
 	char nulls[5] = "    ";
 
-	nulls[2] = tegro_ledger_null(message == NULL);
-	nulls[3] = tegro_ledger_null(delay_ms < 0);
-	(void) tegro_ledger_run_alone(ledger,
-								  item->is_notification
-									  ? TEGRO_STMT_CALLED_BACK_NOTIFICATION
-									  : TEGRO_STMT_CALLED_BACK,
-								  values, nulls);
+	nulls[2] = tegro_store_null(message == NULL);
+	nulls[3] = tegro_store_null(delay_ms < 0);
+	(void) tegro_store_run_alone(store,
+								 item->is_notification
+									 ? TEGRO_STMT_CALLED_BACK_NOTIFICATION
+									 : TEGRO_STMT_CALLED_BACK,
+								 values, nulls);
 }
 
-TegroLedger
-tegro_ledger_of_function(Oid function)
+TegroStore
+tegro_store_of_function(Oid function)
 {
 	static Oid known_function = InvalidOid;
-	static TegroLedger known;
+	static TegroStore known;
 	HeapTuple tuple;
 
 	if (known_function == function)
@@ -408,7 +408,7 @@ tegro_ledger_of_function(Oid function)
 }
 
 void
-tegro_ledger_commit_durably(void)
+tegro_store_commit_durably(void)
 {
 	Assert(IsTransactionState());
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_REMOTE_FLUSH)
@@ -419,7 +419,7 @@ tegro_ledger_commit_durably(void)
 }
 
 bool
-tegro_ledger_find(TegroLedger *ledger)
+tegro_store_find(TegroStore *store)
 {
 	bool found = false;
 
@@ -433,11 +433,10 @@ tegro_ledger_find(TegroLedger *ledger)
 	{
 		bool isnull;
 
-		ledger->namespace = DatumGetObjectId(
-			tegro_ledger_column(0, 1, &isnull));
-		ledger->owner = DatumGetObjectId(tegro_ledger_column(0, 2, &isnull));
-		ledger->table = get_relname_relid("tegro_outbox", ledger->namespace);
-		found = OidIsValid(ledger->table);
+		store->namespace = DatumGetObjectId(tegro_store_column(0, 1, &isnull));
+		store->owner = DatumGetObjectId(tegro_store_column(0, 2, &isnull));
+		store->table = get_relname_relid("tegro_outbox", store->namespace);
+		found = OidIsValid(store->table);
 	}
 	SPI_finish();
 	return found;

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
- * identity.c
+ * origin.c
  *		Which database of which server this is.
  *
  * A copy of a database must not send the requests of its source: both would
- * pay.  So the ledger, and each request in it, carries the identity under
- * which it was written, and a deliverer compares it with the server's own:
+ * pay.  So the outbox, and each request in it, carries the origin under
+ * which it was written, and a delivery worker compares it with the server's own:
  *
  *		SYSTEM/DATABASE/TIMELINE/INODE
  *
@@ -35,18 +35,18 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#include "src/outbox/identity.h"
+#include "src/outbox/origin.h"
 
-typedef struct Identity
+typedef struct Origin
 {
 	unsigned long long system;
 	unsigned int database;
 	unsigned int timeline;
 	unsigned long long inode;
-} Identity;
+} Origin;
 
 char *
-tegro_identity_current(void)
+tegro_origin_current(void)
 {
 	struct stat st;
 	char *path = psprintf("%s/PG_VERSION", DataDir);
@@ -64,33 +64,32 @@ tegro_identity_current(void)
 }
 
 const char *
-tegro_identity_own(void)
+tegro_origin_own(void)
 {
-	static char *identity = NULL;
+	static char *origin = NULL;
 
 	/* in recovery the insert that follows says what is wrong */
-	if (identity == NULL && !RecoveryInProgress())
-		identity = MemoryContextStrdup(TopMemoryContext,
-									   tegro_identity_current());
-	return identity ? identity : "";
+	if (origin == NULL && !RecoveryInProgress())
+		origin = MemoryContextStrdup(TopMemoryContext, tegro_origin_current());
+	return origin ? origin : "";
 }
 
 static bool
-parse(const char *string, Identity *identity)
+parse(const char *string, Origin *origin)
 {
 	int end = 0;
 
-	return sscanf(string, "%llu/%u/%u/%llu%n", &identity->system,
-				  &identity->database, &identity->timeline, &identity->inode,
+	return sscanf(string, "%llu/%u/%u/%llu%n", &origin->system,
+				  &origin->database, &origin->timeline, &origin->inode,
 				  &end) == 4 &&
 		string[end] == '\0';
 }
 
 TegroKinship
-tegro_identity_compare(const char *then, const char *now)
+tegro_origin_compare(const char *then, const char *now)
 {
-	Identity a;
-	Identity b;
+	Origin a;
+	Origin b;
 
 	if (!parse(then, &a) || !parse(now, &b) || a.system != b.system ||
 		a.database != b.database)

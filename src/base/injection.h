@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
- * killpoint.h
+ * injection.h
  *		Places at which a test can have the process die, or stop.
  *
- * Compiled in only with -DTEGRO_KILL_POINTS; otherwise nothing.  A test writes
+ * Compiled in only with -DTEGRO_INJECTION_POINTS; otherwise nothing.  A test writes
  * the name of a place and of a signal into the file tegro_kill in the data
  * directory ("after claim commit KILL"); the process that passes the place
  * first takes the file away and sends itself the signal.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef TEGRO_KILLPOINT_H
-#define TEGRO_KILLPOINT_H
+#ifndef TEGRO_INJECTION_H
+#define TEGRO_INJECTION_H
 
-#ifdef TEGRO_KILL_POINTS
+#ifdef TEGRO_INJECTION_POINTS
 
 #include <signal.h>
 #include <stdio.h>
@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 static inline void
-tegro_kill_point(const char *name)
+tegro_injection_point(const char *name)
 {
 	char line[128] = "";
 	FILE *file = fopen("tegro_kill", "r");
@@ -46,7 +46,7 @@ tegro_kill_point(const char *name)
 }
 
 #else
-#define tegro_kill_point(name) ((void) 0)
+#define tegro_injection_point(name) ((void) 0)
 #endif
 
-#endif /* TEGRO_KILLPOINT_H */
+#endif /* TEGRO_INJECTION_H */

@@ -1,14 +1,14 @@
 /*-------------------------------------------------------------------------
  *
- * identity.h
+ * origin.h
  *		Which database of which server this is.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef TEGRO_IDENTITY_H
-#define TEGRO_IDENTITY_H
+#ifndef TEGRO_ORIGIN_H
+#define TEGRO_ORIGIN_H
 
-/* What became of the database since an identity was taken down. */
+/* What became of the database since an origin was taken down. */
 typedef enum TegroKinship
 {
 	TEGRO_SAME,		 /* it is this very database */
@@ -17,22 +17,22 @@ typedef enum TegroKinship
 } TegroKinship;
 
 /*
- * This database's identity, as text; palloc'd.  Throws if the server's data
+ * This database's origin, as text; palloc'd.  Throws if the server's data
  * directory can't be looked at.  Not to be asked for in recovery, when the
  * timeline is another's.
  */
-extern char *tegro_identity_current(void);
+extern char *tegro_origin_current(void);
 
 /*
  * The same, remembered: it can't change while a process lives.  Empty in
  * recovery, where nothing can be written that would carry it.
  */
-extern const char *tegro_identity_own(void);
+extern const char *tegro_origin_own(void);
 
 /*
- * How this database is related to the one that had the identity "then".
- * Text that is no identity is a stranger's.
+ * How this database is related to the one that had the origin "then".
+ * Text that is no origin is a stranger's.
  */
-extern TegroKinship tegro_identity_compare(const char *then, const char *now);
+extern TegroKinship tegro_origin_compare(const char *then, const char *now);
 
-#endif /* TEGRO_IDENTITY_H */
+#endif /* TEGRO_ORIGIN_H */

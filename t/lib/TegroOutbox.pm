@@ -1,7 +1,7 @@
-package TegroLedger;
+package TegroOutbox;
 
 # What the tests of the outbox share; see the POD at the end, or
-# "perldoc t/lib/TegroLedger.pm".
+# "perldoc t/lib/TegroOutbox.pm".
 
 use strict;
 use warnings;
@@ -23,11 +23,11 @@ use Test::More;
 use TegroTest;
 
 our @EXPORT = qw(
-  ledger_cluster use_kill_points kill_at killed disarm
+  outbox_cluster use_kill_points kill_at killed disarm
   ask is_lost enqueue row rows wait_for_row wait_for_end worker_pid processes
   crash_worker crash_server start_again wait_for_server wait_for_restart
   log_mark log_since state_of_process is_stopped
-  check_ledger ledger_report enqueue_arguments executions LONG
+  check_outbox outbox_report enqueue_arguments executions LONG
 );
 
 # The short version of each test runs with all the others, the long one alone.
@@ -67,7 +67,7 @@ sub use_kill_points
 	my $parent = $PostgreSQL::Test::Utils::tmp_check;
 
 	$digest->add($_)->addfile("$root/$_") foreach @sources;
-	my $dir = abs_path($parent) . '/kill_points_' . substr($digest->hexdigest, 0, 12);
+	my $dir = abs_path($parent) . '/injection_points_' . substr($digest->hexdigest, 0, 12);
 	make_path($dir);
 
 	# several test programs may come at the same time: the first one builds
@@ -82,7 +82,7 @@ sub use_kill_points
 	return $bindir;
 }
 
-# Builds a copy of the sources with kill points, and installs it in a private
+# Builds a copy of the sources with injection points, and installs it in a private
 # installation of PostgreSQL, by the same functions as the scripts.
 sub build
 {
@@ -115,7 +115,7 @@ END
 # The server
 #
 
-sub ledger_cluster
+sub outbox_cluster
 {
 	my ($name, $sandbox, %options) = @_;
 
@@ -377,7 +377,7 @@ sub rows
 	$where //= 'true';
 	my $result = ask($node, <<"END");
 SELECT coalesce(jsonb_agg(to_jsonb(o) || jsonb_build_object('tries',
-       (SELECT coalesce(jsonb_agg(to_jsonb(a) - 'raw_answer' - 'body_sha256' ORDER BY a.lease), '[]')
+       (SELECT coalesce(jsonb_agg(to_jsonb(a) - 'raw_answer' - 'body_sha256' ORDER BY a.claim_no), '[]')
           FROM tegro_attempt a WHERE a.outbox_id = o.id)) ORDER BY o.id), '[]')
   FROM tegro_outbox o WHERE $where
 END
@@ -441,22 +441,22 @@ sub executions
 	return \%executions;
 }
 
-# Runs script/check-ledger; returns whether all is well, and what it prints.
-sub ledger_report
+# Runs script/check-outbox; returns whether all is well, and what it prints.
+sub outbox_report
 {
 	my ($node, @arguments) = @_;
 	my ($out, $err) = ('', '');
 
 	local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => 'postgres');
-	my $ok = IPC::Run::run([ "$root/script/check-ledger", @arguments ],
+	my $ok = IPC::Run::run([ "$root/script/check-outbox", @arguments ],
 		'<', \undef, '>', \$out, '2>', \$err);
 	return ($ok, $out . $err);
 }
 
-sub check_ledger
+sub check_outbox
 {
 	my ($node, $sandbox, $name, @arguments) = @_;
-	my ($ok, $report) = ledger_report($node, '--sandbox', $sandbox->url,
+	my ($ok, $report) = outbox_report($node, '--sandbox', $sandbox->url,
 		'--journal', $sandbox->{journal}, @arguments);
 
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
@@ -470,23 +470,23 @@ sub check_ledger
 
 =head1 NAME
 
-TegroLedger - what the tests of the outbox share
+TegroOutbox - what the tests of the outbox share
 
 =head1 SYNOPSIS
 
   use lib 't/lib';
   use TegroTest;
-  use TegroLedger;
+  use TegroOutbox;
 
   my $sandbox = sandbox();
-  my $node = ledger_cluster('main', $sandbox);
+  my $node = outbox_cluster('main', $sandbox);
 
   kill_at($node, 'after claim commit');
   enqueue($node, 'createWithdrawal', 'W1');
   killed($node);
   wait_for_server($node);
   is(wait_for_row($node, 'W1', 'review')->{state}, 'review', 'a person decides');
-  check_ledger($node, $sandbox, 'nothing was lost or paid twice');
+  check_outbox($node, $sandbox, 'nothing was lost or paid twice');
 
 =head1 DESCRIPTION
 
@@ -498,19 +498,19 @@ It stands on TegroTest.
 
 =item use_kill_points()
 
-Builds the extension with kill points (src/base/killpoint.h), installs it in a
+Builds the extension with injection points (src/base/injection.h), installs it in a
 private installation of PostgreSQL, and puts that at the front of PATH.  The
 installation is made once for a state of the sources, in the directory that the
 tests of a run share (TESTDATADIR), and goes with it.
 
-=item ledger_cluster(NAME, SANDBOX, conf => TEXT, ...)
+=item outbox_cluster(NAME, SANDBOX, conf => TEXT, ...)
 
 What TegroTest's C<cluster> makes, in that installation, with leases and
 timeouts that are short: claim timeout 4 s, timeout 1 s, review after 3 s.
 
 =item kill_at(NODE, POINT, SIGNAL)
 
-Arms a kill point: the next process that passes it sends itself SIGNAL (KILL,
+Arms a injection point: the next process that passes it sends itself SIGNAL (KILL,
 STOP or TERM; default KILL).  C<killed(NODE, SECONDS)> waits for that and says
 whether it happened; C<disarm(NODE)> takes it back.
 
@@ -541,7 +541,7 @@ The length of the server's log, and what was written to it since.
 
 =item is_stopped(PID)
 
-Waits until the process is stopped, by a kill point; says whether it is.  It is
+Waits until the process is stopped, by a injection point; says whether it is.  It is
 killed when the test ends, if it is still there.
 
 =back
@@ -580,14 +580,14 @@ Waits until no row is ready, sending or unknown; says whether it came to that.
 
 How often each request was executed: a hash with keys like "createOrder A1".
 
-=item check_ledger(NODE, SANDBOX, NAME, ARGUMENT, ...)
+=item check_outbox(NODE, SANDBOX, NAME, ARGUMENT, ...)
 
-Holds the sandbox's journal against the ledger, with script/check-ledger: a test
+Holds the sandbox's journal against the outbox, with script/check-outbox: a test
 of that NAME.  Returns the report.
 
-=item ledger_report(NODE, ARGUMENT, ...)
+=item outbox_report(NODE, ARGUMENT, ...)
 
-Runs script/check-ledger with these arguments; returns whether all is well, and
+Runs script/check-outbox with these arguments; returns whether all is well, and
 the report.
 
 =back
