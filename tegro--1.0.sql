@@ -175,6 +175,7 @@ CREATE TABLE @extschema@.tegro_outbox (
 	callback_message pg_catalog.text,
 	callback_at		pg_catalog.timestamptz,
 	decision		pg_catalog.text,
+	events			pg_catalog.int4 NOT NULL DEFAULT 0,
 	-- the column that tells most rows apart comes first; room for a second
 	-- version of each entry, which settling the request writes
 	UNIQUE (reference, method, shop_id) WITH (fillfactor = 45)
@@ -209,40 +210,52 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.callback IS 'function that is called 
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_state IS 'waiting, done or failed; null without a callback';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_message IS 'the callback''s last error';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_at IS 'when the callback is due; null before the outcome is there, and when it was called';
-COMMENT ON COLUMN @extschema@.tegro_outbox.decision IS 'what a person decided, who, when and why';
+COMMENT ON COLUMN @extschema@.tegro_outbox.decision IS 'the last decision of a person: what, who, when and why';
+COMMENT ON COLUMN @extschema@.tegro_outbox.events IS 'how many events of it are in tegro_event';
 
 -- What there is to do, in the order in which it is due.  Finished requests
 -- are not in it, so it stays small however long the history is.
 CREATE INDEX tegro_outbox_due ON @extschema@.tegro_outbox (next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX tegro_outbox_callback_due ON @extschema@.tegro_outbox (callback_at) WHERE callback_at IS NOT NULL;
 
-CREATE TABLE @extschema@.tegro_attempt (
+-- What happened to each request after it was enqueued.  An event is inserted once;
+-- that of a send is completed once, by its outcome.  Nothing else changes or
+-- deletes events.
+CREATE TABLE @extschema@.tegro_event (
 	outbox_id		pg_catalog.int8 NOT NULL,
-	claim_no			pg_catalog.int8 NOT NULL,
-	nonce			pg_catalog.int8 NOT NULL,
-	body_sha256		pg_catalog.bytea NOT NULL,
+	event_no		pg_catalog.int4 NOT NULL,
+	event			pg_catalog.text NOT NULL,
+	claim_no		pg_catalog.int8 NOT NULL,
 	started_at		pg_catalog.timestamptz NOT NULL,
 	ended_at		pg_catalog.timestamptz,
+	role_name		pg_catalog.text,
+	state			pg_catalog.text,
+	message			pg_catalog.text,
+	nonce			pg_catalog.int8,
+	body_sha256		pg_catalog.bytea,
 	outcome			pg_catalog.text,
 	http_status		pg_catalog.int4,
-	message			pg_catalog.text,
 	raw_answer		pg_catalog.bytea,
-	PRIMARY KEY (outbox_id, claim_no)
+	PRIMARY KEY (outbox_id, event_no)
 )
 WITH (fillfactor = 60);
-REVOKE ALL ON TABLE @extschema@.tegro_attempt FROM PUBLIC;
-COMMENT ON TABLE @extschema@.tegro_attempt IS
-'each time that a request of the outbox was sent, recorded before it was';
-COMMENT ON COLUMN @extschema@.tegro_attempt.outbox_id IS 'the request in tegro_outbox';
-COMMENT ON COLUMN @extschema@.tegro_attempt.claim_no IS 'lease under which it was sent';
-COMMENT ON COLUMN @extschema@.tegro_attempt.nonce IS 'nonce of the request';
-COMMENT ON COLUMN @extschema@.tegro_attempt.body_sha256 IS 'SHA-256 of the body that was to be sent';
-COMMENT ON COLUMN @extschema@.tegro_attempt.started_at IS 'when the delivery worker took it, to send it at once';
-COMMENT ON COLUMN @extschema@.tegro_attempt.ended_at IS 'when the answer came, or was given up; null if the delivery worker did not live to tell';
-COMMENT ON COLUMN @extschema@.tegro_attempt.outcome IS 'answered, refused, not sent, unknown or rate limited; null if it was not seen';
-COMMENT ON COLUMN @extschema@.tegro_attempt.http_status IS 'HTTP status of the answer';
-COMMENT ON COLUMN @extschema@.tegro_attempt.message IS 'what happened, in words';
-COMMENT ON COLUMN @extschema@.tegro_attempt.raw_answer IS 'the answer as it came, up to 8 kB, where it was no good answer';
+REVOKE ALL ON TABLE @extschema@.tegro_event FROM PUBLIC;
+COMMENT ON TABLE @extschema@.tegro_event IS
+'the history of each request of the outbox: an event for each send, recorded before it, and for each other change of its state';
+COMMENT ON COLUMN @extschema@.tegro_event.outbox_id IS 'the request in tegro_outbox';
+COMMENT ON COLUMN @extschema@.tegro_event.event_no IS 'number of the event within the request, from 1';
+COMMENT ON COLUMN @extschema@.tegro_event.event IS 'send, found, not found, found different, no answer, lost, given up, withheld, failover, conflict; or a person''s: cancelled, retried, resolved, taken over';
+COMMENT ON COLUMN @extschema@.tegro_event.claim_no IS 'claim_no of the request at that time';
+COMMENT ON COLUMN @extschema@.tegro_event.started_at IS 'when it happened; of a send, when the delivery worker took the request to send it at once';
+COMMENT ON COLUMN @extschema@.tegro_event.ended_at IS 'of a send, when the answer came, or was given up; null if the delivery worker did not live to tell';
+COMMENT ON COLUMN @extschema@.tegro_event.role_name IS 'who decided; null for events that nobody decided';
+COMMENT ON COLUMN @extschema@.tegro_event.state IS 'state of the request after it; null while a send has no outcome, and where its outcome came too late to count';
+COMMENT ON COLUMN @extschema@.tegro_event.message IS 'what happened, in words';
+COMMENT ON COLUMN @extschema@.tegro_event.nonce IS 'of a send: nonce of the request';
+COMMENT ON COLUMN @extschema@.tegro_event.body_sha256 IS 'of a send: SHA-256 of the body';
+COMMENT ON COLUMN @extschema@.tegro_event.outcome IS 'of a send: answered, refused, not sent, unknown or rate limited; null if it was not seen';
+COMMENT ON COLUMN @extschema@.tegro_event.http_status IS 'of a send: HTTP status of the answer';
+COMMENT ON COLUMN @extschema@.tegro_event.raw_answer IS 'of a send: the answer as it came, up to 8 kB, where it was no good answer';
 
 -- Whose requests these are: see src/outbox/origin.c.  Not filled here: a restored
 -- dump brings the row of the database that it was made of, and that is how a
@@ -262,20 +275,20 @@ COMMENT ON COLUMN @extschema@.tegro_origin.since IS 'since when';
 COMMENT ON COLUMN @extschema@.tegro_origin.reason IS 'how it came to be so: first use, a failover, or the reason given to tegro_take_over';
 
 ALTER TABLE @extschema@.tegro_outbox ENABLE ROW LEVEL SECURITY;
-ALTER TABLE @extschema@.tegro_attempt ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.tegro_event ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tegro_outbox_own ON @extschema@.tegro_outbox FOR SELECT
 	USING (pg_catalog.pg_has_role(enqueued_by::pg_catalog.oid, 'MEMBER'));
-CREATE POLICY tegro_attempt_own ON @extschema@.tegro_attempt FOR SELECT
+CREATE POLICY tegro_event_own ON @extschema@.tegro_event FOR SELECT
 	USING (EXISTS (SELECT FROM @extschema@.tegro_outbox o
 					WHERE o.id OPERATOR(pg_catalog.=) outbox_id));
 COMMENT ON POLICY tegro_outbox_own ON @extschema@.tegro_outbox IS
 'a role sees what it, or a role that it belongs to, has enqueued';
-COMMENT ON POLICY tegro_attempt_own ON @extschema@.tegro_attempt IS
-'attempts of the requests that the role sees';
+COMMENT ON POLICY tegro_event_own ON @extschema@.tegro_event IS
+'events of the requests that the role sees';
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox_id_seq', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_attempt', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_event', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_origin', '');
 
 -- The rate is that since the first that was finished in the last minute: a
@@ -349,7 +362,15 @@ AS 'MODULE_PATHNAME', 'tegro_retry'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_retry(pg_catalog.int8) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_retry(pg_catalog.int8) IS
-'sends a request that failed again; looks up one whose outcome is unknown or in review; delivers one that waits now; calls a callback that failed again';
+'sends a request again that was refused or cancelled; asks for another link of an order that has none';
+
+CREATE FUNCTION @extschema@.tegro_refresh(id pg_catalog.int8)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_refresh'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_refresh(pg_catalog.int8) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_refresh(pg_catalog.int8) IS
+'does now what a request waits for: sends it, looks it up, or calls its callback; changes no state';
 
 CREATE FUNCTION @extschema@.tegro_resolve(id pg_catalog.int8, decision pg_catalog.text, reason pg_catalog.text)
 RETURNS pg_catalog.void
@@ -714,7 +735,7 @@ harm AS (
 			WHEN k.kind OPERATOR(pg_catalog.=) 'table' AND g.privilege_type OPERATOR(pg_catalog.=) 'SELECT'
 				 AND p.passes AND NOT g.of_column
 				 AND g.oid::pg_catalog.regclass OPERATOR(pg_catalog.=) ANY (ARRAY[
-					 '@extschema@.tegro_outbox', '@extschema@.tegro_attempt',
+					 '@extschema@.tegro_outbox', '@extschema@.tegro_event',
 					 '@extschema@.tegro_notification']::pg_catalog.regclass[])
 			THEN 'warning: With BYPASSRLS, it reads the requests of all roles with accounts and customer data.'
 			WHEN k.kind OPERATOR(pg_catalog.=) 'sequence' AND g.privilege_type OPERATOR(pg_catalog.=) 'UPDATE'
@@ -787,8 +808,8 @@ parameter AS (
 own_policy (relid, polname, qual) AS (
 	VALUES ('@extschema@.tegro_outbox'::pg_catalog.regclass, 'tegro_outbox_own',
 			'pg_has_role((enqueued_by)::oid, ''MEMBER''::text)'),
-		   ('@extschema@.tegro_attempt'::pg_catalog.regclass, 'tegro_attempt_own',
-			'(EXISTS ( SELECT FROM @extschema@.tegro_outbox o WHERE (o.id = tegro_attempt.outbox_id)))'),
+		   ('@extschema@.tegro_event'::pg_catalog.regclass, 'tegro_event_own',
+			'(EXISTS ( SELECT FROM @extschema@.tegro_outbox o WHERE (o.id = tegro_event.outbox_id)))'),
 		   ('@extschema@.tegro_notification'::pg_catalog.regclass, 'tegro_notification_own',
 			'pg_has_role((role)::oid, ''MEMBER''::text)'),
 		   ('@extschema@.tegro_payment_callback'::pg_catalog.regclass, 'tegro_payment_callback_own',

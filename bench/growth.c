@@ -54,24 +54,24 @@ fill(struct outbox *outbox)
 	fflush(stdout);
 	snprintf(sql, sizeof(sql),
 			 "INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, claim_no, sent_claim_no,"
-			 " attempts, enqueued_by, enqueued_at, finished_at, origin, answer)"
+			 " events, attempts, enqueued_by, enqueued_at, finished_at, origin, answer)"
 			 " SELECT o.shop_id, o.method, 'H-' || lpad(i::text, 8, '0'), o.params, o.state, NULL, 1, 1,"
-			 " 1, o.enqueued_by, at, at + interval '100 ms', o.origin, o.answer"
+			 " 1, 1, o.enqueued_by, at, at + interval '100 ms', o.origin, o.answer"
 			 " FROM (SELECT * FROM tegro_outbox WHERE state = 'accepted' LIMIT 1) o, generate_series(1, %d) i,"
 			 " LATERAL (SELECT now() - interval '1 year' + i * interval '10 s') past (at)",
 			 HISTORY);
 	session_execute(outbox->session, sql);
 	session_execute(outbox->session,
-					"INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status)"
-					" SELECT id, 1, id, sha256(int8send(id)), enqueued_at, finished_at, 'answered', 200"
+					"INSERT INTO tegro_event (event, event_no, state, outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status)"
+					" SELECT 'send', 1, state, id, 1, id, sha256(int8send(id)), enqueued_at, finished_at, 'answered', 200"
 					" FROM tegro_outbox WHERE reference LIKE 'H-%' ORDER BY id");
 	session_execute(outbox->session,
-					"VACUUM (ANALYZE) tegro_outbox, tegro_attempt");
+					"VACUUM (ANALYZE) tegro_outbox, tegro_event");
 	session_execute(outbox->session, "CHECKPOINT");
 	printf("Filled in %.0f s; the outbox has %.0f MB.\n",
 		   (double) (now_us() - start_us) / 1e6,
 		   session_number(outbox->session,
-						  "SELECT (pg_total_relation_size('tegro_outbox') + pg_total_relation_size('tegro_attempt')) / 1048576.0"));
+						  "SELECT (pg_total_relation_size('tegro_outbox') + pg_total_relation_size('tegro_event')) / 1048576.0"));
 	fflush(stdout);
 }
 
@@ -123,7 +123,7 @@ static void
 clean(struct outbox *outbox)
 {
 	session_execute(outbox->session,
-					"VACUUM (ANALYZE) tegro_outbox, tegro_attempt");
+					"VACUUM (ANALYZE) tegro_outbox, tegro_event");
 }
 
 static void

@@ -116,8 +116,8 @@ static double
 of_orders(struct outbox *outbox, long first_id, const char *what)
 {
 	return session_number(outbox->session,
-						  "SELECT %s FROM tegro_outbox o JOIN tegro_attempt a ON a.outbox_id = o.id"
-						  " WHERE o.id >= %ld AND a.outbox_id >= %ld",
+						  "SELECT %s FROM tegro_outbox o JOIN tegro_event a ON a.outbox_id = o.id"
+						  " WHERE a.event = 'send' AND o.id >= %ld AND a.outbox_id >= %ld",
 						  what, first_id, first_id);
 }
 

@@ -21,7 +21,7 @@ SELECT method, reference, params, state, attempts, claim_no, next_at, enqueued_b
        answer ->> 'type' AS answer, sqlstate, message
   FROM tegro_outbox WHERE id = :id;
 SELECT claim_no, length(body_sha256) AS hash, ended_at >= started_at AS ended, outcome, http_status, raw_answer
-  FROM tegro_attempt WHERE outbox_id = :id;
+  FROM tegro_event WHERE outbox_id = :id AND event = 'send';
 
 -- What rolls back is never sent; nor is a savepoint's part.
 BEGIN;
@@ -87,7 +87,7 @@ SELECT tegro_take_over(NULL);
 SELECT tegro_enqueue('createOrder', '{"order_id": "lost", "amount": 7, "currency": "RUB"}') AS id \gset
 SELECT tegro_wait(:id) #>> '{data,payment_id}' AS found;
 SELECT state, attempts, message FROM tegro_outbox WHERE id = :id;
-SELECT outcome FROM tegro_attempt WHERE outbox_id = :id;
+SELECT outcome FROM tegro_event WHERE outbox_id = :id AND event = 'send';
 SELECT count(*) FROM jsonb_to_recordset(tegro_orders() -> 'data') AS o(payment_id text) WHERE payment_id = 'lost';
 -- another link for it, if one is wanted
 SELECT tegro_retry(:id);
@@ -142,14 +142,14 @@ SELECT tegro_enqueue('createOrder', '{"order_id": "2001", "amount": 1, "currency
 SELECT tegro_wait(:id) ->> 'type' AS answer;
 SELECT becomes_true('SELECT count(callback_message) = 1 FROM tegro_outbox WHERE reference = ''2001''');
 SELECT state, callback_state, callback_message FROM tegro_outbox WHERE id = :id;
-SELECT tegro_retry(:id);
+SELECT tegro_refresh(:id);
 SELECT becomes_true('SELECT callback_state = ''done'' FROM tegro_outbox WHERE reference = ''2001''');
 SELECT note FROM shop.orders WHERE number = 1001;
 
 -- Rights: a role sees and changes its own requests only.
 CREATE ROLE regress_tegro_a;
 CREATE ROLE regress_tegro_b;
-GRANT SELECT ON tegro_outbox, tegro_attempt, tegro_outbox_summary TO regress_tegro_a, regress_tegro_b;
+GRANT SELECT ON tegro_outbox, tegro_event, tegro_outbox_summary TO regress_tegro_a, regress_tegro_b;
 GRANT EXECUTE ON FUNCTION tegro_enqueue(text, jsonb, regprocedure, timestamptz), tegro_wait(bigint, interval), tegro_cancel(bigint) TO regress_tegro_a, regress_tegro_b;
 SET ROLE regress_tegro_a;
 SELECT tegro_enqueue('createOrder', '{"order_id": "a''s", "amount": 1, "currency": "RUB"}', deliver_after => now() + interval '1 day') AS id \gset
@@ -164,7 +164,7 @@ CALL tegro_deliver();
 SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "a''s", "amount": 1, "currency": "RUB", "account": "1"}');
 SET ROLE regress_tegro_b;
 SELECT count(*) FROM tegro_outbox;
-SELECT count(*) FROM tegro_attempt;
+SELECT count(*) FROM tegro_event;
 SELECT tegro_cancel(:id);
 SELECT tegro_wait(:id);
 RESET ROLE;

@@ -26,7 +26,7 @@ GRANT EXECUTE ON FUNCTION tegro_report(timestamptz) TO regress_tegro_clerk;
 SET ROLE regress_tegro_clerk;
 SELECT length(tegro_report());
 RESET ROLE;
-GRANT SELECT ON tegro_outbox, tegro_attempt TO regress_tegro_clerk;
+GRANT SELECT ON tegro_outbox, tegro_event TO regress_tegro_clerk;
 
 -- one who has no requests
 SET ROLE regress_tegro_clerk;
@@ -55,12 +55,12 @@ INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, en
 VALUES ('s', 'createOrder', 'of another', '{"amount": 1}', 'review', NULL, current_user::regrole, 'x'),
 	   ('s', 'createOrder', 'waits', '{"amount": 1}', 'ready', 'infinity', 'regress_tegro_clerk', 'x'),
 	   ('s', 'createOrder', 'in doubt', '{"amount": 1}', 'unknown', 'infinity', 'regress_tegro_clerk', 'x');
-INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status, message)
-SELECT id, 1, 1, '', now() - interval '30 minutes', now() - interval '30 minutes' + interval '30 ms',
+INSERT INTO tegro_event (event, event_no, outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status, message)
+SELECT 'send', 1, id, 1, 1, '', now() - interval '30 minutes', now() - interval '30 minutes' + interval '30 ms',
 	   CASE WHEN reference = '<!--' THEN 'refused' ELSE 'answered' END, 200, CASE WHEN reference = '<!--' THEN shop_id END
   FROM tegro_outbox WHERE enqueued_by = 'regress_tegro_clerk'::regrole AND state = 'accepted';
-INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at)
-SELECT id, 1, 1, '', now() - interval '20 minutes'
+INSERT INTO tegro_event (event, event_no, outbox_id, claim_no, nonce, body_sha256, started_at)
+SELECT 'send', 1, id, 1, 1, '', now() - interval '20 minutes'
   FROM tegro_outbox WHERE reference = 'in doubt' AND enqueued_by = 'regress_tegro_clerk'::regrole;
 
 SET ROLE regress_tegro_clerk;
@@ -97,7 +97,7 @@ SELECT tegro_report() ~ 'mine' AS mine;
 RESET search_path;
 RESET ROLE;
 
-DELETE FROM tegro_attempt WHERE outbox_id IN (SELECT id FROM tegro_outbox WHERE origin = 'x');
+DELETE FROM tegro_event WHERE outbox_id IN (SELECT id FROM tegro_outbox WHERE origin = 'x');
 DELETE FROM tegro_outbox WHERE origin = 'x';
 DROP TABLE attack;
 DROP FUNCTION shown;

@@ -865,8 +865,8 @@ SQL
 	my $id = ask($admin, 'SELECT min(id) FROM tegro_outbox')->{out};
 	my $bob = open_session('bob');
 	my $before = ask($admin, 'TABLE tegro_outbox')->{out};
-	ask($admin, 'GRANT SELECT ON tegro_outbox, tegro_attempt, tegro_outbox_summary TO alice, bob');
-	foreach my $table (qw(tegro_outbox tegro_attempt tegro_outbox_summary))
+	ask($admin, 'GRANT SELECT ON tegro_outbox, tegro_event, tegro_outbox_summary TO alice, bob');
+	foreach my $table (qw(tegro_outbox tegro_event tegro_outbox_summary))
 	{
 		isnt(ask($alice, "SELECT count(*) FROM $table")->{out},
 			'0', "a role sees its own rows in $table");
@@ -881,7 +881,7 @@ SQL
 	foreach my $statement (
 		"UPDATE tegro_outbox SET state = 'ready'", 'DELETE FROM tegro_outbox',
 		'TRUNCATE tegro_outbox',
-		'DELETE FROM tegro_attempt', 'TABLE tegro_origin',
+		'DELETE FROM tegro_event', 'TABLE tegro_origin',
 		"UPDATE tegro_origin SET reason = 'x'",
 		q{INSERT INTO tegro_outbox (shop_id, method, reference, params, enqueued_by, origin)
 			VALUES ('x', 'createWithdrawal', 'x', '{}', 'postgres'::regrole, 'x')},
@@ -1320,7 +1320,7 @@ SQL
 	)->{out};
 	ok( wait_until(
 			sub {
-				ask($admin, "SELECT count(raw_answer) FROM tegro_attempt WHERE outbox_id = $id")
+				ask($admin, "SELECT count(raw_answer) FROM tegro_event WHERE outbox_id = $id")
 				  ->{out} > 0;
 			}),
 		'an answer that is none is kept');
@@ -1329,7 +1329,7 @@ SQL
 	my ($request) = $mirror->requests;
 	my ($signature) = $request->{head} =~ /Bearer (\w+)/;
 	is( ask($admin,
-			"SELECT count(*) FROM tegro_attempt WHERE encode(raw_answer, 'escape') LIKE '%$signature%'"
+			"SELECT count(*) FROM tegro_event WHERE encode(raw_answer, 'escape') LIKE '%$signature%'"
 		)->{out},
 		'0',
 		'a signature that it sends back is not kept');

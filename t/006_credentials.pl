@@ -813,7 +813,7 @@ sub found_in_memory
 				++$number))->{out};
 		wait_until(
 			sub {
-				ask($admin, "SELECT count(ended_at) FROM tegro_attempt WHERE outbox_id = $id")
+				ask($admin, "SELECT count(ended_at) FROM tegro_event WHERE outbox_id = $id")
 				  ->{out} > 0;
 			}) or die 'nothing was delivered';
 		return ask($admin,

@@ -394,7 +394,7 @@ subtest 'fault 66: a worker that is busy reads authorities again, too' => sub {
 	ok(wait_until(sub { $count->(q{state = 'accepted'}) == 3; }), 'the others have their answers')
 	  or diag($session->query('SELECT id, state, attempts, message FROM tegro_outbox')->{out});
 	trust($certificates->{ca});
-	$session->query("SELECT tegro_retry($late)");
+	$session->query("SELECT tegro_refresh($late)");
 	ok(wait_until(sub { $count->(q{state = 'accepted'}) == 4; }), 'it goes out once the authority is trusted again');
 };
 
@@ -451,7 +451,7 @@ subtest 'fault 66: a busy worker delivers to a provider whose authority has chan
 
 	reload_conf($node);
 	$enqueue->() foreach 1 .. 20;
-	$shop->query("SELECT tegro_retry($late)");
+	$shop->query("SELECT tegro_refresh($late)");
 	ok(wait_until(sub { $count->(q{state = 'accepted'}) >= 21; }, 40), 'after a reload all are delivered') or $show->();
 	is($count->("$busy AND state = 'sending'"), 3, 'while the first are still on their way') or $show->();
 	ok(wait_until(sub { $count->(q{state = 'accepted'}) == 24; }, 40), 'which have their answers in the end') or $show->();

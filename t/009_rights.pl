@@ -24,7 +24,7 @@ use Time::HiRes qw(sleep time);
 
 use TegroTest;
 
-use constant TABLES => qw(tegro_outbox tegro_attempt tegro_origin tegro_notification tegro_payment_callback);
+use constant TABLES => qw(tegro_outbox tegro_event tegro_origin tegro_notification tegro_payment_callback);
 
 my $sandbox = sandbox();
 my $node = cluster('rights', $sandbox, conf => <<'END');
@@ -155,7 +155,7 @@ story(
 			'tegro_notify' => "SELECT tegro_notify('$form')",
 			'tegro_on_payment' => q{SELECT tegro_on_payment('paid'::regproc)},
 			'tegro_cancel' => "SELECT tegro_cancel($later)",
-			'tegro_retry' => "SELECT tegro_retry($later)",
+			'tegro_refresh' => "SELECT tegro_refresh($later)",
 			'tegro_resolve' => "SELECT tegro_resolve($later, 'accepted', 'by telephone')",
 			'tegro_retry_notification' => 'SELECT tegro_retry_notification(1)',
 			'tegro_take_over' => q{SELECT tegro_take_over('why not')},
@@ -185,7 +185,7 @@ END
 		}
 		is($owner->query('SELECT count(*) FROM tegro_outbox')->{out}, 1, 'nothing was recorded');
 		is($owner->query('SELECT count(*) FROM tegro_notification')->{out}, 0, 'nor noted');
-		is($owner->query("SELECT tegro_retry($later)")->{sqlstate}, '', 'without triggers it goes on');
+		is($owner->query("SELECT tegro_refresh($later)")->{sqlstate}, '', 'without triggers it goes on');
 		ok(becomes_true("SELECT state = 'accepted' FROM tegro_outbox WHERE id = $later"), 'and is delivered');
 		nobody_else_ran_it();
 	});
@@ -248,8 +248,8 @@ story(
 					USING (pg_catalog.pg_has_role(role::pg_catalog.oid, \'MEMBER\'))',
 				'policy "tegro_notification_own" on table "tegro_notification" was altered' ],
 			[ 'a policy with a subquery that was altered', 'postgres',
-				'ALTER POLICY tegro_attempt_own ON tegro_attempt USING (EXISTS (SELECT FROM tegro_outbox o WHERE o.id <= outbox_id))',
-				'policy "tegro_attempt_own" on table "tegro_attempt" was altered' ],
+				'ALTER POLICY tegro_event_own ON tegro_event USING (EXISTS (SELECT FROM tegro_outbox o WHERE o.id <= outbox_id))',
+				'policy "tegro_event_own" on table "tegro_event" was altered' ],
 			[ 'ON DELETE CASCADE', 'app', 'CREATE TABLE app.child (id bigint REFERENCES tegro_outbox ON DELETE CASCADE)',
 				'foreign key "child_id_fkey" of table app.child acts on changes of table "tegro_outbox"', 'DROP TABLE app.child' ],
 			[ 'ON UPDATE CASCADE', 'app', 'CREATE TABLE app.child (id bigint REFERENCES tegro_notification ON UPDATE CASCADE)',
@@ -259,11 +259,11 @@ story(
 			[ 'ON UPDATE SET DEFAULT', 'app', 'CREATE TABLE app.child (id text REFERENCES tegro_payment_callback ON UPDATE SET DEFAULT)',
 				'foreign key "child_id_fkey" of table app.child acts on changes of table "tegro_payment_callback"', 'DROP TABLE app.child' ],
 			[ 'a table that deletes requests', 'postgres',
-				'CREATE TABLE app.parent (id text PRIMARY KEY); ALTER TABLE tegro_attempt ADD CONSTRAINT away
+				'CREATE TABLE app.parent (id text PRIMARY KEY); ALTER TABLE tegro_event ADD CONSTRAINT away
 					FOREIGN KEY (outcome) REFERENCES app.parent ON DELETE CASCADE NOT VALID',
-				'foreign key "away" of table public.tegro_attempt acts on changes of table "tegro_attempt"', 'DROP TABLE app.parent' ],
-			[ 'a child table', 'postgres', 'CREATE TABLE app.kid () INHERITS (tegro_attempt)',
-				'table "tegro_attempt" has child table "kid"', 'DROP TABLE app.kid' ],
+				'foreign key "away" of table public.tegro_event acts on changes of table "tegro_event"', 'DROP TABLE app.parent' ],
+			[ 'a child table', 'postgres', 'CREATE TABLE app.kid () INHERITS (tegro_event)',
+				'table "tegro_event" has child table "kid"', 'DROP TABLE app.kid' ],
 			[ 'row security that is forced', 'postgres', 'ALTER TABLE tegro_outbox FORCE ROW LEVEL SECURITY',
 				'row security of table "tegro_outbox" applies to its owner' ])
 		{
@@ -342,7 +342,7 @@ END
 		my $from = time;
 		ok(becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = 'flying'}), 'without the trigger');
 		cmp_ok(time - $from, '<', 3, 'the answer is written at once');
-		is($owner->query(q{SELECT string_agg(outcome, ' ') FROM tegro_attempt})->{out}, 'answered', 'it was not lost');
+		is($owner->query(q{SELECT string_agg(outcome, ' ') FROM tegro_event})->{out}, 'answered', 'it was not lost');
 		ok(becomes_true(q{SELECT count(*) = 1 FROM calls}), 'and it is called back');
 		is(executions('flying'), 1, 'it was sent once');
 
@@ -351,7 +351,7 @@ END
 		$owner->query('SELECT pg_reload_conf()');
 		ok(becomes_true(q{SELECT current_setting('tegro.delivery') = 'off'}), 'delivery is off');
 		$ask->('waiting');
-		as('app', 'CREATE TRIGGER t BEFORE INSERT ON tegro_attempt FOR EACH STATEMENT EXECUTE FUNCTION app.own()');
+		as('app', 'CREATE TRIGGER t BEFORE INSERT ON tegro_event FOR EACH STATEMENT EXECUTE FUNCTION app.own()');
 		$owner->query('ALTER SYSTEM RESET tegro.delivery');
 		$owner->query('SELECT pg_reload_conf()');
 		$owner->query("SELECT pg_terminate_backend($pid, 5000)");
@@ -362,7 +362,7 @@ END
 		is(pid_of('delivery'), $pid, 'and stays');
 		is($owner->query(q{SELECT state FROM tegro_outbox WHERE reference = 'waiting'})->{out}, 'ready', 'it sends nothing');
 		is(executions('waiting'), 0, 'indeed');
-		$owner->query('DROP TRIGGER t ON tegro_attempt');
+		$owner->query('DROP TRIGGER t ON tegro_event');
 		$from = time;
 		ok(becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = 'waiting'}), 'without the trigger it does');
 		cmp_ok(time - $from, '<', 3, 'at once');

@@ -47,7 +47,7 @@ END
 my $admin = session($node);
 
 my $functions = 'tegro_enqueue(text, jsonb, regprocedure, timestamptz), tegro_wait(bigint, interval), '
-  . 'tegro_cancel(bigint), tegro_retry(bigint), tegro_call(text, jsonb), tegro_create_order(jsonb)';
+  . 'tegro_cancel(bigint), tegro_retry(bigint), tegro_refresh(bigint), tegro_call(text, jsonb), tegro_create_order(jsonb)';
 my %session;
 
 # Makes a role with a session of its own.
@@ -301,7 +301,7 @@ subtest 'fault 100: the right to pay out is revoked' => sub {
 	like($row->{message}, qr/^role "payer" does not have EXECUTE/, 'for the same reason');
 
 	# looked up by request, and not for ever
-	do_as('postgres', "SELECT tegro_retry($id)");
+	do_as('postgres', "SELECT tegro_refresh($id)");
 	ok(wait_until(sub {
 			my $looked_up = grep { $_->{method} eq 'withdrawal' && ($_->{params}{payment_id} // '') eq 'r1' } $sandbox->journal;
 			return $looked_up && !defined row($node, 'r1')->{next_at};
@@ -367,7 +367,7 @@ subtest 'fault 100: the role is dropped' => sub {
 	push @own, 'own:*:' . API_KEY . ':own-secret';
 	write_credentials();
 	reload_conf($node);
-	do_as('postgres', "SELECT tegro_retry($row->{id})");
+	do_as('postgres', "SELECT tegro_refresh($row->{id})");
 	state_becomes('d5', 'accepted', 'once there is a key for any role, a lookup by request finds it');
 	is(scalar(sends($_)), 1, "$_ was sent once") foreach qw(d4 d5);
 	do_as('postgres', 'REVOKE EXECUTE ON FUNCTION tegro_create_withdrawal(jsonb) FROM PUBLIC');
@@ -471,7 +471,7 @@ subtest 'an amount is a decimal number' => sub {
 		'the limit is a setting');
 	enqueue_as('app', order('tenths', amount => '1.500'));
 	state_becomes('tenths', 'accepted', 'zeros at the end are no decimals');
-	do_as('app', q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'float'});
+	do_as('app', q{SELECT tegro_refresh(id) FROM tegro_outbox WHERE reference = 'float'});
 	state_becomes('float', 'accepted', 'what was enqueued under another limit is sent');
 	set_server($node, { 'tegro.max_amount_decimals' => undef }, values %session);
 };
@@ -761,11 +761,11 @@ subtest 'texts of roles are shown without control characters' => sub {
 
 	# the command of the hint is a command
 	do_as('postgres', q{CREATE FUNCTION shop.nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-		CREATE TRIGGER U&"a\001b[2J\000ab\202e" AFTER INSERT ON tegro_attempt FOR EACH STATEMENT EXECUTE FUNCTION shop.nothing()});
+		CREATE TRIGGER U&"a\001b[2J\000ab\202e" AFTER INSERT ON tegro_event FOR EACH STATEMENT EXECUTE FUNCTION shop.nothing()});
 	my $stopped = error_of('app', 'SELECT tegro_enqueue(' . order('odd-trigger') . ')');
-	like($stopped, qr/TG006: trigger "$shown" on table "tegro_attempt" is not the extension's own/, 'a trigger');
+	like($stopped, qr/TG006: trigger "$shown" on table "tegro_event" is not the extension's own/, 'a trigger');
 	my ($command) = $stopped =~ /^HINT:  Run as the owner of the table: (.*)$/m;
-	like($command, qr/^DROP TRIGGER U&"a\\\+00001B\[2J\\\+00000Ab\\\+00202E" ON public\.tegro_attempt;$/, 'whose name is escaped in the hint');
+	like($command, qr/^DROP TRIGGER U&"a\\\+00001B\[2J\\\+00000Ab\\\+00202E" ON public\.tegro_event;$/, 'whose name is escaped in the hint');
 	do_as('postgres', $command);
 	enqueue_as('app', order('odd-trigger'));
 	state_becomes('odd-trigger', 'accepted', 'which removes it');

@@ -364,7 +364,7 @@ sub check_crash
 		my $method = $kind eq 'order' ? 'createOrder' : 'createWithdrawal';
 
 		like($seen->{states}{$reference} // 'not there',
-			$fault->{states} // qr/^(ready|sending|done)$/,
+			$fault->{states} // qr/^(ready|sending|accepted)$/,
 			"$how: the $kind is on record after the crash");
 		is($seen->{attempts}{$reference} // 0, 1, "$how: and so is its attempt")
 		  if $fault->{states};
@@ -484,7 +484,7 @@ part 'fault 17: a delivery worker that was stopped beyond its lease does no harm
 			}),
 		'the first one returns, and says that it sent nothing');
 	# its word may settle what is in doubt, since nobody has sent since then
-	like(row($node, "$_-17")->{state}, qr/^(unknown|ready|sending|done)$/, "it leaves the $_ to others")
+	like(row($node, "$_-17")->{state}, qr/^(unknown|ready|sending|accepted)$/, "it leaves the $_ to others")
 	  foreach qw(order payout);
 
 	# stopped once more, with the answer in its hands, not that of a lookup
@@ -513,7 +513,7 @@ part 'fault 17: a delivery worker that was stopped beyond its lease does no harm
 
 	set_and_reload($node, 'tegro.review_after' => '3s');
 	ask($node, q{UPDATE tegro_outbox SET next_at = now() WHERE reference = 'order-17' AND state = 'unknown'});
-	ask($node, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'payout-17'});
+	ask($node, q{SELECT tegro_refresh(id) FROM tegro_outbox WHERE reference = 'payout-17'});
 
 	# a payout that a session waits for, stopped until a person has it in review
 	kill_at($node, 'after payout commit', 'STOP');
@@ -551,14 +551,14 @@ part 'fault 17: a delivery worker that was stopped beyond its lease does no harm
 part 'fault 18: of two delivery workers one gets the row' => sub {
 	my $times = LONG ? 1000 : 200;
 	my $client = session($alone);
-	my @delivery workers = (session($alone), session($alone));
+	my @workers = (session($alone), session($alone));
 	my $taken = 0;
 
 	foreach my $turn (1 .. $times)
 	{
 		enqueue($client, $turn % 2 ? 'createOrder' : 'createWithdrawal', "turn-$turn", amount => 1);
-		$_->send('CALL tegro_deliver()') foreach @delivery workers;
-		my @results = map { $_->wait } @delivery workers;
+		$_->send('CALL tegro_deliver()') foreach @workers;
+		my @results = map { $_->wait } @workers;
 		last if grep { $_->{sqlstate} ne '' } @results and diag($results[0]{err}, $results[1]{err});
 		$taken++;
 	}
@@ -572,7 +572,7 @@ part 'fault 18: of two delivery workers one gets the row' => sub {
 	is(scalar(keys %$executions), $times, 'each was executed');
 	is(scalar(grep { $_ != 1 } values %$executions), 0, 'and once');
 	check_outbox($alone, $alone_sandbox, 'the outbox agrees with the provider');
-	$_->close foreach $client, @delivery workers;
+	$_->close foreach $client, @workers;
 };
 
 part 'fault 17: a delivery worker that was stopped in a callback has not called it twice' => sub {
@@ -725,7 +725,7 @@ part 'fault 21: the worker is terminated during a send' => sub {
 			"$action: the worker ends");
 		cmp_ok(own_ms($terminated), '<', 3000, "$action: soon");
 		my %seen = %{ states($node) };
-		like($seen{"$_-terminated-$action"}, qr/^(unknown|done)$/, "$action: the $_ is looked up")
+		like($seen{"$_-terminated-$action"}, qr/^(unknown|accepted)$/, "$action: the $_ is looked up")
 		  foreach qw(order payout);
 		ok(worker_pid($node), "$action: a worker is back by itself");
 	}

@@ -499,22 +499,22 @@ subtest 'script/check-outbox finds what is wrong' => sub {
 	my %changes = (
 		"UPDATE tegro_outbox SET state = 'refused' WHERE state = 'accepted' AND attempts = 1" => 'failed or cancelled, and executed',
 		"UPDATE tegro_outbox SET state = 'ready' WHERE method = 'createWithdrawal' AND state = 'accepted'" => 'payout executed, and about to be sent',
-		"UPDATE tegro_attempt SET outcome = 'not sent' WHERE outcome = 'answered'" => 'attempt "not sent", and it came',
-		"UPDATE tegro_attempt SET outcome = 'refused' WHERE outcome = 'answered'" => 'attempt refused, and executed',
-		'DELETE FROM tegro_attempt' => 'request without an attempt on record',
+		"UPDATE tegro_event SET outcome = 'not sent' WHERE outcome = 'answered'" => 'attempt "not sent", and it came',
+		"UPDATE tegro_event SET outcome = 'refused' WHERE outcome = 'answered'" => 'attempt refused, and executed',
+		'DELETE FROM tegro_event' => 'request without an attempt on record',
 		"UPDATE tegro_outbox SET attempts = 99 WHERE reference = 'last'" => 'number of attempts that disagrees');
 	set_delivery('off');
 	foreach my $change (sort keys %changes)
 	{
 		# what is changed is put back
 		$node->safe_psql('postgres',
-			'CREATE TABLE o AS TABLE tegro_outbox; CREATE TABLE a AS TABLE tegro_attempt;' . $change);
+			'CREATE TABLE o AS TABLE tegro_outbox; CREATE TABLE a AS TABLE tegro_event;' . $change);
 		($ok, $report) = outbox_report($node, '--journal', $sandbox->{journal});
 		ok(!$ok, "$changes{$change}: it fails");
 		like($report, qr/^ *[1-9]\d*  \Q$changes{$change}\E$/m, 'and says why');
 		$node->safe_psql('postgres', <<'END');
-DELETE FROM tegro_outbox; DELETE FROM tegro_attempt;
-INSERT INTO tegro_outbox OVERRIDING SYSTEM VALUE TABLE o; INSERT INTO tegro_attempt TABLE a;
+DELETE FROM tegro_outbox; DELETE FROM tegro_event;
+INSERT INTO tegro_outbox OVERRIDING SYSTEM VALUE TABLE o; INSERT INTO tegro_event TABLE a;
 DROP TABLE o, a;
 END
 	}

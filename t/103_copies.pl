@@ -568,8 +568,8 @@ story('faults 14, 15: templates and dumps', sub {
 				[ 'pg_restore', '--exit-on-error', '-d', $where->connstr("restored_$database"), "$dir/$database" ],
 				'and restored in ' . $where->name);
 			is(states($where, "restored_$database"), states($node, $database), 'all requests are there');
-			is($where->safe_psql("restored_$database", 'SELECT count(*) FROM tegro_attempt'),
-				$node->safe_psql($database, 'SELECT count(*) FROM tegro_attempt'), 'and all attempts');
+			is($where->safe_psql("restored_$database", 'SELECT count(*) FROM tegro_event'),
+				$node->safe_psql($database, 'SELECT count(*) FROM tegro_event'), 'and all attempts');
 		}
 	}
 

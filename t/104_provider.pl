@@ -147,7 +147,7 @@ sub meet
 
 	$sandbox->fault($method, $action, %fault);
 	ask($reference);
-	my $state = wait_state($reference, 'unknown|review|done|failed');
+	my $state = wait_state($reference, 'unknown|review|accepted|refused');
 	return $state;
 }
 
@@ -318,9 +318,9 @@ story(
 		$sent{ $_->{nonce} }++ foreach grep { !$_->{deferred} } $sandbox->journal;
 		is(join(' ', grep { $sent{$_} > 1 } keys %sent), '', 'fault 27: no request was sent twice over');
 
-		is($session->query(q{SELECT DISTINCT encode(raw_answer, 'escape') FROM tegro_attempt WHERE http_status = 502})->{out}, $page,
+		is($session->query(q{SELECT DISTINCT encode(raw_answer, 'escape') FROM tegro_event WHERE http_status = 502})->{out}, $page,
 			'what came in place of an answer is kept');
-		is($session->query('SELECT max(length(raw_answer)) FROM tegro_attempt')->{out}, 8192, 'up to 8 kB of it');
+		is($session->query('SELECT max(length(raw_answer)) FROM tegro_event')->{out}, 8192, 'up to 8 kB of it');
 		cmp_ok(vm_hwm_kb(worker()) - $hwm, '<', 64 * 1024, 'fault 38: the worker did not grow by more than 64 MB');
 		agree();
 	});
@@ -341,7 +341,7 @@ story(
 		wait_state($_, 'accepted') foreach qw(W-slow O-slow);
 		settled('fault 28: a payout answered after tegro.timeout', 'W-slow', 'accepted', 1);
 		settled('fault 28: an order answered after tegro.timeout', 'O-slow', 'accepted', 1);
-		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_attempt WHERE outcome = 'answered' AND http_status = 200}),
+		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_event WHERE outcome = 'answered' AND http_status = 200}),
 			'fault 28: the late answers are kept');
 		$sandbox->fault('createOrder', 'hide', ms => 3000);
 		$sandbox->fault('createOrder', 'execute_then_hold', ms => 1800);
@@ -413,8 +413,8 @@ END
 		like(get('W-failed', 'message'), qr/^it took effect after all: resolved as refused by .*: they say so$/, 'which is told');
 		like(get('W-cancelled', 'message'), qr/^it took effect after all: cancelled by /, 'of the other, too');
 		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_outbox WHERE callback_state = 'done'}), 'both are called back');
-		is($session->query(sprintf($calls, 'W-failed'))->{out}, 'failed, done success', 'the first one again');
-		is($session->query(sprintf($calls, 'W-cancelled'))->{out}, 'done success', 'the other for the first time');
+		is($session->query(sprintf($calls, 'W-failed'))->{out}, 'refused, accepted success', 'the first one again');
+		is($session->query(sprintf($calls, 'W-cancelled'))->{out}, 'accepted success', 'the other for the first time');
 		is($session->query("SELECT tegro_retry($requests{$_})")->{sqlstate}, '55000', "$_ is not sent again")
 		  foreach sort keys %requests;
 		agree();
@@ -484,7 +484,7 @@ story(
 			# not to wait for the back-off
 			wait_until(
 				sub {
-					$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'W-absent' AND state = 'unknown'});
+					$session->query(q{SELECT tegro_refresh(id) FROM tegro_outbox WHERE reference = 'W-absent' AND state = 'unknown'});
 					sleep 0.05;
 					return look_ups_of('W-absent') >= $seen;
 				});
@@ -515,7 +515,7 @@ story(
 		cmp_ok(due_in('W-stuck'), '>', 400, 'fault 31: they are minutes apart');
 		cmp_ok(due_in('W-stuck'), '<', 13 * 60, 'fault 31: and not more than about ten');
 		$sandbox->clear_faults;
-		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE state = 'unknown'});
+		$session->query(q{SELECT tegro_refresh(id) FROM tegro_outbox WHERE state = 'unknown'});
 		settled('fault 31: what was stuck', $_, 'accepted', 1) foreach qw(W-stuck O-stuck);
 
 		# 32
@@ -535,7 +535,7 @@ story(
 			$sandbox->fault('withdrawal', 'answer', status => 200,
 				body => $json->encode({ type => 'success', desc => '', data => { %$data, payment_id => $reference } }));
 			meet($reference, 'execute_then_close');
-			is(wait_state($reference, 'review|done'), $state, "fault 32: a lookup that finds $name: $state");
+			is(wait_state($reference, 'review|accepted'), $state, "fault 32: a lookup that finds $name: $state");
 			# not to be looked up again: the next answer is for the next
 			$session->query("UPDATE tegro_outbox SET next_at = NULL WHERE reference = '$reference'");
 			like(get($reference, 'message'), qr/different: .* was asked for, .* is there/, 'and says what differs')
@@ -567,8 +567,8 @@ sub look_up_now
 	my ($reference) = @_;
 	my $claim_no = get($reference, 'claim_no');
 
-	$session->query("SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = '$reference'");
-	return becomes_true("SELECT claim_no > $lease AND claimed_until IS NULL FROM tegro_outbox WHERE reference = '$reference'");
+	$session->query("SELECT tegro_refresh(id) FROM tegro_outbox WHERE reference = '$reference'");
+	return becomes_true("SELECT claim_no > $claim_no AND claimed_until IS NULL FROM tegro_outbox WHERE reference = '$reference'");
 }
 
 # The body of an answer with some "data".
@@ -606,9 +606,9 @@ story(
 					$decide->($reference, 'refused');
 					$session->query("SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = '$reference'");
 				}
-				becomes_true("SELECT count(*) = 2 AND bool_and(ended_at IS NOT NULL) FROM tegro_attempt
-					JOIN tegro_outbox ON id = outbox_id WHERE reference = '$reference'");
-				is(wait_state($reference, 'review|failed'), 'review', "$reference is refused when it is sent again");
+				becomes_true("SELECT count(*) = 2 AND bool_and(ended_at IS NOT NULL) FROM tegro_event
+					JOIN tegro_outbox ON id = outbox_id WHERE event = 'send' AND reference = '$reference'");
+				is(wait_state($reference, 'review|refused'), 'review', "$reference is refused when it is sent again");
 				like(get($reference, 'message'), qr/^refused, but an earlier attempt may have taken effect: .*Wrong currency/,
 					'its message says why a person has it');
 			}
@@ -629,7 +629,7 @@ story(
 			$sandbox->fault('withdrawal', 'answer', status => 200,
 				body => success({ payment_id => 'W-different', amount => 11 }));
 			meet('W-different', 'execute_then_close');
-			is(wait_state('W-different', 'review|done'), 'review', 'found, but different');
+			is(wait_state('W-different', 'review|accepted'), 'review', 'found, but different');
 			settled('found, but different, then found as it is', 'W-different', 'accepted', 1);
 
 			set('tegro.max_attempts', q{'1'});
@@ -680,7 +680,7 @@ story(
 					body => success({ payment_id => $reference, amount => $amount, fee => $fee }));
 				$sandbox->fault($reference =~ /^O/ ? 'createOrder' : 'createWithdrawal', 'execute_then_close');
 				ask($reference, amount => 10);
-				is(wait_state($reference, 'review|done'), $state, "$reference: $amount with a fee of $fee: $state");
+				is(wait_state($reference, 'review|accepted'), $state, "$reference: $amount with a fee of $fee: $state");
 			}
 		};
 
@@ -716,7 +716,7 @@ story(
 		# by the provider's own number, which the answer of a send has told
 		$sandbox->fault('createOrder', 'answer', status => 200, body => success({ id => 424242 }));
 		ask('O-number');
-		is(wait_state('O-number', 'done|failed'), 'accepted', 'an order that is answered without a link');
+		is(wait_state('O-number', 'accepted|refused'), 'accepted', 'an order that is answered without a link');
 		$sandbox->fault('createOrder', 'execute_then_close');
 		$sandbox->fault('order', 'answer', status => 200, body => success({ id => 424242, amount => '10' }));
 		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'O-number'});
@@ -820,7 +820,7 @@ story(
 			$sandbox->fault('createOrder', 'answer', status => 429, body => $page,
 				$value ? (headers => { 'Retry-After' => '' . $value->() }) : ());
 			ask("O-$shop", shop_id => $shop);
-			ok(becomes_true("SELECT count(ended_at) > 0 FROM tegro_attempt JOIN tegro_outbox ON id = outbox_id
+			ok(becomes_true("SELECT count(ended_at) > 0 FROM tegro_event JOIN tegro_outbox ON id = outbox_id
 				WHERE reference = 'O-$shop'"), "fault 35: $shop: 429 comes");
 			next if $shop eq 'huge';
 			ask('O-beside', shop_id => 'seconds') if $shop eq 'seconds';
@@ -832,22 +832,22 @@ story(
 			my ($reference) = @_;
 
 			return get($reference, q{(SELECT extract(epoch FROM max(started_at) - min(ended_at))
-				FROM tegro_attempt WHERE outbox_id = id)});
+				FROM tegro_event WHERE outbox_id = id AND event = 'send')});
 		};
 		cmp_ok($pause->('O-seconds'), '>', 1.9, 'fault 35: Retry-After in seconds is honoured');
 		cmp_ok($pause->('O-seconds'), '<', 20, 'and not for longer');
-		cmp_ok(get('O-date', q{(SELECT extract(epoch FROM max(started_at)) FROM tegro_attempt WHERE outbox_id = id)}),
+		cmp_ok(get('O-date', q{(SELECT extract(epoch FROM max(started_at)) FROM tegro_event WHERE outbox_id = id AND event = 'send')}),
 			'>=', $date, 'fault 35: a date is honoured');
 		is(get('O-huge', q{state || ' ' || sqlstate}), 'ready TG005', 'fault 35: 429 leaves it ready');
 		my $huge = get('O-huge', q{extract(epoch FROM next_at
-			- (SELECT ended_at FROM tegro_attempt WHERE outbox_id = id))});
+			- (SELECT ended_at FROM tegro_event WHERE outbox_id = id AND event = 'send'))});
 		cmp_ok($huge, '>', 3000, 'fault 35: a huge time is honoured');
 		cmp_ok($huge, '<', 3700, 'fault 35: for an hour');
 		cmp_ok($pause->("O-$_"), '<', 20, "fault 35: \"$_\" does not hold it up") foreach qw(garbage negative none);
 		cmp_ok(
 			$session->query(q{SELECT extract(epoch FROM max(b.started_at) - min(a.ended_at))
-				FROM tegro_attempt a JOIN tegro_outbox o ON o.id = a.outbox_id AND o.reference = 'O-seconds',
-				tegro_attempt b JOIN tegro_outbox p ON p.id = b.outbox_id AND p.reference = 'O-beside'})->{out},
+				FROM tegro_event a JOIN tegro_outbox o ON o.id = a.outbox_id AND o.reference = 'O-seconds',
+				tegro_event b JOIN tegro_outbox p ON p.id = b.outbox_id AND p.reference = 'O-beside'})->{out},
 			'>', 1.9, 'the shop waits with its other requests, too');
 
 		# what says for itself that it is over for now
@@ -1000,8 +1000,8 @@ story(
 			jsonb_build_object('order_id', 'O-' || n, 'amount', 1, 'currency', 'RUB')) FROM generate_series(1, 60) n});
 		ok(becomes_true(q{SELECT count(*) = 61 FROM tegro_outbox WHERE state = 'accepted'}), 'with tegro.rate_limit, all are sent');
 		# when they were sent: they may pile up on their way
-		my @times = split(/\n/, $session->query(q{SELECT extract(epoch FROM started_at) FROM tegro_attempt
-			JOIN tegro_outbox ON id = outbox_id WHERE reference ~ '^O-\d+$' ORDER BY 1})->{out});
+		my @times = split(/\n/, $session->query(q{SELECT extract(epoch FROM started_at) FROM tegro_event
+			JOIN tegro_outbox ON id = outbox_id WHERE event = 'send' AND reference ~ '^O-\d+$' ORDER BY 1})->{out});
 		is(scalar(@times), 60, 'each once');
 		my $most = 0;
 		for (my ($i, $j) = (0, 0); $j < @times; $j++)
@@ -1036,8 +1036,8 @@ story(
 			'while the provider can not be reached, requests wait');
 		is($session->query(q{SELECT max(attempts) FROM tegro_outbox WHERE state = 'ready'})->{out}, 0,
 			'that counts as no attempt');
-		is($session->query(q{SELECT DISTINCT outcome FROM tegro_attempt a JOIN tegro_outbox o ON o.id = outbox_id
-			WHERE state = 'ready'})->{out}, 'not sent', 'though it is on record');
+		is($session->query(q{SELECT DISTINCT outcome FROM tegro_event a JOIN tegro_outbox o ON o.id = outbox_id
+			WHERE o.state = 'ready'})->{out}, 'not sent', 'though it is on record');
 		set_server($node, { 'tegro.api_url' => $url }, $session);
 		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
@@ -1235,7 +1235,7 @@ END
 		settled('an order', 'O-plain', 'accepted', 1);
 		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'O-plain'}), 'is called back');
 		is($session->query("SELECT state, reference, who, answer ->> 'type' FROM $role.calls")->{out},
-			"done|O-plain|$role|success", 'with the outcome, as the role that enqueued it');
+			"accepted|O-plain|$role|success", 'with the outcome, as the role that enqueued it');
 		my $worker = worker();
 
 		# what it must not do
@@ -1423,9 +1423,9 @@ story(
 		is(wait_state('W-answer', 'unknown'), 'unknown', 'a payout of which lookups say nothing else stays unknown');
 		like(get('W-answer', 'message'), qr/lookup failed/, 'and says why');
 		is(executed('W-answer'), 1, 'it is not sent again');
-		like(wait_state('O-refused', 'unknown|done|failed'), qr/unknown|done|failed/, 'a refusal that it can not hold leaves it somewhere');
+		like(wait_state('O-refused', 'unknown|accepted|refused'), qr/unknown|accepted|refused/, 'a refusal that it can not hold leaves it somewhere');
 		$sandbox->clear_faults;
-		$session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE state = 'unknown'});
+		$session->query(q{SELECT tegro_refresh(id) FROM tegro_outbox WHERE state = 'unknown'});
 		settled('then', 'W-answer', 'accepted', 1);
 		$session->query(q{SELECT tegro_enqueue('createOrder', convert_from('\x7b226f726465725f6964223a20224f2de9222c2022616d6f756e74223a20312c202263757272656e6379223a2022525542227d', 'LATIN1')::jsonb)});
 		ok(becomes_true(q{SELECT state = 'accepted' FROM tegro_outbox WHERE reference = convert_from('\x4f2de9', 'LATIN1')}),
@@ -1563,7 +1563,7 @@ story(
 		becomes_true(q{SELECT absent >= 1 FROM tegro_outbox WHERE reference = 'W-settle'});
 		set_clock(3600);
 		ask('O-waken');
-		is(wait_state('W-settle', 'done|review'), 'accepted', 'a payout that is not found while the clock goes forward is no case for a person');
+		is(wait_state('W-settle', 'accepted|review'), 'accepted', 'a payout that is not found while the clock goes forward is no case for a person');
 		sleep 0.1 while time < $from + 6;
 		is(executed('W-settle'), 1, 'it is executed once, though it was not to be seen at first');
 		is(scalar(sends_of('W-settle')), 1, 'and sent once');

@@ -289,7 +289,7 @@ sub median
 	in('postgres')->query($_) foreach split(/;\n/, <<'END');
 CREATE TABLE commits AS SELECT NULL::text AS op, NULL::text AS synchronous_commit LIMIT 0;
 CREATE FUNCTION note_commit(op text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.commits SELECT op, pg_catalog.current_setting(''synchronous_commit''); RETURN true; END';
-ALTER TABLE tegro_attempt ADD CONSTRAINT note_commit CHECK (note_commit(CASE WHEN ended_at IS NULL THEN 'INSERT' ELSE 'UPDATE' END)) NOT VALID
+ALTER TABLE tegro_event ADD CONSTRAINT note_commit CHECK (note_commit(CASE WHEN ended_at IS NULL THEN 'INSERT' ELSE 'UPDATE' END)) NOT VALID
 END
 	enqueue(in('postgres'), 'createOrder', 'waits for the disk');
 	is_done('waits for the disk', 'a worker runs');
@@ -298,7 +298,7 @@ END
 	is(in('postgres')->query(q{SELECT string_agg(op || ' ' || synchronous_commit, ', ') FROM commits})->{out},
 		join(', ', map { ("INSERT $_", "UPDATE $_") } qw(on on on on remote_apply)),
 		'... whatever a reload brings, claims and outcomes wait for the disk');
-	in('postgres')->query('ALTER TABLE tegro_attempt DROP CONSTRAINT note_commit; DROP FUNCTION note_commit(text); DROP TABLE commits');
+	in('postgres')->query('ALTER TABLE tegro_event DROP CONSTRAINT note_commit; DROP FUNCTION note_commit(text); DROP TABLE commits');
 	set('synchronous_commit', 'on');
 
 	# settings of a database that would be in its way
@@ -553,7 +553,7 @@ END
 	is((workers('postgres'))[0], $pid, 'it is the same worker');
 
 	# claims that fail, again and again: someone holds a table
-	$session->query('BEGIN; LOCK TABLE tegro_attempt IN SHARE MODE');
+	$session->query('BEGIN; LOCK TABLE tegro_event IN SHARE MODE');
 	my $other = session($node);
 	$other->query("SELECT tegro_enqueue('createOrder', jsonb_build_object('order_id', 'locked-' || n, 'amount', 1,
 		'currency', 'RUB')) FROM generate_series(1, 20) n");
@@ -600,7 +600,7 @@ END
 	$sandbox->fault('createOrder', 'execute_then_hold', ms => 60_000, times => -1);
 	my $mark = log_mark($node);
 	my $holder = session($node, database => 'saved');
-	$holder->query('BEGIN; LOCK TABLE tegro_attempt IN SHARE MODE');
+	$holder->query('BEGIN; LOCK TABLE tegro_event IN SHARE MODE');
 	set('tegro.retention', '1s');
 	ok(becomes_true('saved', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'
 		AND datname = 'saved' AND wait_event_type = 'Lock'}), 'is about to be deleted');
@@ -630,13 +630,13 @@ END
 	ok(becomes_true('history', q{SELECT count(*) = 0 FROM tegro_outbox WHERE state = 'accepted'}),
 		'with tegro.retention, all that are finished go');
 	is($session->query('SELECT count(*) FROM tegro_outbox')->{out}, 1100, 'and no other');
-	is($session->query('SELECT count(*) FROM tegro_attempt')->{out}, 0, 'their attempts, too');
+	is($session->query('SELECT count(*) FROM tegro_event')->{out}, 0, 'their attempts, too');
 	set('tegro.retention', '0');
 
 	# rows deleted by hand, their attempts left, and the numbers given out again
 	enqueue_many('history', 'gone', 3);
 	ok(all_done('history', 'gone', 3), 'three orders');
-	my $attempts = q{SELECT string_agg(format('%s %s %s', outbox_id, claim_no, nonce), E'\n' ORDER BY outbox_id, claim_no) FROM tegro_attempt};
+	my $attempts = q{SELECT string_agg(format('%s %s %s', outbox_id, claim_no, nonce), E'\n' ORDER BY outbox_id, claim_no) FROM tegro_event};
 	my $left = $session->query($attempts)->{out};
 	is($session->query(q{SELECT setval('tegro_outbox_id_seq', min(id), false) IS NOT NULL FROM tegro_outbox WHERE state = 'accepted'})->{out},
 		't', 'their numbers will be given out again');
@@ -664,7 +664,7 @@ END
 
 	$session->query("UPDATE tegro_outbox SET state = 'review', next_at = NULL, unknown_since = now() WHERE id = $id");
 	$session->query('ALTER TABLE tegro_outbox ADD CHECK (absent = 0)');
-	$session->query("SELECT tegro_retry($id)");
+	$session->query("SELECT tegro_refresh($id)");
 	ok(becomes_true('hindered', "SELECT message ~ 'could not be written' FROM tegro_outbox WHERE id = $id"),
 		'a lookup whose result cannot be written says so');
 	is($session->query("SELECT state FROM tegro_outbox WHERE id = $id")->{out},

@@ -159,7 +159,7 @@ subtest 'fault 83: rows of an older dump, whose requests were sent since' => sub
 	wait_for_row($node, "restored $_", 'accepted') foreach 1, 2;
 	set_server($node, { 'tegro.delivery' => 'off' });
 	# the second is of a later claim
-	query_ok(q{UPDATE tegro_attempt SET claim_no = claim_no + 3 WHERE outbox_id = (SELECT max(id) FROM dumped)});
+	query_ok(q{UPDATE tegro_event SET claim_no = claim_no + 3 WHERE outbox_id = (SELECT max(id) FROM dumped)});
 	# as data-only restores do
 	query_ok($_) foreach 'TRUNCATE tegro_outbox', 'INSERT INTO tegro_outbox OVERRIDING SYSTEM VALUE SELECT * FROM dumped',
 	  'DROP TABLE dumped';
@@ -218,7 +218,7 @@ subtest 'faults 48, 49: retention, a foreign key, and a lock' => sub {
 	$sandbox->fault('createOrder', 'execute_then_hold', ms => 600);
 	enqueue($session, 'createOrder', 'in flight under a lock');
 	wait_for_row($node, 'in flight under a lock', 'sending');
-	$holder->query('BEGIN; LOCK TABLE tegro_attempt IN SHARE MODE');
+	$holder->query('BEGIN; LOCK TABLE tegro_event IN SHARE MODE');
 	set_server($node, { 'tegro.retention' => '2s' }, $session);
 	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /old requests of the tegro outbox could not be deleted: .*lock timeout/; }, 10),
 		'retention meets a lock');

@@ -265,13 +265,13 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	wait_until(sub { ask($node, q{SELECT count(*) FROM shop.orders WHERE number LIKE 'K%' AND url IS NULL})->{out} eq '0' });
 	pay($_, notify_url => 'http://127.0.0.1:1/') foreach @numbers;
 	my $bringer = session($node, user => 'web');
-	my @delivery workers = map { session($node) } 1 .. 2;
+	my @workers = map { session($node) } 1 .. 2;
 	$bringer->query('BEGIN');
 	$bringer->query(sprintf(q{SELECT tegro_notify('%s')}, form(order_id => $_))) foreach @numbers;
 	$bringer->query('COMMIT');
-	$_->send('CALL tegro_deliver()') foreach @delivery workers;
-	$_->wait foreach @delivery workers;
-	$_->close foreach $bringer, @delivery workers;
+	$_->send('CALL tegro_deliver()') foreach @workers;
+	$_->wait foreach @workers;
+	$_->close foreach $bringer, @workers;
 	ok(wait_until(sub { ask($node, q{SELECT count(*) FROM tegro_notification WHERE order_id LIKE 'K%' AND callback_state = 'done'})->{out} eq '60' }),
 		'sixty at once are confirmed');
 	is(ask($node, q{SELECT count(*) FROM shop.orders WHERE number LIKE 'K%' AND paid AND calls = 1})->{out},

@@ -45,7 +45,7 @@ sub end_of
 		sub {
 			$state = $node->safe_psql($database, "SELECT state FROM tegro_outbox WHERE reference = '$reference'");
 			sleep 0.05;
-			return $state =~ /^(done|failed|review|cancelled)$/;
+			return $state =~ /^(accepted|refused|review|cancelled)$/;
 		});
 	return $state;
 }
@@ -165,7 +165,7 @@ END
 	my $copy = database();
 	$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr($copy), $dump ], 'pg_restore');
 
-	foreach my $table (qw(tegro_outbox tegro_attempt tegro_origin))
+	foreach my $table (qw(tegro_outbox tegro_event tegro_origin))
 	{
 		my $content = "SELECT md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM $table t";
 

@@ -402,7 +402,7 @@ END
 		also => ['backlog']);
 	query($node, 'CALL tegro_deliver()');
 	is($session->query("SELECT state FROM tegro_outbox")->{out}, 'accepted', 'the command of the hint delivers them');
-	$session->query('DELETE FROM tegro_outbox; DELETE FROM tegro_attempt; ALTER TABLE tegro_outbox ALTER id RESTART');
+	$session->query('DELETE FROM tegro_outbox; DELETE FROM tegro_event; ALTER TABLE tegro_outbox ALTER id RESTART');
 	$session->close;
 }
 
@@ -444,14 +444,14 @@ END
 	run_sql(<<'END');
 UPDATE tegro_outbox SET state = 'review', message = 'not found', enqueued_at = now() - interval '2 h' WHERE reference IN ('o1', 'o2');
 END
-	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:0\d:\d\d\. They may have been paid\. What shows up with Tegro within a day is done by itself/, qr/tegro_resolve\(1, 'accepted', 'how you know'\)/,
+	my $row = finds(doctor(), 'review', 'warning', qr/^Requests in review: 2 \(1, 2\), the oldest for 02:0\d:\d\d\. They may have been paid\. Those that show up with Tegro within a day are accepted by themselves/, qr/tegro_resolve\(1, 'accepted', 'how you know'\)/,
 		'requests in review');
 	run_sql("SELECT tegro_resolve(1, 'accepted', 'a test'), tegro_resolve(2, 'accepted', 'a test')");
 
 	run_sql(<<'END');
 UPDATE tegro_outbox SET callback = 'f()', callback_state = 'failed', callback_message = 'division by zero' WHERE id = 1;
 END
-	finds(doctor(), 'callbacks', 'error', qr/^Callbacks that were given up: 1\. Request 1: division by zero/, qr/tegro_retry\(1\)/, 'a callback that was given up');
+	finds(doctor(), 'callbacks', 'error', qr/^Callbacks that were given up: 1\. Request 1: division by zero/, qr/tegro_refresh\(1\)/, 'a callback that was given up');
 	run_sql(<<'END');
 UPDATE tegro_outbox SET callback_state = 'waiting', callback_at = now() + interval '1 h' WHERE id = 1;
 END
@@ -461,7 +461,7 @@ END
 	run_sql(<<'END');
 UPDATE tegro_outbox SET state = 'unknown', failures = 7, next_at = now() + interval '1 h', enqueued_at = now() - interval '3 h', message = 'no API key' WHERE id = 2;
 END
-	finds(doctor(), 'failing', 'warning', qr/^Requests older than ten minutes .*: 1, the oldest for 03:0\d:\d\d\. Request 2: no API key/, qr/tegro_retry\(2\)/, 'a request that fails for hours');
+	finds(doctor(), 'failing', 'warning', qr/^Requests older than ten minutes .*: 1, the oldest for 03:0\d:\d\d\. Request 2: no API key/, qr/tegro_refresh\(2\)/, 'a request that fails for hours');
 	run_sql("UPDATE tegro_outbox SET state = 'accepted', failures = 0, next_at = NULL");
 }
 
@@ -520,10 +520,10 @@ END
 	configure("tegro.claim_timeout = '1s'");
 	$sandbox->fault('createOrder', 'hold', ms => 50);
 	query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "short lease", "currency": "RUB", "amount": 1}'); CALL tegro_deliver()});
-	is(query($node, q{SELECT string_agg(DISTINCT outcome, ' ') FROM tegro_attempt JOIN tegro_outbox ON id = outbox_id WHERE reference = 'short lease'})->{out}
+	is(query($node, q{SELECT string_agg(DISTINCT outcome, ' ') FROM tegro_event JOIN tegro_outbox ON id = outbox_id WHERE reference = 'short lease'})->{out}
 		  =~ /^(not sent|unknown)/, 1, 'with a lease of a second no answer is waited for');
 	restore();
-	query($node, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'short lease' AND state <> 'accepted'; CALL tegro_deliver()});
+	query($node, q{SELECT tegro_refresh(id) FROM tegro_outbox WHERE reference = 'short lease' AND state <> 'accepted'; CALL tegro_deliver()});
 	my $session = session($node);
 	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'short lease'")->{out} eq 'accepted' }), '... until there is time again');
 	$session->close;
@@ -636,13 +636,13 @@ END
 	mended(
 		'fault 91: GRANT ALL ON ALL TABLES and SEQUENCES',
 		'GRANT ALL ON ALL TABLES IN SCHEMA public TO app; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app',
-		[   'rights', 'error', qr/^Role app has REFERENCES, TRIGGER, TRUNCATE on public\.tegro_attempt, .*public\.tegro_outbox, .*run its own code as the extension's owner/,
-			qr/^REVOKE REFERENCES, TRIGGER, TRUNCATE ON TABLE public\.tegro_attempt, .*public\.tegro_outbox, .* FROM app;$/
+		[   'rights', 'error', qr/^Role app has REFERENCES, TRIGGER, TRUNCATE on public\.tegro_event, .*public\.tegro_outbox, .*run its own code as the extension's owner/,
+			qr/^REVOKE REFERENCES, TRIGGER, TRUNCATE ON TABLE public\.tegro_event, .*public\.tegro_outbox, .* FROM app;$/
 		],
 		[   'rights', 'error', qr/^Role app has DELETE, INSERT, UPDATE, REFERENCES, TRIGGER, TRUNCATE on public\.tegro_origin\. Row security does not prevent/,
 			qr/^REVOKE .* ON TABLE public\.tegro_origin FROM app;$/
 		],
-		[ 'rights', 'warning', qr/^Role app has DELETE, INSERT, UPDATE(, MAINTAIN)? on public\.tegro_attempt.*Only row security/, qr/^REVOKE DELETE, INSERT, UPDATE(, MAINTAIN)? ON TABLE/ ],
+		[ 'rights', 'warning', qr/^Role app has DELETE, INSERT, UPDATE(, MAINTAIN)? on public\.tegro_event.*Only row security/, qr/^REVOKE DELETE, INSERT, UPDATE(, MAINTAIN)? ON TABLE/ ],
 		($node->pg_version >= 17 ? [ 'rights', 'warning', qr/^Role app has MAINTAIN on public\.tegro_origin\./, qr/^REVOKE MAINTAIN ON TABLE/ ] : ()),
 		[ 'rights', 'warning', qr/^Role app has .* on public\.tegro_outbox_summary, public\.tegro_stat\. No role needs/, qr/^REVOKE/ ],
 		[ 'rights', 'error', qr/^Role app has UPDATE on .*tegro_outbox_id_seq/, qr/^REVOKE UPDATE ON SEQUENCE .* FROM app;$/ ],
@@ -651,8 +651,8 @@ END
 	run_sql('REVOKE ALL ON ALL TABLES IN SCHEMA public FROM app; REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM app');
 	foreach my $privilege (qw(TRIGGER REFERENCES TRUNCATE))
 	{
-		mended("fault 91: $privilege on one table", "GRANT $privilege ON tegro_attempt TO \"Own er\" WITH GRANT OPTION",
-			[ 'rights', 'error', qr/^Role "Own er" has $privilege on public\.tegro_attempt\./, qr/^REVOKE $privilege ON TABLE public\.tegro_attempt FROM "Own er" CASCADE;$/ ]);
+		mended("fault 91: $privilege on one table", "GRANT $privilege ON tegro_event TO \"Own er\" WITH GRANT OPTION",
+			[ 'rights', 'error', qr/^Role "Own er" has $privilege on public\.tegro_event\./, qr/^REVOKE $privilege ON TABLE public\.tegro_event FROM "Own er" CASCADE;$/ ]);
 	}
 	mended(
 		'rights on a column, and of every role',
@@ -764,9 +764,9 @@ END
 
 	mended(
 		'objects of other roles',
-		'ALTER FUNCTION tegro_order(text) OWNER TO app; ALTER TABLE tegro_attempt OWNER TO "Own er"; ALTER VIEW tegro_stat OWNER TO app; CREATE ROLE root SUPERUSER; ALTER FOREIGN DATA WRAPPER tegro_fdw OWNER TO root',
+		'ALTER FUNCTION tegro_order(text) OWNER TO app; ALTER TABLE tegro_event OWNER TO "Own er"; ALTER VIEW tegro_stat OWNER TO app; CREATE ROLE root SUPERUSER; ALTER FOREIGN DATA WRAPPER tegro_fdw OWNER TO root',
 		[ 'owners', 'error', qr/^public\.tegro_order\(text\) belongs to role app, the extension to role \w+\.$/, qr/^ALTER ROUTINE public\.tegro_order\(text\) OWNER TO/ ],
-		[ 'owners', 'error', qr/^public\.tegro_attempt belongs to role "Own er"/, qr/^ALTER TABLE public\.tegro_attempt OWNER TO/ ],
+		[ 'owners', 'error', qr/^public\.tegro_event belongs to role "Own er"/, qr/^ALTER TABLE public\.tegro_event OWNER TO/ ],
 		[ 'owners', 'error', qr/^public\.tegro_stat belongs to role app/, qr/^ALTER TABLE public\.tegro_stat OWNER TO/ ],
 		[ 'owners', 'warning', qr/^tegro_fdw belongs to role root/, qr/^ALTER FOREIGN DATA WRAPPER tegro_fdw OWNER TO/ ]);
 	subtest 'an owner of the extension that is no superuser' => sub {
@@ -822,14 +822,14 @@ CREATE FUNCTION "App s".own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN 
 ALTER FUNCTION "App s".own() OWNER TO app;
 CREATE TRIGGER "t 1" AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUNCTION "App s".own();
 CREATE TRIGGER pay BEFORE UPDATE ON tegro_notification FOR EACH ROW EXECUTE FUNCTION tegro_create_withdrawal_trigger('{}');
-CREATE RULE "r 1" AS ON INSERT TO tegro_attempt DO ALSO NOTIFY something;
+CREATE RULE "r 1" AS ON INSERT TO tegro_event DO ALSO NOTIFY something;
 CREATE POLICY more ON tegro_outbox USING (true);
 CREATE POLICY idle ON tegro_origin USING (true);
-ALTER POLICY tegro_attempt_own ON tegro_attempt USING (true);
+ALTER POLICY tegro_event_own ON tegro_event USING (true);
 ALTER POLICY tegro_notification_own ON tegro_notification TO app;
 ALTER TABLE tegro_payment_callback DISABLE ROW LEVEL SECURITY;
 ALTER TABLE tegro_origin FORCE ROW LEVEL SECURITY;
-CREATE TABLE "App s".heir () INHERITS (tegro_attempt);
+CREATE TABLE "App s".heir () INHERITS (tegro_event);
 CREATE TABLE "App s".child (
 	a bigint CONSTRAINT "k 1" REFERENCES tegro_outbox ON DELETE CASCADE,
 	b bigint CONSTRAINT k2 REFERENCES tegro_outbox ON UPDATE SET NULL,
@@ -838,24 +838,24 @@ CREATE TABLE "App s".child (
 END
 		[ 'tables', 'error', qr/^Trigger "t 1" of table public\.tegro_outbox is not the extension's: it runs "App s"\.own\(\), of role app,/, qr/^DROP TRIGGER "t 1" ON public\.tegro_outbox;$/ ],
 		[ 'tables', 'error', qr/^Trigger pay of table public\.tegro_notification is not the extension's/, qr/^DROP TRIGGER pay ON/ ],
-		[ 'tables', 'error', qr/^Rule "r 1" of public\.tegro_attempt/, qr/^DROP RULE "r 1" ON public\.tegro_attempt;$/ ],
+		[ 'tables', 'error', qr/^Rule "r 1" of public\.tegro_event/, qr/^DROP RULE "r 1" ON public\.tegro_event;$/ ],
 		[ 'tables', 'error', qr/^Policy more of table public\.tegro_outbox is not the extension's\./, qr/^DROP POLICY more ON public\.tegro_outbox;$/ ],
 		[ 'tables', 'warning', qr/^Policy idle of table public\.tegro_origin is not the extension's\./, qr/^DROP POLICY idle ON public\.tegro_origin;$/ ],
-		[ 'tables', 'error', qr/^Policy tegro_attempt_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY tegro_attempt_own ON public\.tegro_attempt FOR SELECT USING/ ],
+		[ 'tables', 'error', qr/^Policy tegro_event_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY tegro_event_own ON public\.tegro_event FOR SELECT USING/ ],
 		[ 'tables', 'error', qr/^Policy tegro_notification_own of .* any more/, qr/^DROP POLICY .*; CREATE POLICY/ ],
 		[ 'tables', 'error', qr/^Row security is off for table public\.tegro_payment_callback/, qr/^ALTER TABLE public\.tegro_payment_callback ENABLE ROW LEVEL SECURITY;$/ ],
 		[ 'tables', 'error', qr/^Row security of table public\.tegro_origin applies to its owner/, qr/^ALTER TABLE public\.tegro_origin NO FORCE ROW LEVEL SECURITY;$/ ],
-		[ 'tables', 'error', qr/^Table "App s"\.heir inherits from table public\.tegro_attempt/, qr/^ALTER TABLE "App s"\.heir NO INHERIT public\.tegro_attempt;$/ ],
+		[ 'tables', 'error', qr/^Table "App s"\.heir inherits from table public\.tegro_event/, qr/^ALTER TABLE "App s"\.heir NO INHERIT public\.tegro_event;$/ ],
 		map { [ 'tables', 'error', qr/^Foreign key $_ of table "App s"\.child follows/, qr/^ALTER TABLE "App s"\.child DROP CONSTRAINT $_;$/ ] } ('"k 1"', 'k2', 'k3'));
 	# the doctor's query and the guard's list of what is the extension's own
 	foreach my $case (
 		[ 'CREATE TRIGGER t AFTER INSERT ON tegro_outbox FOR EACH STATEMENT EXECUTE FUNCTION "App s".own()', 1 ],
-		[ 'CREATE RULE r AS ON INSERT TO tegro_attempt DO ALSO NOTIFY something', 1 ],
+		[ 'CREATE RULE r AS ON INSERT TO tegro_event DO ALSO NOTIFY something', 1 ],
 		[ 'CREATE POLICY more ON tegro_origin USING (true)', 0 ],
-		[ 'ALTER POLICY tegro_attempt_own ON tegro_attempt USING (true)', 1 ],
+		[ 'ALTER POLICY tegro_event_own ON tegro_event USING (true)', 1 ],
 		[ 'ALTER POLICY tegro_notification_own ON tegro_notification TO app', 1 ],
 		[ 'ALTER TABLE tegro_origin FORCE ROW LEVEL SECURITY', 1 ],
-		[ 'CREATE TABLE "App s".heir2 () INHERITS (tegro_attempt)', 1 ],
+		[ 'CREATE TABLE "App s".heir2 () INHERITS (tegro_event)', 1 ],
 		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_outbox ON DELETE CASCADE)', 1 ],
 		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_outbox ON UPDATE SET NULL)', 1 ],
 		[ 'CREATE TABLE "App s".c (a bigint REFERENCES tegro_notification ON DELETE SET DEFAULT)', 1 ],

@@ -249,7 +249,7 @@ END
 		}
 	}
 	is($monitor->query("SELECT $_")->{sqlstate}, '42501', "the role does not see what requests say: $_")
-	  foreach 'params FROM tegro_outbox', 'reference FROM tegro_outbox', 'amount FROM tegro_notification', '* FROM tegro_attempt';
+	  foreach 'params FROM tegro_outbox', 'reference FROM tegro_outbox', 'amount FROM tegro_notification', '* FROM tegro_event';
 
 	# the doctor sees with it what others have, and a copy that is held
 	my $doctor = sub {
@@ -268,7 +268,7 @@ END
 		'callbacks, origin, notifications, payment callback, review', '... and the doctor tells it of all that others have');
 	run_sql(<<'END');
 DELETE FROM tegro_outbox;
-DELETE FROM tegro_attempt;
+DELETE FROM tegro_event;
 DELETE FROM tegro_notification;
 DELETE FROM tegro_payment_callback;
 DELETE FROM tegro_origin;
@@ -305,7 +305,7 @@ END
 		foreach my $command (split(/\n/, $advice =~ s/<i .*?<\/i>//gr =~ s/&#39;/'/gr =~ s/&#x3e;/>/gr =~ s/&#x2026;/a test/gr))
 		{
 			my ($what) = $command =~ /(\w+)\(|^(RESET )/ ? $1 // $2 : next;
-			next if $command =~ /'(?:done|failed)'/;
+			next if $command =~ /'(?:accepted|refused)'/;
 
 			my $result = $operator->query($command);
 			$seen{$what}++;

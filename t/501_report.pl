@@ -211,8 +211,8 @@ SELECT 'D0F98E7D7742609DC508D86BB7500914', CASE WHEN i % 7 = 0 THEN 'createWithd
   FROM (SELECT i, timestamptz 'now' - interval '1 day' + i * interval '14.4 s'
 			   + sin(i / 700.0) * interval '1 h' AS t FROM generate_series(1, 6000) AS i) AS o
  WHERE t BETWEEN timestamptz 'now' - interval '1 day' AND timestamptz 'now' - interval '1 min' ORDER BY t;
-INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status, message)
-SELECT id, 2, 1, '', finished_at - ms * interval '1 ms', finished_at,
+INSERT INTO tegro_event (event, event_no, outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status, message)
+SELECT 'send', 2, id, 2, 1, '', finished_at - ms * interval '1 ms', finished_at,
 	   CASE WHEN state = 'refused' THEN 'refused' WHEN id % 150 = 0 THEN 'unknown' ELSE 'answered' END, 200,
 	   CASE WHEN state = 'refused'
 		THEN 'Tegro refused createOrder: It says: "Wrong param amount". (HTTP 200; connection kept alive, first byte 5.0 ms, total 5.1 ms)'
@@ -220,13 +220,13 @@ SELECT id, 2, 1, '', finished_at - ms * interval '1 ms', finished_at,
 		THEN 'the outcome of createOrder is unknown: The connection was lost before an answer came, while waiting for the answer. (connection kept alive, total 1.5 ms)' END
   FROM (SELECT *, exp(3.3 + 0.5 * sin(id) + 0.4 * sin(id * 1.7) + CASE WHEN id % 90 = 0 THEN 2.6 ELSE 0 END) AS ms
 		  FROM tegro_outbox) AS o;
-INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, message)
-SELECT id, 1, 1, '', enqueued_at, enqueued_at + interval '3 s', 'not sent',
+INSERT INTO tegro_event (event, event_no, outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, message)
+SELECT 'send', 1, id, 1, 1, '', enqueued_at, enqueued_at + interval '3 s', 'not sent',
 	   'could not reach the Tegro API: Failed to connect to tegro.money port 443 after 3006 ms: Timeout was reached, while connecting; nothing was sent. (name lookup 0.1 ms, total 3007.0 ms)'
   FROM tegro_outbox WHERE finished_at > enqueued_at + interval '1 min';
 INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, unknown_since, origin, message)
 VALUES ('D0F98E7D7742609DC508D86BB7500914', 'createWithdrawal', 'salary 8', '{"amount": 90000, "currency": "RUB"}', 'review', NULL, 1,
-		'postgres', now() - interval '3 h', now() - interval '3 h', 'x', 'not found over the settle time; a person decides with tegro_resolve'),
+		'postgres', now() - interval '3 h', now() - interval '3 h', 'x', 'not found until the review deadline; resolve it with tegro_resolve'),
 	   ('D0F98E7D7742609DC508D86BB7500914', 'createOrder', 'waits', '{"amount": 12.5}', 'ready', 'infinity', 0,
 		'postgres', now() - interval '2 min', NULL, 'x', NULL);
 });
@@ -271,8 +271,8 @@ INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, at
 SELECT left(text, 1000), 'createWithdrawal', left(text, 1000), jsonb_build_object('amount', text, 'currency', text), 'review', NULL, 1,
 	   'postgres', now() - interval '1 h', 'x', text
   FROM attack;
-INSERT INTO tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, message)
-SELECT id, 1, 1, '', now() - interval '1 h', now(), left(message, 1000), message FROM tegro_outbox WHERE state = 'review';
+INSERT INTO tegro_event (event, event_no, outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, message)
+SELECT 'send', 1, id, 1, 1, '', now() - interval '1 h', now(), left(message, 1000), message FROM tegro_outbox WHERE state = 'review';
 });
 # a notification, too, may say what its sender likes
 $node->safe_psql('postgres', q{
@@ -324,7 +324,7 @@ DO $$
 DECLARE name name := (SELECT rolname FROM pg_roles WHERE rolname::bytea = '\xf6');
 BEGIN
 	EXECUTE format('GRANT EXECUTE ON FUNCTION tegro_report(timestamptz) TO %I', name);
-	EXECUTE format('GRANT SELECT ON tegro_outbox, tegro_attempt TO %I', name);
+	EXECUTE format('GRANT SELECT ON tegro_outbox, tegro_event TO %I', name);
 	EXECUTE format('SET ROLE %I', name);
 END $$;
 SELECT tegro_report()}));

@@ -212,7 +212,7 @@ tegro_check_review(TegroDoctor *doctor)
 						doctor->schema);
 	if (tegro_finding_int(0, 1) > 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  psprintf("Requests in review%s: %s (%s%s), the oldest for %s. They may have been paid. What shows up with Tegro within a day is done by itself; on all else a person decides.",
+						  psprintf("Requests in review%s: %s (%s%s), the oldest for %s. They may have been paid. Those that show up with Tegro within a day are accepted by themselves; the others need a decision.",
 								   tegro_finding_whose(doctor),
 								   tegro_finding_text(0, 1),
 								   tegro_finding_text(0, 2),
@@ -232,7 +232,7 @@ tegro_check_review(TegroDoctor *doctor)
 										 tegro_finding_text(0, 5),
 										 tegro_finding_text(0, 6),
 										 tegro_finding_text(0, 7)),
-								psprintf("Mend the function, then SELECT tegro_retry(%s). All of them: WHERE callback_state = 'failed'.",
+								psprintf("Mend the function, then SELECT tegro_refresh(%s). All of them: WHERE callback_state = 'failed'.",
 										 tegro_finding_text(0, 6)));
 }
 
@@ -249,7 +249,7 @@ tegro_check_callbacks(TegroDoctor *doctor)
 								   tegro_finding_text(0, 1),
 								   tegro_finding_text(0, 2),
 								   tegro_finding_text(0, 3)),
-						  psprintf("Mend the function; it is called again by itself, or at once after SELECT tegro_retry(%s).",
+						  psprintf("Mend the function; it is called again by itself, or at once after SELECT tegro_refresh(%s).",
 								   tegro_finding_text(0, 2)));
 	else
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
@@ -275,7 +275,7 @@ tegro_check_failing(TegroDoctor *doctor)
 								   *tegro_finding_text(0, 4)
 									   ? tegro_finding_text(0, 4)
 									   : "no reason is on record"),
-						  psprintf("Mend what the message says, then SELECT tegro_retry(%s), or wait: they are tried again by themselves.",
+						  psprintf("Mend what the message says, then SELECT tegro_refresh(%s), or wait: they are tried again by themselves.",
 								   tegro_finding_text(0, 2)));
 	else
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,

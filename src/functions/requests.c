@@ -42,6 +42,7 @@ PG_FUNCTION_INFO_V1(tegro_enqueue);
 PG_FUNCTION_INFO_V1(tegro_wait);
 PG_FUNCTION_INFO_V1(tegro_cancel);
 PG_FUNCTION_INFO_V1(tegro_retry);
+PG_FUNCTION_INFO_V1(tegro_refresh);
 PG_FUNCTION_INFO_V1(tegro_resolve);
 PG_FUNCTION_INFO_V1(tegro_take_over);
 PG_FUNCTION_INFO_V1(tegro_deliver);
@@ -176,7 +177,7 @@ tegro_wait(PG_FUNCTION_ARGS)
  * Carries out a person's decision, or says why it can't be.
  */
 static void
-decide(FunctionCallInfo fcinfo, TegroCommand decision, const char *what,
+decide(FunctionCallInfo fcinfo, TegroEvent event, const char *what,
 	   const char *reason, const char *hint)
 {
 	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
@@ -191,7 +192,7 @@ decide(FunctionCallInfo fcinfo, TegroCommand decision, const char *what,
 					GetUserNameFromId(GetUserId(), false),
 					timestamptz_to_str(GetCurrentTimestamp()),
 					reason ? ": " : "", reason ? reason : "");
-	if (!tegro_outbox_command(&store, id, GetUserId(), decision, note))
+	if (!tegro_outbox_command(&store, id, GetUserId(), event, note))
 	{
 		Jsonb *answer;
 		TegroOutcome outcome;
@@ -213,7 +214,7 @@ decide(FunctionCallInfo fcinfo, TegroCommand decision, const char *what,
 Datum
 tegro_cancel(PG_FUNCTION_ARGS)
 {
-	decide(fcinfo, TEGRO_CANCEL, "cancelled", NULL,
+	decide(fcinfo, TEGRO_EVENT_CANCEL, "cancelled", NULL,
 		   "Only a request that is \"ready\", and was not enqueued before a failover, has certainly not been sent.");
 	PG_RETURN_VOID();
 }
@@ -224,8 +225,19 @@ tegro_cancel(PG_FUNCTION_ARGS)
 Datum
 tegro_retry(PG_FUNCTION_ARGS)
 {
-	decide(fcinfo, TEGRO_RETRY, "retried", NULL,
-		   "A request that is \"sending\" has its delivery; one that is \"done\" must not be sent again.");
+	decide(fcinfo, TEGRO_EVENT_RETRY, "retried", NULL,
+		   "Only a request that is \"refused\" or \"cancelled\" is sent again, and an accepted order without a link.  tegro_refresh does now what a request waits for.");
+	PG_RETURN_VOID();
+}
+
+/*
+ * tegro_refresh(id bigint)
+ */
+Datum
+tegro_refresh(PG_FUNCTION_ARGS)
+{
+	decide(fcinfo, TEGRO_EVENT_REFRESH, "refreshed", NULL,
+		   "Only a request that waits to be sent or looked up can be refreshed, and one whose callback waits or has failed.");
 	PG_RETURN_VOID();
 }
 
@@ -237,14 +249,14 @@ tegro_resolve(PG_FUNCTION_ARGS)
 {
 	char *decision = tegro_get_text(fcinfo, 1, "decision");
 	char *reason = tegro_get_text(fcinfo, 2, "reason");
-	TegroCommand what;
+	TegroEvent event;
 
 	if (strcmp(decision, "accepted") == 0)
-		what = TEGRO_RESOLVE_ACCEPTED;
+		event = TEGRO_EVENT_RESOLVE_ACCEPTED;
 	else if (strcmp(decision, "refused") == 0)
-		what = TEGRO_RESOLVE_REFUSED;
+		event = TEGRO_EVENT_RESOLVE_REFUSED;
 	else if (strcmp(decision, "resend") == 0)
-		what = TEGRO_RESOLVE_RESEND;
+		event = TEGRO_EVENT_RESOLVE_RESEND;
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -256,7 +268,7 @@ tegro_resolve(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a reason is needed"),
 				 errhint("Say how you know, for whoever reads the outbox later.")));
-	decide(fcinfo, what, psprintf("resolved as %s", decision), reason,
+	decide(fcinfo, event, psprintf("resolved as %s", decision), reason,
 		   "Only a request that is \"review\" or \"unknown\" has something to be resolved.");
 	PG_RETURN_VOID();
 }

@@ -87,7 +87,7 @@ static const struct
 } tables[] = {
 	{"tegro_outbox", "tegro_outbox_own",
 	 "pg_catalog.pg_has_role(enqueued_by::pg_catalog.oid, 'MEMBER')"},
-	{"tegro_attempt", "tegro_attempt_own",
+	{"tegro_event", "tegro_event_own",
 	 "EXISTS (SELECT FROM %1$s.tegro_outbox o"
 	 " WHERE o.id OPERATOR(pg_catalog.=) outbox_id)"},
 	{"tegro_origin", NULL, NULL},

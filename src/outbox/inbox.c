@@ -559,7 +559,7 @@ settle(const TegroStore *store, const TegroItem *item)
 	uint64 nchanged;
 
 	Assert(item->is_notification);
-	tegro_judge_check(item);
+	tegro_judge_check(item, item->decision, item->state);
 	values[0] = Int64GetDatum(item->id);
 	values[1] = Int64GetDatum(item->claim_no);
 	values[2] = CStringGetTextDatum(decision->state);

@@ -16,15 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "src/client/api.h"
-
-/* States of a request, as they stand in the table. */
-#define TEGRO_STATE_READY	  "ready"
-#define TEGRO_STATE_SENDING	  "sending"
-#define TEGRO_STATE_UNKNOWN	  "unknown"
-#define TEGRO_STATE_ACCEPTED  "accepted"
-#define TEGRO_STATE_REFUSED	  "refused"
-#define TEGRO_STATE_REVIEW	  "review"
-#define TEGRO_STATE_CANCELLED "cancelled"
+#include "src/outbox/transition.h"
 
 /* States of a notification, as they stand in the table. */
 #define TEGRO_WAITING	"waiting"
@@ -51,12 +43,13 @@ typedef struct TegroItem
 	TegroTask task;
 	int64 id;
 	int64 claim_no; /* under which it is claimed */
+	int events;		/* so many are on record; of a send, the last is its own */
 	char *shop_id;
 	char *method;
 	char *reference;
 	Jsonb *params;
-	char *state; /* now, the claim's change included */
-	Oid role;	 /* who enqueued it */
+	const char *state; /* now, the claim's change included */
+	Oid role;		   /* who enqueued it */
 	int attempts;
 	int failures;
 	int absent;
@@ -64,6 +57,7 @@ typedef struct TegroItem
 	Jsonb *answer;			   /* NULL: none */
 	char *callback;			   /* NULL: none */
 	char *message;			   /* NULL: none */
+	char *sqlstate;			   /* NULL: none, or not read */
 	Size size;				   /* of its parameters and answer, in bytes */
 
 	/*
@@ -88,10 +82,11 @@ typedef struct TegroItem
 	struct TegroDecision *decision;
 } TegroItem;
 
-/* What becomes of a request: the change that tegro_outbox_record_outcomes() makes. */
+/* What becomes of a request or a notification. */
 typedef struct TegroDecision
 {
-	const char *state;
+	const TegroTransition *transition; /* NULL of a notification */
+	const char *state;				   /* that it leads to */
 	int64 delay_ms;		  /* until it is looked at next; -1: never */
 	Jsonb *answer;		  /* NULL: as it is */
 	const char *sqlstate; /* NULL: none */
@@ -99,10 +94,10 @@ typedef struct TegroDecision
 	int failures;
 	int absent;
 	TimestampTz unknown_since; /* 0: never */
-	bool not_sent;			   /* the attempt does not count */
-	bool renew_origin;		   /* it is this server's from now on */
+	const char *note;		   /* of a person's decision; NULL: none */
+	const char *role;		   /* who made it; NULL: nobody */
 
-	/* of the attempt; outcome is NULL where none ended */
+	/* of the send that ended; outcome is NULL where none did */
 	const char *outcome;
 	int http_status;
 	const char *attempt_message;

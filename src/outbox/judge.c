@@ -1,61 +1,39 @@
 /*-------------------------------------------------------------------------
  *
  * judge.c
- *		What becomes of a request, by what was seen of it.
+ *		Which event an answer, a lookup or silence is.
  *
- * These are the rules by which money never leaves twice:
+ * transition.c says where each event leads; here is how it is recognized, and
+ * when the request is looked at next.  These are the rules by which money never
+ * leaves twice:
  *
- *		ready    -> sending		claimed, on record, committed (outbox.c)
- *		ready    -> unknown		it comes from another server: look first
- *		ready    -> review		a payout, and the role that enqueued it may not pay
- *								out any more
- *		ready, unknown,
- *		review   -> review		its role does not exist, and so has no key
- *		sending  -> ready		certainly not sent; or refused for now
- *		sending  -> done		answered
- *		sending  -> failed		refused
- *		sending  -> review		refused, after an attempt in doubt
- *		sending  -> unknown		refused as a duplicate; or a payout refused for
- *								now, or for its rate: a gateway says that, too,
- *								of what it has passed on
- *		sending  -> unknown		all else, and where the delivery worker is gone
- *		unknown  -> done		found, by its number, with an amount, and it
- *								agrees with what was asked
- *		unknown  -> review		found, but different
- *		unknown  -> ready		an order, not found twice, the second time
- *								when its request must have ended
- *		unknown  -> review		a payout, not found three times over the
- *								settle time
- *		unknown  -> review		an order, sent tegro.max_attempts times and
- *								never found
- *		review   -> done		found after all: what may have been sent is
- *								looked up for a day
- *		unknown, review, failed, cancelled,
- *		ready    -> done		answered late, and not sent since (store.c)
- *
- * Why an order may be sent again and a payout not: a second order is a second
- * link that nobody pays, and a customer is waiting; a second payout is money
- * gone.
- *
- * A doubt stays on record.  unknown_since is set once a send may have taken
- * effect, and no decision of a person's clears it: so a later refusal, which is
- * about the later send, never makes the request "refused".
- *
- * A lookup that fails is not "not found"; nor is a refusal whose words don't
- * say so, nor an answer about something else.  The provider doesn't document
- * its words, so the patterns are settings, and what matches none of them leaves
- * the request where it is.
+ *	- Silence is doubt.  Only an exchange that was certainly not handed over is
+ *	  "not sent".
+ *	- A refusal is final, except: for a repeat ("duplicate"), for a wrong key,
+ *	  and for now.  A gateway may say "for now" of a request that it has passed
+ *	  on, so a payout is in doubt then, also at HTTP 429.
+ *	- A doubt stays on record.  unknown_since is set once a send may have taken
+ *	  effect, and no decision of a person clears it: a later refusal is about
+ *	  the later send.
+ *	- A lookup that fails is not "not found"; nor is a refusal whose words do not
+ *	  say so, nor an answer about something else.  The provider does not
+ *	  document its words, so the patterns are settings, and an answer that
+ *	  matches none of them leaves the request as it is.
+ *	- "Found" means: by its number, with an amount, and it agrees with the
+ *	  parameters.
+ *	- An order is sent again if it was not found twice, the second time when its
+ *	  request must have ended.  A payout that was not found three times over
+ *	  tegro.review_after is for a person, and so is an order that was sent
+ *	  tegro.max_attempts times.
  *
  * And of notifications, by which money is credited: the provider must say of
  * the very order that it is paid, with the same amount, before anything is;
  * see tegro_judge_notified().
  *
  * How long a request is in doubt is measured by the clock that people set, for
- * it must outlast the process.  A delivery worker that sees it set counts anew from
- * there (tegro_judge_watch_clock): so no step makes the settle time shorter.
- * One that is started after the step can't know of it.
- *
- * model/outbox.pml is a model of this, checked exhaustively.
+ * it must outlast the process.  A delivery worker that sees it set counts anew
+ * from there (tegro_judge_watch_clock): so no step shortens the review deadline.
+ * A worker that is started after the step cannot know of it.
  *
  *-------------------------------------------------------------------------
  */
@@ -106,34 +84,12 @@
 /* A clock that goes wrong by more than that at once was set. */
 #define CLOCK_STEP_MS 1000
 
-/* A change of state that a claim may end in. */
+/* A change of state of a notification. */
 typedef struct Change
 {
 	const char *from;
 	const char *to;
 } Change;
-
-static const Change request_changes[] = {
-	{TEGRO_STATE_READY, TEGRO_STATE_READY},
-	{TEGRO_STATE_READY, TEGRO_STATE_UNKNOWN},
-	{TEGRO_STATE_READY, TEGRO_STATE_REVIEW},
-	{TEGRO_STATE_SENDING, TEGRO_STATE_READY},
-	{TEGRO_STATE_SENDING, TEGRO_STATE_ACCEPTED},
-	{TEGRO_STATE_SENDING, TEGRO_STATE_REFUSED},
-	{TEGRO_STATE_SENDING, TEGRO_STATE_REVIEW},
-	{TEGRO_STATE_SENDING, TEGRO_STATE_UNKNOWN},
-	{TEGRO_STATE_SENDING, TEGRO_STATE_CANCELLED},
-	{TEGRO_STATE_UNKNOWN, TEGRO_STATE_UNKNOWN},
-	{TEGRO_STATE_UNKNOWN, TEGRO_STATE_ACCEPTED},
-	{TEGRO_STATE_UNKNOWN, TEGRO_STATE_READY},
-	{TEGRO_STATE_UNKNOWN, TEGRO_STATE_REVIEW},
-	{TEGRO_STATE_REVIEW, TEGRO_STATE_REVIEW},
-	{TEGRO_STATE_REVIEW, TEGRO_STATE_ACCEPTED},
-	/* nothing is left to be done for these */
-	{TEGRO_STATE_ACCEPTED, TEGRO_STATE_ACCEPTED},
-	{TEGRO_STATE_REFUSED, TEGRO_STATE_REFUSED},
-	{TEGRO_STATE_CANCELLED, TEGRO_STATE_CANCELLED},
-};
 
 static const Change notification_changes[] = {
 	{TEGRO_WAITING, TEGRO_WAITING},		 {TEGRO_WAITING, TEGRO_CONFIRMED},
@@ -207,12 +163,11 @@ sqlstate_text(int sqlstate)
 
 /* A decision that leaves all as it is, to be changed. */
 static TegroDecision *
-begin_decision(const TegroItem *item, const char *state)
+begin_decision(const TegroItem *item)
 {
 	TegroDecision *decision = palloc0(sizeof(TegroDecision));
 
-	Assert(state != NULL);
-	decision->state = state;
+	decision->state = item->state;
 	decision->delay_ms = -1;
 	decision->failures = item->failures;
 	decision->absent = item->absent;
@@ -238,6 +193,7 @@ put_outcome(TegroDecision *decision, const TegroCall *call)
 	}
 }
 
+/* A notification is looked up no more. */
 static void
 finish(TegroDecision *decision, const char *state)
 {
@@ -247,21 +203,42 @@ finish(TegroDecision *decision, const char *state)
 	decision->absent = 0;
 }
 
+/* Has an event happen to a request; throws if it is impossible there. */
 static void
-doubt(TegroDecision *decision, int64 delay_ms)
+happen(const TegroItem *item, TegroDecision *decision, TegroEvent event)
 {
-	decision->state = TEGRO_STATE_UNKNOWN;
+	TegroSubject subject = {item->state, item->method,
+							item->unknown_since != 0, false};
+	const TegroTransition *transition = tegro_transition_find(&subject, event);
+
+	Assert(!item->is_notification);
+	if (transition == NULL)
+		elog(ERROR, "event \"%s\" is impossible for request " INT64_FORMAT " in state \"%s\"",
+			 tegro_transition_event_name(event), item->id, item->state);
+	decision->transition = transition;
+	decision->state = transition->to;
+	if (transition->effects & TEGRO_WITH_DOUBT)
+		decision->unknown_since = tegro_transition_now();
+}
+
+/* The same, and the counters of failures begin anew. */
+static void
+happen_anew(const TegroItem *item, TegroDecision *decision, TegroEvent event,
+			int64 delay_ms)
+{
+	happen(item, decision, event);
 	decision->delay_ms = delay_ms;
 	decision->failures = 0;
 	decision->absent = 0;
-	decision->unknown_since = GetCurrentTimestamp();
 }
 
+/* It is ready once more, and waits for at least "delay_ms". */
 static void
-wait_ready(TegroDecision *decision, int64 delay_ms)
+wait_ready(const TegroItem *item, TegroDecision *decision, TegroEvent event,
+		   int64 delay_ms)
 {
 	Assert(delay_ms >= 0);
-	decision->state = TEGRO_STATE_READY;
+	happen(item, decision, event);
 	decision->failures++;
 	decision->delay_ms = Max(delay_ms,
 							 tegro_judge_backoff_ms(decision->failures));
@@ -288,7 +265,7 @@ tegro_judge_watch_clock(void)
 static int64
 doubt_ms(const TegroItem *item)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = tegro_transition_now();
 
 	if (item->unknown_since == 0)
 		return 0;
@@ -299,40 +276,38 @@ doubt_ms(const TegroItem *item)
 }
 
 /*
- * A person has it from now on, or has had it.  It is looked up for a day, in
- * case it shows up, if it may have been sent; the day begins with the review.
+ * When a request that is in review, or comes there, is looked up next: for a
+ * day, in case it shows up, if it may have been sent.  The day begins with the
+ * review.
  */
 static void
-put_in_review(const TegroItem *item, TegroDecision *decision)
+look_up_in_review(const TegroItem *item, TegroDecision *decision)
 {
-	int64 settle_ms = tegro_review_after * INT64CONST(1000);
+	int64 review_ms = tegro_review_after * INT64CONST(1000);
 
-	finish(decision, TEGRO_STATE_REVIEW);
+	Assert(strcmp(decision->state, TEGRO_STATE_REVIEW) == 0);
+	decision->delay_ms = -1;
+	decision->failures = 0;
+	decision->absent = 0;
 	if (item->unknown_since == 0)
 		return;
 	if (strcmp(item->state, TEGRO_STATE_REVIEW) != 0)
 	{
-		decision->unknown_since = GetCurrentTimestamp();
-		decision->delay_ms = settle_ms / 4;
+		decision->unknown_since = tegro_transition_now();
+		decision->delay_ms = review_ms / 4;
 	}
 	else if (doubt_ms(item) < REVIEW_LOOKUP_MS)
-		decision->delay_ms = Max(doubt_ms(item) / 4, settle_ms / 4);
+		decision->delay_ms = Max(doubt_ms(item) / 4, review_ms / 4);
 }
 
-/*
- * This attempt was refused, and there is none to come: it failed, unless an
- * earlier one is in doubt.
- */
+/* This send was refused, and there is none to come. */
 static void
-give_up(const TegroItem *item, TegroDecision *decision)
+refuse(const TegroItem *item, TegroDecision *decision)
 {
-	Assert(strcmp(item->state, TEGRO_STATE_SENDING) == 0);
-	if (item->unknown_since == 0)
-	{
-		finish(decision, TEGRO_STATE_REFUSED);
+	happen_anew(item, decision, TEGRO_EVENT_REFUSE, -1);
+	if (strcmp(decision->state, TEGRO_STATE_REVIEW) != 0)
 		return;
-	}
-	put_in_review(item, decision);
+	look_up_in_review(item, decision);
 	decision->message =
 		psprintf("refused, but an earlier attempt may have taken effect: %s",
 				 decision->message);
@@ -347,27 +322,26 @@ judge_refused(const TegroItem *item, TegroDecision *decision)
 	/* before all else: it may have taken effect */
 	if (matches(outcome->desc, tegro_duplicate_pattern,
 				"tegro.duplicate_pattern"))
-		doubt(decision, 0);
+		happen_anew(item, decision, TEGRO_EVENT_DOUBT, 0);
 	else if (outcome->unauthorized)
 	{
 		/* the key is wrong: so it is for the others of the shop */
-		wait_ready(decision, 0);
-		decision->not_sent = true;
+		wait_ready(item, decision, TEGRO_EVENT_NOT_SENT, 0);
 		decision->pause_until_reload = true;
 	}
 	else if (!matches(outcome->desc, tegro_retryable_pattern,
 					  "tegro.retryable_pattern"))
-		give_up(item, decision);
+		refuse(item, decision);
 	else if (is_payout(item))
 		/*
 		 * Whoever is on the way may have repeated it: then this is the word to
 		 * the repeat ("Wrong nonce"), and the payout was made.
 		 */
-		doubt(decision, 0);
+		happen_anew(item, decision, TEGRO_EVENT_DOUBT, 0);
 	else if (item->attempts < tegro_max_attempts)
-		wait_ready(decision, 0);
+		wait_ready(item, decision, TEGRO_EVENT_PUT_OFF, 0);
 	else
-		give_up(item, decision);
+		refuse(item, decision);
 }
 
 TegroDecision *
@@ -376,7 +350,7 @@ tegro_judge_sent(const TegroItem *item)
 	const TegroCall *call = item->call;
 	const TegroExchange *exchange = tegro_api_exchange(call);
 	const TegroOutcome *outcome = &call->outcome;
-	TegroDecision *decision = begin_decision(item, item->state);
+	TegroDecision *decision = begin_decision(item);
 	int64 pause_ms;
 
 	Assert(item->task == TEGRO_SEND && !item->is_notification);
@@ -390,7 +364,7 @@ tegro_judge_sent(const TegroItem *item)
 	{
 		case TEGRO_ANSWERED:
 			Assert(call->envelope != NULL);
-			finish(decision, TEGRO_STATE_ACCEPTED);
+			happen_anew(item, decision, TEGRO_EVENT_ACCEPT, -1);
 			decision->answer = call->envelope;
 			decision->outcome = "answered";
 			return decision;
@@ -402,8 +376,7 @@ tegro_judge_sent(const TegroItem *item)
 				elog(ERROR, "request " INT64_FORMAT " was handed over, and is taken for unsent",
 					 item->id);
 			decision->outcome = "not sent";
-			decision->not_sent = true;
-			wait_ready(decision, 0);
+			wait_ready(item, decision, TEGRO_EVENT_NOT_SENT, 0);
 			return decision;
 
 		case TEGRO_RATE_LIMITED:
@@ -412,11 +385,12 @@ tegro_judge_sent(const TegroItem *item)
 				1000;
 			if (is_payout(item))
 				/* whoever counts the requests may have passed it on */
-				doubt(decision, FIRST_BACKOFF_MS);
+				happen_anew(item, decision, TEGRO_EVENT_DOUBT,
+							FIRST_BACKOFF_MS);
 			else if (item->attempts >= tegro_max_attempts)
-				give_up(item, decision);
+				refuse(item, decision);
 			else
-				wait_ready(decision, pause_ms);
+				wait_ready(item, decision, TEGRO_EVENT_PUT_OFF, pause_ms);
 			decision->pause_ms = Max(pause_ms, FIRST_BACKOFF_MS);
 			return decision;
 
@@ -438,16 +412,18 @@ tegro_judge_sent(const TegroItem *item)
 	decision->raw_answer_len = Min(exchange->answer_len, MAX_RAW_ANSWER);
 	if (outcome->unauthorized)
 		decision->pause_until_reload = true;
-	doubt(decision, FIRST_BACKOFF_MS);
+	happen_anew(item, decision, TEGRO_EVENT_DOUBT, FIRST_BACKOFF_MS);
 	return decision;
 }
 
 void
-tegro_judge_not_again(TegroDecision *decision, const char *why)
+tegro_judge_not_again(const TegroItem *item, const char *why)
 {
+	TegroDecision *decision = item->decision;
+
 	if (strcmp(decision->state, TEGRO_STATE_READY) != 0)
 		return;
-	finish(decision, TEGRO_STATE_CANCELLED);
+	happen_anew(item, decision, TEGRO_EVENT_NOT_SENT_AND_STOP, -1);
 	decision->message = decision->message
 		? psprintf("%s; %s", decision->message, why)
 		: why;
@@ -456,10 +432,10 @@ tegro_judge_not_again(TegroDecision *decision, const char *why)
 TegroDecision *
 tegro_judge_overdue(const TegroItem *item)
 {
-	TegroDecision *decision = begin_decision(item, TEGRO_STATE_UNKNOWN);
+	TegroDecision *decision = begin_decision(item);
 
 	Assert(item->task == TEGRO_SEND);
-	doubt(decision, 0);
+	happen_anew(item, decision, TEGRO_EVENT_OVERDUE, 0);
 	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
 	decision->message = psprintf("no answer in %d ms; it is looked up",
 								 tegro_timeout);
@@ -469,12 +445,11 @@ tegro_judge_overdue(const TegroItem *item)
 TegroDecision *
 tegro_judge_unsent(const TegroItem *item, const char *why)
 {
-	TegroDecision *decision = begin_decision(item, TEGRO_STATE_READY);
+	TegroDecision *decision = begin_decision(item);
 
 	Assert(item->task == TEGRO_SEND);
-	Assert(strcmp(item->state, TEGRO_STATE_SENDING) == 0);
+	happen(item, decision, TEGRO_EVENT_NOT_SENT);
 	decision->delay_ms = 0;
-	decision->not_sent = true;
 	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_NOT_SENT);
 	decision->message = why;
 	decision->outcome = "not sent";
@@ -486,12 +461,14 @@ TegroDecision *
 tegro_judge_postponed(const TegroItem *item, const char *sqlstate,
 					  const char *why)
 {
-	TegroDecision *decision = begin_decision(item, item->state);
+	TegroDecision *decision = begin_decision(item);
 
+	if (!item->is_notification)
+		happen(item, decision, TEGRO_EVENT_POSTPONE);
 	decision->failures++;
 	decision->delay_ms = tegro_judge_backoff_ms(decision->failures);
 	decision->sqlstate = sqlstate;
-	/* a person must still see why he has it */
+	/* a person must still see why it needs review */
 	decision->message = strcmp(item->state, TEGRO_STATE_REVIEW) == 0 &&
 			item->message
 		? item->message
@@ -503,13 +480,20 @@ TegroDecision *
 tegro_judge_set_aside(const TegroItem *item, const char *sqlstate,
 					  const char *why)
 {
-	TegroDecision *decision = begin_decision(item, item->state);
+	TegroDecision *decision = begin_decision(item);
 
-	/* where it can't be looked up either, that ends here as well */
-	if (strcmp(item->state, TEGRO_STATE_READY) == 0)
-		put_in_review(item, decision);
+	if (item->is_notification)
+		decision->state = TEGRO_STATE_REVIEW;
 	else
-		finish(decision, TEGRO_STATE_REVIEW);
+		happen(item, decision, TEGRO_EVENT_WITHHOLD);
+	/* where it cannot be looked up either, that ends here as well */
+	if (strcmp(item->state, TEGRO_STATE_READY) == 0)
+		look_up_in_review(item, decision);
+	else
+	{
+		decision->failures = 0;
+		decision->absent = 0;
+	}
 	decision->sqlstate = sqlstate;
 	decision->message = why;
 	return decision;
@@ -518,9 +502,9 @@ tegro_judge_set_aside(const TegroItem *item, const char *sqlstate,
 TegroDecision *
 tegro_judge_orphaned(const TegroItem *item)
 {
-	TegroDecision *decision = begin_decision(item, TEGRO_STATE_UNKNOWN);
+	TegroDecision *decision = begin_decision(item);
 
-	doubt(decision, 0);
+	happen_anew(item, decision, TEGRO_EVENT_LOSE, 0);
 	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
 	decision->message =
 		"its delivery worker ended before it told the outcome; it is looked up";
@@ -530,13 +514,10 @@ tegro_judge_orphaned(const TegroItem *item)
 TegroDecision *
 tegro_judge_inherited(const TegroItem *item)
 {
-	TegroDecision *decision = begin_decision(item, TEGRO_STATE_UNKNOWN);
+	TegroDecision *decision = begin_decision(item);
 
-	/* any other state would lose what is known of it */
-	Assert(strcmp(item->state, TEGRO_STATE_READY) == 0 ||
-		   strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0);
-	doubt(decision, 0);
-	decision->renew_origin = true; /* the doubt is this server's now */
+	/* the doubt is this server's now */
+	happen_anew(item, decision, TEGRO_EVENT_INHERIT, 0);
 	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
 	decision->message =
 		"it was enqueued before a failover or restore, and may have been sent there; it is looked up";
@@ -544,66 +525,66 @@ tegro_judge_inherited(const TegroItem *item)
 }
 
 TegroDecision *
-tegro_judge_settled(const TegroItem *item)
+tegro_judge_conflict(const TegroItem *item)
 {
-	TegroDecision *decision = begin_decision(item, item->state);
+	TegroDecision *decision = begin_decision(item);
 
+	happen_anew(item, decision, TEGRO_EVENT_ON_RECORD, 0);
+	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
+	decision->message =
+		"a send is on record that the request does not know of; it is looked up";
+	return decision;
+}
+
+TegroDecision *
+tegro_judge_rested(const TegroItem *item)
+{
+	TegroDecision *decision = begin_decision(item);
+
+	if (!item->is_notification)
+		happen(item, decision, TEGRO_EVENT_REST);
 	decision->message = item->message;
 	return decision;
 }
 
-/* Is an item's change among those? */
+/* Is a change of state among those? */
 static bool
-is_allowed(const Change *changes, int nchanges, const TegroItem *item)
+is_allowed(const Change *changes, int nchanges, const char *from,
+		   const char *to)
 {
 	for (int i = 0; i < nchanges; i++)
 	{
-		if (strcmp(item->state, changes[i].from) == 0 &&
-			strcmp(item->decision->state, changes[i].to) == 0)
+		if (strcmp(from, changes[i].from) == 0 &&
+			strcmp(to, changes[i].to) == 0)
 			return true;
 	}
 	return false;
 }
 
 void
-tegro_judge_check(const TegroItem *item)
+tegro_judge_check(const TegroItem *item, const TegroDecision *decision,
+				  const char *was)
 {
-	const TegroDecision *decision = item->decision;
 	bool allowed;
 
-	Assert(decision && decision->state && item->state);
+	Assert(decision && decision->state && was);
 	Assert(decision->delay_ms >= -1 && decision->pause_ms >= 0);
 	Assert(decision->raw_answer_len <= MAX_RAW_ANSWER);
 	Assert(decision->raw_answer_len == 0 || decision->raw_answer);
 
 	if (item->is_notification)
 		allowed = is_allowed(notification_changes,
-							 lengthof(notification_changes), item);
+							 lengthof(notification_changes), was,
+							 decision->state);
 	else
-	{
-		allowed = is_allowed(request_changes, lengthof(request_changes), item);
-
-		/*
-		 * A payout that left, or may have left, is sent again only where it
-		 * certainly was not carried out.
-		 */
-		if (is_payout(item) && strcmp(decision->state, TEGRO_STATE_READY) == 0)
-			allowed &= decision->not_sent ||
-				strcmp(item->state, TEGRO_STATE_READY) == 0;
-		/* nor does one fail of which an earlier send is in doubt */
-		if (item->unknown_since != 0 &&
-			strcmp(decision->state, TEGRO_STATE_REFUSED) == 0)
-			allowed &= strcmp(item->state, TEGRO_STATE_REFUSED) == 0;
-		/* an attempt counts unless it is certain that nothing came of it */
-		if (decision->not_sent)
-			allowed &= strcmp(decision->state, TEGRO_STATE_READY) == 0 ||
-				strcmp(decision->state, TEGRO_STATE_CANCELLED) == 0;
-	}
+		allowed = decision->transition != NULL &&
+			strcmp(decision->transition->from, was) == 0 &&
+			strcmp(decision->transition->to, decision->state) == 0;
 
 	if (!allowed)
 		elog(ERROR, "%s " INT64_FORMAT " must not change from \"%s\" to \"%s\"",
 			 item->is_notification ? "notification" : "request", item->id,
-			 item->state, decision->state);
+			 was, decision->state);
 }
 
 /*
@@ -788,12 +769,12 @@ tegro_judge_number(const TegroItem *item)
 static TegroDecision *
 judge_found(const TegroItem *item)
 {
-	TegroDecision *decision = begin_decision(item, item->state);
+	TegroDecision *decision = begin_decision(item);
 	Jsonb *found = get_data(item->call->envelope);
 	const char *useless = NULL;
 	char *difference_text;
 
-	/* an answer that can't be compared settles nothing */
+	/* an answer that cannot be compared proves nothing */
 	if (found == NULL)
 		useless = "the lookup's answer has no object in \"data\"";
 	else if (!is_own(item, found))
@@ -809,7 +790,8 @@ judge_found(const TegroItem *item)
 	decision->answer = item->call->envelope;
 	if (difference_text)
 	{
-		put_in_review(item, decision);
+		happen(item, decision, TEGRO_EVENT_DIFFER);
+		look_up_in_review(item, decision);
 		decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_CONFLICT);
 		decision->message =
 			psprintf("found under this reference, but different: %s",
@@ -817,7 +799,7 @@ judge_found(const TegroItem *item)
 		return decision;
 	}
 
-	finish(decision, TEGRO_STATE_ACCEPTED);
+	happen_anew(item, decision, TEGRO_EVENT_FIND, -1);
 	decision->message = is_payout(item)
 		? "found by lookup"
 		: "found by lookup, which gives no link to pay at; tegro_retry asks for another";
@@ -835,13 +817,14 @@ send_again(const TegroItem *item, TegroDecision *decision, const char *message)
 	decision->absent = 0;
 	if (item->attempts >= tegro_max_attempts)
 	{
-		put_in_review(item, decision);
+		happen(item, decision, TEGRO_EVENT_GIVE_UP);
+		look_up_in_review(item, decision);
 		decision->message =
-			psprintf("sent %d times and never found; a person decides with tegro_resolve",
+			psprintf("sent %d times and never found; resolve it with tegro_resolve",
 					 item->attempts);
 		return;
 	}
-	decision->state = TEGRO_STATE_READY;
+	happen(item, decision, TEGRO_EVENT_RESEND);
 	decision->delay_ms = item->attempts > 1
 		? tegro_judge_backoff_ms(item->attempts)
 		: 0;
@@ -852,8 +835,8 @@ send_again(const TegroItem *item, TegroDecision *decision, const char *message)
 static TegroDecision *
 judge_absent(const TegroItem *item)
 {
-	TegroDecision *decision = begin_decision(item, item->state);
-	int64 settle_ms = tegro_review_after * INT64CONST(1000);
+	TegroDecision *decision = begin_decision(item);
+	int64 review_ms = tegro_review_after * INT64CONST(1000);
 	int64 in_doubt_ms;
 
 	/*
@@ -869,7 +852,8 @@ judge_absent(const TegroItem *item)
 
 	if (strcmp(item->state, TEGRO_STATE_REVIEW) == 0)
 	{
-		put_in_review(item, decision);
+		happen(item, decision, TEGRO_EVENT_MISS);
+		look_up_in_review(item, decision);
 		decision->absent = item->absent + 1;
 		decision->message = item->message;
 		return decision;
@@ -884,23 +868,26 @@ judge_absent(const TegroItem *item)
 			send_again(item, decision, "not found; it is sent again");
 			return decision;
 		}
+		happen(item, decision, TEGRO_EVENT_MISS);
 		decision->delay_ms = Max(needed_ms - in_doubt_ms, FIRST_BACKOFF_MS);
 		decision->message = "not found so far; it is looked up again";
 		return decision;
 	}
 
-	if (decision->absent >= PAYOUT_ABSENT && in_doubt_ms >= settle_ms)
+	if (decision->absent >= PAYOUT_ABSENT && in_doubt_ms >= review_ms)
 	{
-		put_in_review(item, decision);
+		happen(item, decision, TEGRO_EVENT_GIVE_UP);
+		look_up_in_review(item, decision);
 		decision->message =
-			"not found over the settle time; a person decides with tegro_resolve";
+			"not found until the review deadline; resolve it with tegro_resolve";
 		return decision;
 	}
 
-	/* spread over the settle time, the last look just after it */
+	/* spread over the time until the review deadline, the last just after it */
+	happen(item, decision, TEGRO_EVENT_MISS);
 	decision->delay_ms = decision->absent + 1 >= PAYOUT_ABSENT
-		? Max(settle_ms - in_doubt_ms + 100, settle_ms / 10)
-		: settle_ms / 3;
+		? Max(review_ms - in_doubt_ms + 100, review_ms / 10)
+		: review_ms / 3;
 	decision->delay_ms = Max(decision->delay_ms, 100);
 	decision->message = "not found so far; it is looked up again";
 	return decision;
@@ -980,7 +967,7 @@ is_set(Jsonb *object, const char *name)
 static TegroDecision *
 judge_unpaid(const TegroItem *item, const char *why)
 {
-	TegroDecision *decision = begin_decision(item, item->state);
+	TegroDecision *decision = begin_decision(item);
 
 	decision->outcome = "looked up";
 	decision->failures++;
@@ -1024,7 +1011,7 @@ judge_order(const TegroItem *item)
 																20, NULL)
 										  : "unknown"));
 
-	decision = begin_decision(item, item->state);
+	decision = begin_decision(item);
 	finish(decision, TEGRO_CONFIRMED);
 	decision->outcome = "looked up";
 	decision->answer = item->call->envelope;

@@ -21,8 +21,8 @@ extern TegroDecision *tegro_judge_sent(const TegroItem *item);
 /* No answer has come in tegro.timeout; whether one will is open. */
 extern TegroDecision *tegro_judge_overdue(const TegroItem *item);
 
-/* Has what would be sent again cancelled instead, and its message say why. */
-extern void tegro_judge_not_again(TegroDecision *decision, const char *why);
+/* Has a request that would be sent again cancelled instead; the message says why. */
+extern void tegro_judge_not_again(const TegroItem *item, const char *why);
 
 /* It was certainly not sent, for a reason of our own. */
 extern TegroDecision *tegro_judge_unsent(const TegroItem *item,
@@ -72,14 +72,19 @@ extern TegroDecision *tegro_judge_orphaned(const TegroItem *item);
 /* It was enqueued on another server than this, or before a failover. */
 extern TegroDecision *tegro_judge_inherited(const TegroItem *item);
 
-/* Nothing is left to be done for it: it is looked at no more. */
-extern TegroDecision *tegro_judge_settled(const TegroItem *item);
+/* Sends of it are on record of which its row does not know. */
+extern TegroDecision *tegro_judge_conflict(const TegroItem *item);
+
+/* Its claim ends, and nothing has become of it. */
+extern TegroDecision *tegro_judge_rested(const TegroItem *item);
 
 /*
- * Throws if an item's decision is a change that no rule allows: whatever a mistake
- * in the code may decide, it is not written.  To be called before each write.
+ * Throws if a decision about an item, whose row is in the state "was", is not a
+ * transition of the table: a mistake in the code is not written.  To be called
+ * before each write.
  */
-extern void tegro_judge_check(const TegroItem *item);
+extern void tegro_judge_check(const TegroItem *item,
+							  const TegroDecision *decision, const char *was);
 
 /*
  * Does a lookup, whose call has been judged, say that there is no such order or

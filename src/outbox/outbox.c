@@ -56,6 +56,7 @@
 #include "src/outbox/outbox.h"
 #include "src/outbox/payer.h"
 #include "src/outbox/judge.h"
+#include "src/outbox/transition.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 
@@ -229,6 +230,7 @@ tegro_outbox_enqueue(const TegroStore *store, const char *method,
 	SET(ENQUEUED_AT,
 		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()));
 	SET(ORIGIN, CStringGetTextDatum(tegro_origin_own()));
+	SET(EVENTS, Int32GetDatum(0));
 	if (callback)
 	{
 		SET(CALLBACK, CStringGetTextDatum(callback));
@@ -283,6 +285,7 @@ read_item(int row, char **origin)
 	item->answer = tegro_store_jsonb(row, 14);
 	item->callback = tegro_store_text(row, 15);
 	item->message = tegro_store_text(row, 16);
+	item->events = DatumGetInt32(tegro_store_column(row, 18, &isnull));
 	item->size = VARSIZE(item->params) +
 		(item->answer ? VARSIZE(item->answer) : 0);
 	return item;
@@ -418,30 +421,37 @@ record_sending(const TegroStore *store, List *items, TimestampTz claimed_until)
 	check_claimed(tegro_store_run(store, TEGRO_STMT_MARK_SENDING, mark, NULL),
 				  items);
 
-	rows = tegro_store_rows(TEGRO_STMT_ADD_ATTEMPT);
+	rows = tegro_store_rows(TEGRO_STMT_ADD_SEND);
 	foreach(cell, items)
 	{
 		TegroItem *item = lfirst(cell);
-		Datum values[4];
-		bool nulls[4] = {false};
+		TegroSubject subject = {item->state, item->method};
+		const TegroTransition *transition =
+			tegro_transition_find(&subject, TEGRO_EVENT_CLAIM);
+		Datum values[5];
+		bool nulls[5] = {false};
 
 		Assert(item->task == TEGRO_SEND);
-		Assert(strcmp(item->state, TEGRO_STATE_READY) == 0);
 		Assert(item->request.body_len > 0 && item->request.signature);
-		item->state = TEGRO_STATE_SENDING;
+		if (transition == NULL)
+			elog(ERROR, "request " INT64_FORMAT " cannot be sent in state \"%s\"",
+				 item->id, item->state);
+		item->state = transition->to;
 		item->claim_no++;
 		item->attempts++;
+		item->events++;
 		values[0] = Int64GetDatum(item->id);
-		values[1] = Int64GetDatum(item->claim_no);
-		values[2] = Int64GetDatum(item->request.nonce);
-		values[3] = bytes_datum(item->request.body, item->request.body_len);
+		values[1] = Int32GetDatum(item->events);
+		values[2] = Int64GetDatum(item->claim_no);
+		values[3] = Int64GetDatum(item->request.nonce);
+		values[4] = bytes_datum(item->request.body, item->request.body_len);
 		tegro_store_add(rows, values, nulls);
 	}
-	if (tegro_store_run_rows(store, TEGRO_STMT_ADD_ATTEMPT, rows) !=
+	if (tegro_store_run_rows(store, TEGRO_STMT_ADD_SEND, rows) !=
 		(uint64) list_length(items))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
-				 errmsg("attempts are on record of which their requests do not know")));
+				 errmsg("events are on record of which their requests do not know")));
 }
 
 /* Puts the claim of items that are to be looked up on record. */
@@ -525,10 +535,10 @@ prepare_item(const TegroStore *store, TegroItem *item, const char *origin,
 		return tegro_outbox_build_request(item);
 	}
 
-	return tegro_judge_settled(item);
+	return tegro_judge_rested(item);
 }
 
-static void settle(const TegroStore *store, List *items);
+static void record_outcomes(const TegroStore *store, List *items);
 
 /* Until when a claim that is made now holds. */
 static TimestampTz
@@ -610,12 +620,15 @@ tegro_outbox_list_due(const TegroStore *store, const TegroClaim *claim)
 uint64
 tegro_outbox_doubt(const TegroStore *store, const TegroClaim *claim)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	TegroStoreScope scope;
+	List *items = NIL;
 	Datum *ids;
 	Datum values[1];
 	int nfound;
-	uint64 ndoubted;
+	int npassed;
 	bool isnull;
+	ListCell *cell;
 
 	tegro_store_enter(store, &scope);
 	nfound = find_due(store, TEGRO_STMT_DUE, claim, GetCurrentTimestamp());
@@ -623,9 +636,32 @@ tegro_outbox_doubt(const TegroStore *store, const TegroClaim *claim)
 	for (int i = 0; i < nfound; i++)
 		ids[i] = tegro_store_column(i, 1, &isnull);
 	values[0] = tegro_store_ids(ids, nfound);
-	ndoubted = tegro_store_run(store, TEGRO_STMT_DOUBT, values, NULL);
+	npassed = (int) tegro_store_run(store, TEGRO_STMT_PASS_EVENTS, values,
+									NULL);
+	for (int i = 0; i < npassed; i++)
+		ids[i] = tegro_store_column(i, 1, &isnull);
+	for (int i = 0; i < npassed; i++)
+	{
+		MemoryContext old;
+		TegroItem *item;
+		char *origin;
+
+		if (tegro_store_run(store, TEGRO_STMT_ONE, &ids[i], NULL) != 1)
+			elog(ERROR, "request " INT64_FORMAT " is not in the outbox",
+				 DatumGetInt64(ids[i]));
+		old = MemoryContextSwitchTo(
+			AllocSetContextCreate(caller, "tegro request",
+								  ALLOCSET_DEFAULT_SIZES));
+		item = read_item(0, &origin);
+		item->decision = tegro_judge_conflict(item);
+		MemoryContextSwitchTo(old);
+		items = lappend(items, item);
+	}
+	record_outcomes(store, items);
+	foreach(cell, items)
+		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
 	tegro_store_leave(&scope);
-	return ndoubted;
+	return (uint64) npassed;
 }
 
 List *
@@ -701,7 +737,7 @@ tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 
 	claimed_until = end_of_lease();
 	Assert(claimed_until > now);
-	settle(store, put_off);
+	record_outcomes(store, put_off);
 	record_sending(store, to_send, claimed_until);
 	record_taking(store, to_take, claimed_until);
 
@@ -751,10 +787,13 @@ tegro_outbox_claim_new(const TegroStore *store, int64 id)
 	TegroItem *item;
 	char *origin;
 	Datum values[1] = {Int64GetDatum(id)};
+	Datum passed[1];
 	TegroStoreScope scope;
 
 	tegro_store_enter(store, &scope);
-	(void) tegro_store_run(store, TEGRO_STMT_PASS_ATTEMPTS, values, NULL);
+	/* it is new, whatever is on record under its number */
+	passed[0] = tegro_store_ids(values, 1);
+	(void) tegro_store_run(store, TEGRO_STMT_PASS_EVENTS, passed, NULL);
 	if (tegro_store_run(store, TEGRO_STMT_ONE, values, NULL) != 1)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);
@@ -775,120 +814,248 @@ tegro_outbox_claim_new(const TegroStore *store, int64 id)
 
 
 /*
- * Settling.
+ * Changing the state.
  */
 
-/*
- * Writes the decisions of items: under the lease of their claim, or else "late",
- * under the lease of their last send.  Returns true if all changed their rows.
- */
-static bool
-record_rows(const TegroStore *store, List *items, bool late)
+/* A change of a row: a decision, and the row that it is made for. */
+typedef struct RowChange
 {
-	TegroStatement which = late ? TEGRO_STMT_RECORD_OUTCOME_LATE
-								: TEGRO_STMT_RECORD_OUTCOME;
-	TegroStoreRows *rows = tegro_store_rows(which);
-	int nrows = 0;
-	uint64 nchanged;
-	TimestampTz now = GetCurrentTimestamp();
-	ListCell *cell;
+	const TegroItem *item;
+	const TegroDecision *decision;
+	const char *was; /* state of the row */
+	int64 claim_no;	 /* of the row */
+	bool changed;	 /* out */
+	int events;		 /* out: how many it has now */
+} RowChange;
 
-	foreach(cell, items)
+/* Puts the events on record of changes that nobody's send tells. */
+static void
+add_events(const TegroStore *store, const RowChange *changes, int nchanges)
+{
+	TegroStoreRows *rows = NULL;
+
+	for (int i = 0; i < nchanges; i++)
 	{
-		const TegroItem *item = lfirst(cell);
-		const TegroDecision *decision = item->decision;
-		Datum values[14];
-		bool nulls[14] = {false};
+		const RowChange *change = &changes[i];
+		const TegroDecision *decision = change->decision;
+		const char *message = decision->note ? decision->note
+											 : decision->message;
+		Datum values[7];
+		bool nulls[7] = {false};
 
-		if (late ? decision->outcome == NULL : item->given_up)
+		if (!change->changed ||
+			(decision->transition->effects & TEGRO_WITH_EVENT) == 0)
 			continue;
-		tegro_judge_check(item);
-		values[0] = Int64GetDatum(item->id);
-		values[1] = Int64GetDatum(item->claim_no);
-		values[2] = tegro_store_datum(item->state);
-		values[3] = tegro_store_datum(decision->state);
-		values[4] = TimestampTzGetDatum(
-			TimestampTzPlusMilliseconds(now, decision->delay_ms));
-		nulls[4] = decision->delay_ms < 0;
-		values[5] = decision->answer ? JsonbPGetDatum(decision->answer)
-									 : (Datum) 0;
-		nulls[5] = decision->answer == NULL;
-		values[6] = tegro_store_datum(decision->sqlstate);
-		nulls[6] = decision->sqlstate == NULL;
-		values[7] = tegro_store_datum(decision->message);
-		nulls[7] = decision->message == NULL;
-		values[8] = Int32GetDatum(decision->failures);
-		values[9] = Int32GetDatum(decision->absent);
-		values[10] = TimestampTzGetDatum(decision->unknown_since);
-		nulls[10] = decision->unknown_since == 0;
-		values[11] = tegro_store_datum(
-			decision->renew_origin ? tegro_origin_own() : NULL);
-		nulls[11] = !decision->renew_origin;
-		values[12] = Int32GetDatum(decision->not_sent ? 1 : 0);
-		values[13] = BoolGetDatum(
-			strcmp(decision->state, TEGRO_STATE_ACCEPTED) == 0 ||
-			strcmp(decision->state, TEGRO_STATE_REFUSED) == 0 ||
-			strcmp(decision->state, TEGRO_STATE_CANCELLED) == 0);
+		if (rows == NULL)
+			rows = tegro_store_rows(TEGRO_STMT_ADD_EVENT);
+		values[0] = Int64GetDatum(change->item->id);
+		values[1] = Int32GetDatum(change->events);
+		values[2] = CStringGetTextDatum(
+			tegro_transition_event_name(decision->transition->event));
+		values[3] = Int64GetDatum(change->claim_no);
+		values[4] = tegro_store_datum(decision->role);
+		nulls[4] = decision->role == NULL;
+		values[5] = tegro_store_datum(decision->state);
+		values[6] = tegro_store_datum(message);
+		nulls[6] = message == NULL;
 		tegro_store_add(rows, values, nulls);
-		nrows++;
 	}
-	if (nrows == 0)
-		return list_length(items) == 0;
-	nchanged = tegro_store_run_rows(store, which, rows);
-	/* a claim has one row, and a row one claim */
-	Assert(nchanged <= (uint64) nrows);
-	return nchanged == (uint64) list_length(items);
+	if (rows)
+		tegro_store_run_rows(store, TEGRO_STMT_ADD_EVENT, rows);
 }
 
-/* Writes what was seen of attempts, also of those that no longer count. */
-static void
-end_attempts(const TegroStore *store, List *items)
+/*
+ * Writes changes, each where its row still has the state and the claim that it
+ * was decided for.  Returns how many rows were changed.
+ */
+static int
+write_changes(const TegroStore *store, RowChange *changes, int nchanges)
 {
-	TegroStoreRows *rows = tegro_store_rows(TEGRO_STMT_END_ATTEMPT);
-	int nrows = 0;
-	ListCell *cell;
+	TegroStoreRows *rows;
+	TimestampTz now = GetCurrentTimestamp();
+	int nchanged;
+	bool isnull;
 
-	foreach(cell, items)
+	if (nchanges == 0)
+		return 0;
+	rows = tegro_store_rows(TEGRO_STMT_CHANGE);
+	for (int i = 0; i < nchanges; i++)
 	{
-		const TegroItem *item = lfirst(cell);
+		RowChange *change = &changes[i];
+		const TegroDecision *decision = change->decision;
+		int effects;
+		Datum values[20];
+		bool nulls[20] = {false};
+
+		tegro_judge_check(change->item, decision, change->was);
+		effects = decision->transition->effects;
+		change->changed = false;
+		values[0] = Int32GetDatum(i);
+		values[1] = Int64GetDatum(change->item->id);
+		values[2] = Int64GetDatum(change->claim_no);
+		values[3] = tegro_store_datum(change->was);
+		values[4] = tegro_store_datum(decision->state);
+		values[5] = TimestampTzGetDatum(
+			TimestampTzPlusMilliseconds(now, decision->delay_ms));
+		nulls[5] = decision->delay_ms < 0;
+		values[6] = decision->answer ? JsonbPGetDatum(decision->answer)
+									 : (Datum) 0;
+		nulls[6] = decision->answer == NULL;
+		values[7] = tegro_store_datum(decision->sqlstate);
+		nulls[7] = decision->sqlstate == NULL;
+		values[8] = tegro_store_datum(decision->message);
+		nulls[8] = decision->message == NULL;
+		values[9] = Int32GetDatum(decision->failures);
+		values[10] = Int32GetDatum(decision->absent);
+		values[11] = TimestampTzGetDatum(decision->unknown_since);
+		nulls[11] = decision->unknown_since == 0;
+		nulls[12] = (effects & TEGRO_WITH_ORIGIN) == 0;
+		values[12] = tegro_store_datum(nulls[12] ? NULL : tegro_origin_own());
+		values[13] = tegro_store_datum(decision->note);
+		nulls[13] = decision->note == NULL;
+		values[14] = Int32GetDatum(effects & TEGRO_WITH_UNSENT ? 1 : 0);
+		values[15] = Int32GetDatum(effects & TEGRO_WITH_FENCE ? 1 : 0);
+		values[16] = Int32GetDatum(effects & TEGRO_WITH_EVENT ? 1 : 0);
+		values[17] = BoolGetDatum(tegro_transition_is_end(decision->state));
+		values[18] = BoolGetDatum(
+			(effects & TEGRO_WITH_END) != 0 &&
+			strcmp(decision->state, TEGRO_STATE_CANCELLED) != 0);
+		values[19] = BoolGetDatum((effects & TEGRO_WITH_CALL) != 0);
+		tegro_store_add(rows, values, nulls);
+	}
+	nchanged = (int) tegro_store_run_rows(store, TEGRO_STMT_CHANGE, rows);
+	/* a claim has one row, and a row one claim */
+	Assert(nchanged <= nchanges);
+	for (int i = 0; i < nchanged; i++)
+	{
+		int n = DatumGetInt32(tegro_store_column(i, 1, &isnull));
+
+		Assert(n >= 0 && n < nchanges);
+		changes[n].changed = true;
+		changes[n].events = DatumGetInt32(tegro_store_column(i, 2, &isnull));
+	}
+	add_events(store, changes, nchanges);
+	return nchanged;
+}
+
+/*
+ * The outcome of a send, whose row somebody else has changed meanwhile: it still
+ * tells the truth if nothing was sent since.  Returns the decision that was
+ * written; NULL if the outcome changes nothing any more.
+ */
+static const TegroDecision *
+record_late(const TegroStore *store, const TegroItem *item)
+{
+	Datum values[2] = {Int64GetDatum(item->id), Int64GetDatum(item->claim_no)};
+	TegroDecision *decision;
+	TegroSubject subject = {NULL, item->method, item->unknown_since != 0};
+	RowChange change = {item};
+	TegroItem *row;
+	char *origin;
+	char *note;
+
+	Assert(item->decision->outcome != NULL);
+	if (tegro_store_run(store, TEGRO_STMT_LATE, values, NULL) != 1)
+		return NULL;
+	row = read_item(0, &origin);
+	note = tegro_store_text(0, 20);
+	subject.state = row->state;
+	decision = palloc(sizeof(TegroDecision));
+	*decision = *item->decision;
+	decision->transition =
+		tegro_transition_find(&subject, item->decision->transition->event);
+	if (decision->transition == NULL)
+		return NULL;
+	decision->state = decision->transition->to;
+	/* a person took it for unsent, or unmade */
+	if (tegro_transition_is_end(row->state))
+		decision->message = note
+			? psprintf("it took effect after all: %s", note)
+			: "it took effect after all";
+	change.decision = decision;
+	change.was = row->state;
+	change.claim_no = row->claim_no;
+	return write_changes(store, &change, 1) == 1 ? decision : NULL;
+}
+
+/*
+ * Completes the events of sends that ended, also of those that count no more.
+ * states: what each request became by it; NULL: nothing.
+ */
+static void
+end_sends(const TegroStore *store, List *items, const char **states)
+{
+	TegroStoreRows *rows = NULL;
+
+	for (int i = 0; i < list_length(items); i++)
+	{
+		const TegroItem *item = list_nth(items, i);
 		const TegroDecision *decision = item->decision;
-		Datum values[6];
-		bool nulls[6] = {false};
+		Datum values[8];
+		bool nulls[8] = {false};
 
 		if (decision->outcome == NULL)
 			continue;
-		/* an attempt has ended: there was one */
+		/* a send has ended: there was one */
 		Assert(item->task == TEGRO_SEND && item->claim_no > 0);
+		if (rows == NULL)
+			rows = tegro_store_rows(TEGRO_STMT_END_SEND);
 		values[0] = Int64GetDatum(item->id);
-		values[1] = Int64GetDatum(item->claim_no);
-		values[2] = tegro_store_datum(decision->outcome);
-		values[3] = Int32GetDatum(decision->http_status);
-		nulls[3] = decision->http_status == 0;
-		values[4] = tegro_store_datum(decision->attempt_message);
-		nulls[4] = decision->attempt_message == NULL;
-		values[5] = decision->raw_answer_len > 0
+		values[1] = Int32GetDatum(item->events);
+		values[2] = Int64GetDatum(item->claim_no);
+		values[3] = tegro_store_datum(states[i]);
+		nulls[3] = states[i] == NULL;
+		values[4] = tegro_store_datum(decision->outcome);
+		values[5] = Int32GetDatum(decision->http_status);
+		nulls[5] = decision->http_status == 0;
+		values[6] = tegro_store_datum(decision->attempt_message);
+		nulls[6] = decision->attempt_message == NULL;
+		values[7] = decision->raw_answer_len > 0
 			? bytes_datum(decision->raw_answer, decision->raw_answer_len)
 			: (Datum) 0;
-		nulls[5] = decision->raw_answer_len == 0;
+		nulls[7] = decision->raw_answer_len == 0;
 		tegro_store_add(rows, values, nulls);
-		nrows++;
 	}
-	if (nrows > 0)
-		tegro_store_run_rows(store, TEGRO_STMT_END_ATTEMPT, rows);
+	if (rows)
+		tegro_store_run_rows(store, TEGRO_STMT_END_SEND, rows);
 }
 
 static void
-settle(const TegroStore *store, List *items)
+record_outcomes(const TegroStore *store, List *items)
 {
-	if (items == NIL)
-		return;
-	/*
-	 * Where another has taken a row over meanwhile, what became of its last
-	 * send still tells what is true, if nothing was sent since.
-	 */
-	if (!record_rows(store, items, false))
-		(void) record_rows(store, items, true);
-	end_attempts(store, items);
+	int n = list_length(items);
+	RowChange *changes = palloc0((n + 1) * sizeof(RowChange));
+	const char **states = palloc0((n + 1) * sizeof(char *));
+	int *change_of = palloc((n + 1) * sizeof(int));
+	int nchanges = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		const TegroItem *item = list_nth(items, i);
+
+		change_of[i] = -1;
+		/* its row was left to lookups */
+		if (item->given_up)
+			continue;
+		change_of[i] = nchanges;
+		changes[nchanges++] = (RowChange){item, item->decision, item->state,
+										  item->claim_no};
+	}
+	(void) write_changes(store, changes, nchanges);
+	for (int i = 0; i < n; i++)
+	{
+		const TegroItem *item = list_nth(items, i);
+
+		if (change_of[i] >= 0 && changes[change_of[i]].changed)
+			states[i] = item->decision->state;
+		else if (item->decision->outcome != NULL)
+		{
+			const TegroDecision *decision = record_late(store, item);
+
+			states[i] = decision ? decision->state : NULL;
+		}
+	}
+	end_sends(store, items, states);
 }
 
 void
@@ -899,7 +1066,7 @@ tegro_outbox_record_outcomes(const TegroStore *store, List *items)
 	if (items == NIL)
 		return;
 	tegro_store_enter(store, &scope);
-	settle(store, items);
+	record_outcomes(store, items);
 	tegro_store_leave(&scope);
 }
 
@@ -1224,46 +1391,121 @@ tegro_outbox_waiting(const TegroStore *store)
 	return tegro_store_run_alone(store, TEGRO_STMT_WAITING, NULL, NULL) > 0;
 }
 
+/* Reads, and locks, a request that a person decides about.  NULL: there is none. */
+static TegroItem *
+read_for(const TegroStore *store, int64 id, Oid caller, char **origin,
+		 TegroSubject *subject)
+{
+	Datum values[2] = {Int64GetDatum(id), ObjectIdGetDatum(caller)};
+	TegroItem *item;
+	bool isnull;
+
+	if (tegro_store_run(store, TEGRO_STMT_ONE_OF, values, NULL) != 1)
+		return NULL;
+	item = read_item(0, origin);
+	item->sqlstate = tegro_store_text(0, 19);
+	subject->state = item->state;
+	subject->method = item->method;
+	subject->doubtful = item->unknown_since != 0;
+	subject->linkless = DatumGetBool(tegro_store_column(0, 21, &isnull));
+	return item;
+}
+
+/* Does what a request waits for now. */
+static bool
+refresh(const TegroStore *store, const TegroItem *item,
+		const TegroSubject *subject)
+{
+	Datum values[2] = {Int64GetDatum(item->id),
+					   BoolGetDatum(
+						   tegro_transition_find(subject,
+												 TEGRO_EVENT_REFRESH) !=
+						   NULL)};
+
+	return tegro_store_run(store, TEGRO_STMT_REFRESH, values, NULL) > 0;
+}
+
+/*
+ * What a person's decision makes of a request.  None makes it this server's own
+ * that was another's: that it is "refused", say, is what this server knows, and
+ * the predecessor may have sent it again since.  So it is looked up first.
+ */
+static TegroDecision *
+decide(const TegroItem *item, const TegroTransition *transition,
+	   const char *note)
+{
+	TegroDecision *decision = palloc0(sizeof(TegroDecision));
+
+	decision->transition = transition;
+	decision->state = transition->to;
+	decision->delay_ms = strcmp(transition->to, TEGRO_STATE_READY) == 0 ? 0
+																		: -1;
+	decision->note = note;
+	/* he may err about the earlier sends: their doubt stays */
+	decision->unknown_since = item->unknown_since == 0 &&
+			(transition->effects & TEGRO_WITH_DOUBT)
+		? tegro_transition_now()
+		: item->unknown_since;
+	switch (transition->event)
+	{
+		case TEGRO_EVENT_CANCEL:
+			decision->message = "cancelled";
+			break;
+		case TEGRO_EVENT_RETRY:
+			decision->message = item->message;
+			decision->sqlstate = item->sqlstate;
+			break;
+		case TEGRO_EVENT_RESOLVE_REFUSED:
+			decision->message = note;
+			decision->sqlstate = unpack_sql_state(TEGRO_ERRCODE_REFUSED);
+			break;
+		default:
+			decision->message = note;
+			break;
+	}
+	return decision;
+}
+
 bool
 tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
-					 TegroCommand decision, const char *note)
+					 TegroEvent event, const char *note)
 {
+	MemoryContext context = CurrentMemoryContext;
 	TegroStoreScope scope;
-	Datum values[4];
+	TegroItem *item;
+	TegroSubject subject;
+	char *origin;
+	char *role;
 	bool changed = false;
-
-	values[0] = Int64GetDatum(id);
-	values[1] = ObjectIdGetDatum(caller);
-	values[2] = CStringGetTextDatum(note);
-	values[3] = CStringGetTextDatum(tegro_origin_own());
 
 	/* whichever has it now */
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	tegro_store_commit_durably();
+	role = GetUserNameFromId(caller, false);
 	tegro_store_enter(store, &scope);
-	switch (decision)
+	item = read_for(store, id, caller, &origin, &subject);
+	if (item && event == TEGRO_EVENT_REFRESH)
+		changed = refresh(store, item, &subject);
+	/* a cancelled request must be known not to have been sent */
+	else if (item &&
+			 (event != TEGRO_EVENT_CANCEL ||
+			  strcmp(origin, tegro_origin_own()) == 0))
 	{
-		case TEGRO_CANCEL:
-			changed = tegro_store_run(store, TEGRO_STMT_CANCEL, values, NULL) >
-				0;
-			break;
-		case TEGRO_RETRY:
-			changed = tegro_store_run(store, TEGRO_STMT_RETRY, values, NULL) >
-				0;
-			break;
-		case TEGRO_RESOLVE_ACCEPTED:
-		case TEGRO_RESOLVE_REFUSED:
-		case TEGRO_RESOLVE_RESEND:
-			values[3] = CStringGetTextDatum(
-				decision == TEGRO_RESOLVE_ACCEPTED		? TEGRO_STATE_ACCEPTED
-					: decision == TEGRO_RESOLVE_REFUSED ? TEGRO_STATE_REFUSED
-														: TEGRO_STATE_READY);
-			changed = tegro_store_run(store, TEGRO_STMT_RESOLVE, values,
-									  NULL) > 0;
-			break;
+		const TegroTransition *transition = tegro_transition_find(&subject,
+																  event);
+
+		if (transition)
+		{
+			TegroDecision *decision = decide(item, transition, note);
+			RowChange change = {item, decision, item->state, item->claim_no};
+
+			decision->role = role;
+			changed = write_changes(store, &change, 1) == 1;
+		}
 	}
 	tegro_store_leave(&scope);
+	MemoryContextSwitchTo(context);
 	return changed;
 }
 

@@ -151,23 +151,14 @@ extern bool tegro_outbox_waiting(const TegroStore *store);
 /* How many are due and nobody's, counted no further than "max". */
 extern int64 tegro_outbox_count_due(const TegroStore *store, int64 max);
 
-/* What a person can decide about a request. */
-typedef enum TegroCommand
-{
-	TEGRO_CANCEL,			/* a ready one is not sent */
-	TEGRO_RETRY,			/* do now what comes next, or send again */
-	TEGRO_RESOLVE_ACCEPTED, /* what is in doubt took effect */
-	TEGRO_RESOLVE_REFUSED,	/* it did not, and is left */
-	TEGRO_RESOLVE_RESEND	/* it did not, and is sent again */
-} TegroCommand;
-
 /*
- * Carries out what "caller" decides; "note" is kept with it.  Returns false
- * if there is no such request of the caller's in a state where that is
- * possible.
+ * Carries out what "caller" decides, one of the events of a person; "note" is
+ * kept with it.  TEGRO_EVENT_REFRESH changes no state: the request is sent,
+ * looked up or called back now.  Returns false if there is no such request of
+ * the caller's in a state where that is possible.
  */
 extern bool tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
-								 TegroCommand decision, const char *note);
+								 TegroEvent event, const char *note);
 
 /*
  * Makes this database the one that delivers.  What came from another: orders

@@ -3,7 +3,7 @@
  * statement.c
  *		The SQL statements on the outbox's tables.
  *
- * All SQL that touches tegro_outbox, tegro_attempt, tegro_origin,
+ * All SQL that touches tegro_outbox, tegro_event, tegro_origin,
  * tegro_notification and tegro_payment_callback is here.  store.c runs it with
  * a search_path of pg_catalog alone; "%1$s" stands for the extension's schema.
  *
@@ -18,7 +18,11 @@
 #define ITEM_COLUMNS                                                               \
 	"id, shop_id, method, reference, params, state, claim_no, attempts, failures," \
 	" absent, unknown_since, enqueued_by::oid, origin, answer, callback,"          \
-	" message, next_at"
+	" message, next_at, events"
+
+/* For those who change a row that they did not claim. */
+#define CHANGED_COLUMNS \
+	ITEM_COLUMNS ", sqlstate, decision, (answer #>> '{data,url}') IS NULL"
 
 /*
  * Shops and roles that rest are passed over; see pause.c for the names.  There
@@ -86,35 +90,48 @@ static const TegroGivenColumn given_request[] =
 	 [TEGRO_COLUMN_CALLBACK_MESSAGE] = {"callback_message", TEXTOID},
 	 [TEGRO_COLUMN_CALLBACK_AT] = {"callback_at", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_DECISION] = {"decision", TEXTOID},
+	 [TEGRO_COLUMN_EVENTS] = {"events", INT4OID},
 	 [TEGRO_N_COLUMNS] = {NULL}};
-static const TegroGivenColumn given_attempts[] = {{"id", INT8OID},
-												  {"claim_no", INT8OID},
-												  {"nonce", INT8OID},
-												  {"body", BYTEAOID},
-												  {NULL}};
-static const TegroGivenColumn given_decisions[] = {{"id", INT8OID},
-												   {"claim_no", INT8OID},
-												   {"was", TEXTOID},
-												   {"state", TEXTOID},
-												   {"next_at", TIMESTAMPTZOID},
-												   {"answer", JSONBOID},
-												   {"sqlstate", TEXTOID},
-												   {"message", TEXTOID},
-												   {"failures", INT4OID},
-												   {"absent", INT4OID},
-												   {"unknown_since",
-													TIMESTAMPTZOID},
-												   {"origin", TEXTOID},
-												   {"unsent", INT4OID},
-												   {"finished", BOOLOID},
-												   {NULL}};
-static const TegroGivenColumn given_ends[] = {{"id", INT8OID},
-											  {"claim_no", INT8OID},
-											  {"outcome", TEXTOID},
-											  {"http_status", INT4OID},
-											  {"message", TEXTOID},
-											  {"raw", BYTEAOID},
-											  {NULL}};
+static const TegroGivenColumn given_sends[] = {{"id", INT8OID},
+											   {"event_no", INT4OID},
+											   {"claim_no", INT8OID},
+											   {"nonce", INT8OID},
+											   {"body", BYTEAOID},
+											   {NULL}};
+static const TegroGivenColumn given_changes[] = {{"n", INT4OID},
+												 {"id", INT8OID},
+												 {"claim_no", INT8OID},
+												 {"was", TEXTOID},
+												 {"state", TEXTOID},
+												 {"next_at", TIMESTAMPTZOID},
+												 {"answer", JSONBOID},
+												 {"sqlstate", TEXTOID},
+												 {"message", TEXTOID},
+												 {"failures", INT4OID},
+												 {"absent", INT4OID},
+												 {"unknown_since",
+												  TIMESTAMPTZOID},
+												 {"origin", TEXTOID},
+												 {"decision", TEXTOID},
+												 {"unsent", INT4OID},
+												 {"fence", INT4OID},
+												 {"events", INT4OID},
+												 {"finished", BOOLOID},
+												 {"to_call", BOOLOID},
+												 {"call_again", BOOLOID},
+												 {NULL}};
+static const TegroGivenColumn given_events[] = {{"id", INT8OID},
+												{"event_no", INT4OID},
+												{"event", TEXTOID},
+												{"claim_no", INT8OID},
+												{"role_name", TEXTOID},
+												{"state", TEXTOID},
+												{"message", TEXTOID},
+												{NULL}};
+static const TegroGivenColumn given_ends[] =
+	{{"id", INT8OID},	   {"event_no", INT4OID}, {"claim_no", INT8OID},
+	 {"state", TEXTOID},   {"outcome", TEXTOID},  {"http_status", INT4OID},
+	 {"message", TEXTOID}, {"raw", BYTEAOID},	  {NULL}};
 
 const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_INSERT] =
@@ -176,80 +193,73 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " AND (claimed_until IS NULL OR claimed_until <= $1) LIMIT $2) AS due",
 		 2,
 		 {TIMESTAMPTZOID, INT8OID}},
-	/* one that is new, whatever is on record under its number */
-	[TEGRO_STMT_PASS_ATTEMPTS] =
-		{"UPDATE %1$s.tegro_outbox AS o"
-		 " SET claim_no = (SELECT max(claim_no) FROM %1$s.tegro_attempt WHERE outbox_id = o.id)"
-		 " WHERE id = $1 AND state = 'ready'"
-		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND claim_no > o.claim_no)",
-		 1,
-		 {INT8OID}},
-	/* one that is not: what is on record may be its own */
-	[TEGRO_STMT_DOUBT] =
-		{"UPDATE %1$s.tegro_outbox AS o"
-		 " SET claim_no = (SELECT max(claim_no) FROM %1$s.tegro_attempt WHERE outbox_id = o.id),"
-		 " state = 'unknown', unknown_since = clock_timestamp(), absent = 0, failures = 0, claimed_until = NULL,"
-		 " message = 'an attempt is on record that the request does not know of; it is looked up'"
-		 " WHERE id = ANY ($1) AND state = 'ready'"
-		 " AND EXISTS (SELECT FROM %1$s.tegro_attempt WHERE outbox_id = o.id AND claim_no > o.claim_no)",
+	/*
+	 * A row of an older dump, or one whose number was given out before, does not
+	 * know of the events that are on record under its number.
+	 */
+	[TEGRO_STMT_PASS_EVENTS] =
+		{"UPDATE %1$s.tegro_outbox AS o SET claim_no = greatest(o.claim_no, e.claim_no), events = e.event_no"
+		 " FROM (SELECT outbox_id, max(event_no) AS event_no, max(claim_no) AS claim_no"
+		 " FROM %1$s.tegro_event WHERE outbox_id = ANY ($1) GROUP BY outbox_id) AS e"
+		 " WHERE o.id = e.outbox_id AND o.state = 'ready' AND e.event_no > o.events"
+		 " RETURNING o.id",
 		 1,
 		 {INT8ARRAYOID}},
 	[TEGRO_STMT_MARK_SENDING] =
 		{"UPDATE %1$s.tegro_outbox SET state = 'sending', claim_no = claim_no + 1, sent_claim_no = claim_no + 1,"
-		 " claimed_until = $2, attempts = attempts + 1 WHERE id = ANY ($1)",
+		 " claimed_until = $2, attempts = attempts + 1, events = events + 1 WHERE id = ANY ($1)",
 		 2,
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
-	[TEGRO_STMT_ADD_ATTEMPT] =
-		{"INSERT INTO %1$s.tegro_attempt (outbox_id, claim_no, nonce, body_sha256, started_at)"
-		 " SELECT id, claim_no, nonce, sha256(body), clock_timestamp() FROM given"
-		 /* an attempt of a later claim may be its own: see TEGRO_STMT_DOUBT */
-		 " WHERE NOT EXISTS (SELECT FROM %1$s.tegro_attempt AS a"
-		 " WHERE a.outbox_id = given.id AND a.claim_no >= given.claim_no)",
-		 .given = given_attempts},
+	[TEGRO_STMT_ADD_SEND] =
+		{"INSERT INTO %1$s.tegro_event (outbox_id, event_no, event, claim_no, nonce, body_sha256, started_at)"
+		 " SELECT id, event_no, 'send', claim_no, nonce, sha256(body), clock_timestamp() FROM given"
+		 /* a later event may be of a send that the row does not know of */
+		 " WHERE NOT EXISTS (SELECT FROM %1$s.tegro_event AS e"
+		 " WHERE e.outbox_id = given.id AND e.event_no >= given.event_no)",
+		 .given = given_sends},
 	[TEGRO_STMT_MARK_TAKEN] =
 		{"UPDATE %1$s.tegro_outbox SET claim_no = claim_no + 1, claimed_until = $2"
 		 " WHERE id = ANY ($1)",
 		 2,
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
-/* of a finished request the callback is due, at once, if it is "to_call" */
-#define SETTLE(to_call, further)                                                                       \
-	"UPDATE %1$s.tegro_outbox AS o SET state = s.state, next_at = s.next_at,"                          \
-	" callback_at = CASE WHEN s.finished AND s.state <> 'cancelled' AND " to_call                      \
-	" THEN clock_timestamp() END,"                                                                     \
-	" answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate,"                                   \
-	" failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"                      \
-	" origin = coalesce(s.origin, o.origin), attempts = o.attempts - s.unsent,"                        \
-	" claimed_until = NULL,"                                                                           \
-	" finished_at = CASE WHEN s.finished THEN coalesce(o.finished_at, clock_timestamp()) END," further \
-	" FROM given AS s"
-	[TEGRO_STMT_RECORD_OUTCOME] =
-		{SETTLE("o.callback_state = 'waiting'",
-				" message = s.message") " WHERE o.id = s.id AND o.claim_no = s.claim_no AND o.state = s.was",
-		 .given = given_decisions},
-/*
- * What a person took for failed, or cancelled after that, took effect.  If it
- * stayed so, tegro_retry would do it again.  A callback that was told otherwise
- * is called once more; one that is about to be is stopped by the claim_no.
- */
-#define IS_CORRECTED "o.state IN ('refused', 'cancelled')"
-#define CORRECT                                                              \
-	" callback_state = CASE WHEN o.callback IS NOT NULL THEN 'waiting' END," \
-	" claim_no = o.claim_no + CASE WHEN " IS_CORRECTED " THEN 1 ELSE 0 END," \
-	" message = CASE WHEN " IS_CORRECTED                                     \
-	" THEN concat_ws(': ', 'it took effect after all', o.decision) ELSE s.message END"
-/* what a person has before him is not sent behind his back */
-#define LATE_COUNTS                                                                       \
-	"(o.state = 'unknown' OR (o.state = 'review' AND s.state IN ('accepted', 'refused'))" \
-	" OR (s.state = 'accepted' AND (o.state = 'ready' OR " IS_CORRECTED ")))"
-	[TEGRO_STMT_RECORD_OUTCOME_LATE] =
-		{SETTLE("o.callback IS NOT NULL",
-				CORRECT) " WHERE o.id = s.id AND o.sent_claim_no = s.claim_no AND s.state <> 'unknown' AND " LATE_COUNTS,
-		 .given = given_decisions},
-	[TEGRO_STMT_END_ATTEMPT] =
-		{"UPDATE %1$s.tegro_attempt AS a SET ended_at = clock_timestamp(), outcome = s.outcome,"
-		 " http_status = s.http_status, message = s.message, raw_answer = s.raw"
-		 " FROM given AS s WHERE a.outbox_id = s.id AND a.claim_no = s.claim_no",
+	/* the only statement that changes a state, besides the claims */
+	[TEGRO_STMT_CHANGE] =
+		{"UPDATE %1$s.tegro_outbox AS o SET state = s.state, next_at = s.next_at,"
+		 " callback_state = CASE WHEN s.call_again AND o.callback IS NOT NULL THEN 'waiting' ELSE o.callback_state END,"
+		 " callback_at = CASE WHEN s.to_call AND o.callback IS NOT NULL"
+		 " AND (s.call_again OR o.callback_state = 'waiting') THEN clock_timestamp() END,"
+		 " answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message,"
+		 " failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"
+		 " origin = coalesce(s.origin, o.origin), decision = coalesce(s.decision, o.decision),"
+		 " attempts = o.attempts - s.unsent, claim_no = o.claim_no + s.fence, events = o.events + s.events,"
+		 " claimed_until = NULL,"
+		 " finished_at = CASE WHEN s.finished THEN coalesce(o.finished_at, clock_timestamp()) END"
+		 " FROM given AS s WHERE o.id = s.id AND o.claim_no = s.claim_no AND o.state = s.was"
+		 " RETURNING s.n, o.events",
+		 .given = given_changes},
+	[TEGRO_STMT_ADD_EVENT] =
+		{"INSERT INTO %1$s.tegro_event (outbox_id, event_no, event, claim_no, role_name, state, message, started_at, ended_at)"
+		 " SELECT id, greatest(event_no, 1 + (SELECT max(event_no) FROM %1$s.tegro_event WHERE outbox_id = given.id)),"
+		 " event, claim_no, role_name, state, message, clock_timestamp(), clock_timestamp() FROM given",
+		 .given = given_events},
+	[TEGRO_STMT_END_SEND] =
+		{"UPDATE %1$s.tegro_event AS e SET ended_at = clock_timestamp(), state = s.state, outcome = s.outcome,"
+		 " http_status = s.http_status, message = s.message, raw_answer = s.raw FROM given AS s"
+		 " WHERE e.outbox_id = s.id AND e.event_no = s.event_no AND e.claim_no = s.claim_no AND e.ended_at IS NULL",
 		 .given = given_ends},
+	/* whose last send was that of a claim */
+	[TEGRO_STMT_LATE] =
+		{"SELECT " CHANGED_COLUMNS
+		 " FROM %1$s.tegro_outbox WHERE id = $1 AND sent_claim_no = $2 FOR UPDATE",
+		 2,
+		 {INT8OID, INT8OID}},
+	/* of a role that a person is a member of */
+	[TEGRO_STMT_ONE_OF] =
+		{"SELECT " CHANGED_COLUMNS
+		 " FROM %1$s.tegro_outbox WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
+		 " FOR UPDATE",
+		 2,
+		 {INT8OID, OIDOID}},
 	[TEGRO_STMT_HOLD] =
 		{"SELECT 1 FROM %1$s.tegro_outbox WHERE id = $1 FOR UPDATE NOWAIT",
 		 1,
@@ -306,7 +316,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " WHERE id > $3 ORDER BY id LIMIT $2),"
 		 " old AS (SELECT id FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM seen)"
 		 " AND finished_at < $1 AND next_at IS NULL AND callback_at IS NULL FOR UPDATE SKIP LOCKED),"
-		 " attempts AS (DELETE FROM %1$s.tegro_attempt WHERE outbox_id IN (SELECT id FROM old)),"
+		 " attempts AS (DELETE FROM %1$s.tegro_event WHERE outbox_id IN (SELECT id FROM old)),"
 		 " requests AS (DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old))"
 		 " SELECT CASE WHEN count(*) = $2 AND min(enqueued_at) < $1 THEN max(id) ELSE 0 END FROM seen",
 		 3,
@@ -326,56 +336,15 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		{"SELECT 1 WHERE EXISTS (SELECT FROM %1$s.tegro_outbox WHERE callback_at IS NOT NULL)"
 		 " OR EXISTS (SELECT FROM %1$s.tegro_notification WHERE callback_at IS NOT NULL)",
 		 0},
-	/*
-	 * A person's; $2 is who, $3 what is noted.  None makes a request this
-	 * server's own that was another's: that it is "refused", say, is what this
-	 * server knows, and the predecessor may have sent it again since.  So it is
-	 * looked up first.  What is cancelled must be known not to have been sent.
-	 */
-	[TEGRO_STMT_CANCEL] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'cancelled', next_at = NULL, finished_at = clock_timestamp(),"
-		 " message = 'cancelled', sqlstate = NULL, decision = $3"
-		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND state = 'ready'"
-		 " AND origin = $4",
-		 4,
-		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
-#define HAS_NO_LINK \
-	"(state = 'accepted' AND method = 'createOrder' AND (answer #>> '{data,url}') IS NULL)"
-#define IS_SENT_AGAIN "(state IN ('refused', 'cancelled') OR " HAS_NO_LINK ")"
-	[TEGRO_STMT_RETRY] =
-		{"UPDATE %1$s.tegro_outbox SET"
-		 " state = CASE WHEN " IS_SENT_AGAIN " THEN 'ready' ELSE state END,"
-		 " finished_at = CASE WHEN " IS_SENT_AGAIN
-		 " THEN NULL ELSE finished_at END,"
-		 " callback_state = CASE WHEN callback IS NOT NULL AND (callback_state = 'failed' OR " IS_SENT_AGAIN
-		 ")"
-		 " THEN 'waiting' ELSE callback_state END,"
-		 /* there is one already: a refusal of another is not the end of it */
-		 " unknown_since = CASE WHEN " HAS_NO_LINK
-		 " THEN coalesce(unknown_since, clock_timestamp()) ELSE unknown_since END,"
-		 " next_at = CASE WHEN state = 'accepted' AND NOT " HAS_NO_LINK
-		 " THEN NULL ELSE clock_timestamp() END,"
-		 " callback_at = CASE WHEN state = 'accepted' AND NOT " HAS_NO_LINK
-		 " THEN clock_timestamp() END,"
-		 " failures = 0, decision = $3"
-		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
-		 " AND (state IN ('ready', 'unknown', 'review', 'refused', 'cancelled') OR " HAS_NO_LINK
-		 " OR callback_state IN ('waiting', 'failed'))",
-		 3,
-		 {INT8OID, OIDOID, TEXTOID}},
-	[TEGRO_STMT_RESOLVE] =
-		{"UPDATE %1$s.tegro_outbox SET state = $4,"
-		 " next_at = CASE WHEN $4 = 'ready' THEN clock_timestamp() END,"
-		 " callback_at = CASE WHEN $4 <> 'ready' AND callback_state = 'waiting' THEN clock_timestamp() END,"
-		 " finished_at = CASE WHEN $4 <> 'ready' THEN clock_timestamp() END,"
-		 " claim_no = claim_no + 1, claimed_until = NULL,"
-		 " failures = 0, absent = 0, message = $3, decision = $3,"
-		 /* unknown_since stays: he may err about the earlier sends */
-		 " sqlstate = CASE WHEN $4 = 'refused' THEN 'TG001' END"
-		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
-		 " AND state IN ('review', 'unknown')",
-		 4,
-		 {INT8OID, OIDOID, TEXTOID, TEXTOID}},
+	/* $2: it is sent or looked up now; a callback is called now in any case */
+	[TEGRO_STMT_REFRESH] =
+		{"UPDATE %1$s.tegro_outbox SET failures = 0,"
+		 " next_at = CASE WHEN $2 THEN clock_timestamp() ELSE next_at END,"
+		 " callback_state = CASE WHEN callback_state = 'failed' THEN 'waiting' ELSE callback_state END,"
+		 " callback_at = CASE WHEN callback_at IS NOT NULL OR callback_state = 'failed' THEN clock_timestamp() END"
+		 " WHERE id = $1 AND ($2 OR callback_at IS NOT NULL OR callback_state = 'failed')",
+		 2,
+		 {INT8OID, BOOLOID}},
 /*
 	 * Those of another server: $1 is this one.  One that was to wait until a
 	 * time still does, and the doubt about it begins then.

@@ -207,7 +207,7 @@ must_read(const Report *report, const char *table)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for table %s", table),
 				 errdetail("The report shows what its reader may see of the outbox."),
-				 errhint("GRANT SELECT ON %1$s.tegro_outbox, %1$s.tegro_attempt TO %2$s;",
+				 errhint("GRANT SELECT ON %1$s.tegro_outbox, %1$s.tegro_event TO %2$s;",
 						 report->schema,
 						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
@@ -444,15 +444,15 @@ put_request(Report *report, uint64 row)
 	if (review)
 		appendStringInfo(page,
 						 "<i class=\"soft\">-- how it was sent, and what the provider has</i>\n"
-						 "SELECT * FROM %1$stegro_attempt WHERE outbox_id = %2$s;\n"
+						 "SELECT * FROM %1$stegro_event WHERE outbox_id = %2$s ORDER BY event_no;\n"
 						 "%5$s"
 						 "SELECT %1$stegro_%3$s(payment_id =&#x3e; reference) FROM %1$stegro_outbox WHERE id = %2$s;\n"
 						 "%6$s"
 						 "<i class=\"soft\">-- then one of these, with how you know:</i>\n"
 						 "<i class=\"soft\">-- it took effect</i>\n"
-						 "SELECT %1$stegro_resolve(%2$s, &#39;done&#39;, &#39;&#x2026;&#39;);\n"
+						 "SELECT %1$stegro_resolve(%2$s, &#39;accepted&#39;, &#39;&#x2026;&#39;);\n"
 						 "<i class=\"soft\">-- it did not, and is not to be sent</i>\n"
-						 "SELECT %1$stegro_resolve(%2$s, &#39;failed&#39;, &#39;&#x2026;&#39;);\n"
+						 "SELECT %1$stegro_resolve(%2$s, &#39;refused&#39;, &#39;&#x2026;&#39;);\n"
 						 "<i class=\"soft\">-- it did not; send it again%4$s</i>\n"
 						 "SELECT %1$stegro_resolve(%2$s, &#39;resend&#39;, &#39;&#x2026;&#39;);",
 						 report->prefix.data, id,
@@ -466,7 +466,7 @@ put_request(Report *report, uint64 row)
 	else
 		appendStringInfo(page,
 						 "<i class=\"soft\">-- mend the function, then have it called again</i>\n"
-						 "SELECT %stegro_retry(%s);",
+						 "SELECT %stegro_refresh(%s);",
 						 report->prefix.data, id);
 	appendStringInfoString(page, "</pre></article>\n");
 }
@@ -563,11 +563,11 @@ put_backlog(Report *report)
 }
 
 /* The sends since when, one by one: also those of requests that are older. */
-#define ATTEMPTS                                                                   \
-	"(SELECT * FROM %1$s.tegro_attempt WHERE outbox_id >= $3 AND started_at >= $1" \
-	" UNION ALL SELECT a.* FROM %1$s.tegro_outbox AS o"                            \
-	" JOIN %1$s.tegro_attempt AS a ON a.outbox_id = o.id"                          \
-	" WHERE o.id < $3 AND o.next_at IS NOT NULL AND a.started_at >= $1) AS attempt"
+#define ATTEMPTS                                                                                    \
+	"(SELECT * FROM %1$s.tegro_event WHERE outbox_id >= $3 AND event = 'send' AND started_at >= $1" \
+	" UNION ALL SELECT a.* FROM %1$s.tegro_outbox AS o"                                             \
+	" JOIN %1$s.tegro_event AS a ON a.outbox_id = o.id"                                             \
+	" WHERE o.id < $3 AND o.next_at IS NOT NULL AND a.event = 'send' AND a.started_at >= $1) AS attempt"
 
 /* How many a minute were sent, and how that ended. */
 static void
@@ -909,7 +909,7 @@ tegro_report(PG_FUNCTION_ARGS)
 				 errmsg("\"since\" is not in the past")));
 	report.schema = quote_identifier(get_namespace_name(report.namespace));
 	must_read(&report, "tegro_outbox");
-	must_read(&report, "tegro_attempt");
+	must_read(&report, "tegro_event");
 	/* the caller's memory: what SPI allocates goes with SPI_finish */
 	initStringInfo(&report.page);
 	initStringInfo(&report.prefix);

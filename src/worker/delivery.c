@@ -844,7 +844,7 @@ doubt_rows(Loop *loop, void *arg)
 		ereport(LOG,
 				(errmsg(UINT64_FORMAT " requests of the tegro outbox are in doubt",
 						n),
-				 errdetail("tegro_attempt has attempts under their numbers of which they do not know.  They are looked up.")));
+				 errdetail("tegro_event has events under their numbers of which they do not know.  They are looked up.")));
 }
 
 /*
@@ -1335,7 +1335,7 @@ wind_down(Loop *loop)
 		{
 			if (item->task != TEGRO_SEND)
 			{
-				item->decision = tegro_judge_settled(item);
+				item->decision = tegro_judge_rested(item);
 				item->decision->delay_ms = 0;
 			}
 			else if (tegro_api_exchange(item->call)->handed_over)

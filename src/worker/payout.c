@@ -570,7 +570,7 @@ tegro_payout_main(Datum arg)
 									   "the claim was not confirmed; nothing was sent");
 			Assert(item->decision && !item->in_flight);
 			if (is_directed)
-				tegro_judge_not_again(item->decision,
+				tegro_judge_not_again(item,
 									  "the session that requested it has a key of its own, so it is not left to the worker");
 
 			tegro_session_begin();

@@ -378,7 +378,7 @@ sub rows
 	my $result = ask($node, <<"END");
 SELECT coalesce(jsonb_agg(to_jsonb(o) || jsonb_build_object('tries',
        (SELECT coalesce(jsonb_agg(to_jsonb(a) - 'raw_answer' - 'body_sha256' ORDER BY a.claim_no), '[]')
-          FROM tegro_attempt a WHERE a.outbox_id = o.id)) ORDER BY o.id), '[]')
+          FROM tegro_event a WHERE a.outbox_id = o.id AND a.event = 'send')) ORDER BY o.id), '[]')
   FROM tegro_outbox o WHERE $where
 END
 
