@@ -16,7 +16,7 @@ PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
 
 OBJS = $(patsubst %.c,%.o,tegro.c $(sort $(wildcard src/*/*.c src/*/*/*.c)))
 
-REGRESS = install calls errors rights batch outbox payout trigger fdw link notification stat doctor report
+REGRESS = install calls errors rights batch outbox payout explain trigger fdw link notification stat doctor report
 ISOLATION = enqueue claim cancel retry resolve
 
 PG_CONFIG ?= pg_config

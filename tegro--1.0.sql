@@ -380,6 +380,287 @@ REVOKE ALL ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.tex
 COMMENT ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text) IS
 'a person''s decision on a request in review, or unknown: done (it took effect), failed (it did not, and is not to be sent) or resend (it did not; send it again)';
 
+-- The words are the reader's, who may be the shop's owner; details are in the
+-- tables.  Texts of others, also those in parameters, pass a filter here, for a
+-- terminal obeys control characters and turns lines around for others.  There is
+-- no search_path: it must tell whether the caller's finds the functions named.
+CREATE FUNCTION @extschema@.tegro_explain(id pg_catalog.int8)
+RETURNS pg_catalog.text
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE COST 1000
+BEGIN ATOMIC
+WITH request AS (
+	SELECT o.id, o.shop_id, o.method, o.reference, o.state, o.next_at, o.failures, o.absent, o.message,
+		   o.enqueued_by, o.enqueued_at, o.callback_state, o.callback_message, o.callback_at,
+		   pg_catalog.regexp_replace(o.callback, '[(][^(]*[)]$', '') AS callback,
+		   o.params IS NULL AS is_stripped,
+		   pg_catalog.jsonb_extract_path_text(o.params, 'amount') AS amount,
+		   pg_catalog.jsonb_extract_path_text(o.params, 'currency') AS currency,
+		   pg_catalog.jsonb_extract_path_text(o.params, 'account') AS account,
+		   o.method OPERATOR(pg_catalog.=) 'createWithdrawal' AS is_payout,
+		   -- as tegro_wait tells it
+		   o.attempts OPERATOR(pg_catalog.=) 0 AND o.unknown_since IS NULL AND o.decision IS NULL AS never_sent,
+		   o.attempts OPERATOR(pg_catalog.=) 0 AND o.failures OPERATOR(pg_catalog.=) 0
+			   AND o.events OPERATOR(pg_catalog.=) 0 AS is_new,
+		   pg_catalog.jsonb_extract_path_text(o.answer, 'data', 'url') IS NULL AS is_linkless,
+		   coalesce(o.claimed_until OPERATOR(pg_catalog.>) pg_catalog.statement_timestamp(), false) AS is_claimed
+	  FROM @extschema@.tegro_outbox o
+	 WHERE o.id OPERATOR(pg_catalog.=) tegro_explain.id),
+event AS (
+	SELECT e.event_no, e.event, e.started_at, e.ended_at, e.role_name, e.state, e.message, e.outcome, e.http_status,
+		   pg_catalog.round(pg_catalog.date_part('epoch', e.ended_at OPERATOR(pg_catalog.-) e.started_at)::pg_catalog.numeric, 2) AS seconds,
+		   -- something else happened between a send and its outcome
+		   coalesce(pg_catalog.lead(e.started_at) OVER (ORDER BY e.event_no) OPERATOR(pg_catalog.<) e.ended_at, false) AS is_late,
+		   pg_catalog.lead(e.event_no) OVER (ORDER BY e.event_no) IS NULL AS is_last
+	  FROM request r
+	  JOIN @extschema@.tegro_event e ON e.outbox_id OPERATOR(pg_catalog.=) r.id),
+-- How a send ended, and what became of the request by it.
+send_end AS (
+	SELECT e.event_no, e.is_late, e.started_at, e.ended_at,
+		   -- without what the outcome says already, and what an engineer reads
+		   pg_catalog.regexp_replace(pg_catalog.regexp_replace(
+			   e.message, '^(Tegro refused \w+|the outcome of \w+ is unknown): ', ''),
+			   ' [(][^()]*total [0-9.]+ ms[^()]*[)]$', '') AS words,
+		   CASE WHEN e.is_late
+				THEN pg_catalog.format('the send of %s ended late: %s',
+									   pg_catalog.to_char(e.started_at, 'HH24:MI:SS'), w.said)
+				ELSE w.said_at_once END AS said,
+		   pg_catalog.concat(' after ', e.seconds, ' s', ' (HTTP ' OPERATOR(pg_catalog.||) e.http_status::pg_catalog.text OPERATOR(pg_catalog.||) ')',
+			   CASE WHEN e.state IS NULL THEN '; it came too late to count' ELSE t.said END) AS how
+	  FROM event e
+	  JOIN (VALUES ('answered', 'sent, and accepted', 'it was accepted'),
+				   ('refused', 'sent, and refused', 'it was refused'),
+				   ('rate limited', 'sent, and turned away for now', 'it was turned away for now'),
+				   ('not sent', 'certainly not sent', 'it was certainly not sent'),
+				   ('unknown', 'sent, without a usable answer', 'there is no usable answer')) AS w (outcome, said_at_once, said)
+		ON w.outcome OPERATOR(pg_catalog.=) e.outcome
+	  LEFT JOIN (VALUES ('ready', '; it is sent again'),
+						('unknown', '; it may have taken effect, so it is looked up'),
+						('review', '; an earlier send may have taken effect, so it needs review'),
+						('cancelled', '; it is cancelled')) AS t (state, said)
+		ON t.state OPERATOR(pg_catalog.=) e.state),
+line AS (
+	SELECT 0 AS n, 0 AS part, r.enqueued_at AS at,
+		   pg_catalog.format('enqueued by role %s (time zone %s)', r.enqueued_by, pg_catalog.current_setting('TimeZone')) AS head, NULL AS words
+	  FROM request r
+	UNION ALL
+	-- sends
+	SELECT e.event_no, 0, e.started_at,
+		   CASE WHEN s.event_no IS NOT NULL AND NOT s.is_late THEN pg_catalog.concat(s.said, s.how)
+				WHEN NOT e.is_last OR s.event_no IS NOT NULL THEN 'sent'
+				WHEN r.is_claimed THEN 'sent; the answer is awaited'
+				ELSE 'sent; its delivery worker ended before it told the outcome' END,
+		   CASE WHEN NOT s.is_late THEN s.words END
+	  FROM request r CROSS JOIN event e
+	  LEFT JOIN send_end s ON s.event_no OPERATOR(pg_catalog.=) e.event_no
+	 WHERE e.event OPERATOR(pg_catalog.=) 'send'
+	UNION ALL
+	SELECT (SELECT pg_catalog.max(e.event_no) FROM event e WHERE e.started_at OPERATOR(pg_catalog.<=) s.ended_at),
+		   1, s.ended_at, pg_catalog.concat(s.said, s.how), s.words
+	  FROM send_end s WHERE s.is_late
+	UNION ALL
+	-- decisions: the note repeats who and when
+	SELECT e.event_no, 0, e.started_at,
+		   CASE WHEN e.event OPERATOR(pg_catalog.<>) 'resolved' THEN pg_catalog.concat(e.event, ' by role ', e.role_name)
+				ELSE pg_catalog.concat('role ', e.role_name, ' decided that it ', d.said) END,
+		   nullif(pg_catalog.regexp_replace(
+			   e.message, '^.*? at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^ ]*?( [^ ]+?)?(: |$)', ''), '')
+	  FROM event e
+	  LEFT JOIN (VALUES ('accepted', 'took effect'),
+						('refused', 'did not take effect'),
+						('ready', 'did not take effect and is to be sent again')) AS d (state, said)
+		ON d.state OPERATOR(pg_catalog.=) e.state
+	 WHERE e.event OPERATOR(pg_catalog.<>) 'send' AND e.role_name IS NOT NULL
+	UNION ALL
+	-- the rest, which has whole sentences
+	SELECT e.event_no, 0, e.started_at, h.head, e.message
+	  FROM event e
+	  LEFT JOIN (VALUES ('found', 'looked up'), ('not found', 'looked up'), ('found different', 'looked up'),
+						('given up', 'looked up'), ('no answer', NULL), ('lost', NULL), ('failover', NULL),
+						('conflict', NULL)) AS k (event, head)
+		ON k.event OPERATOR(pg_catalog.=) e.event
+	 CROSS JOIN LATERAL (
+		SELECT CASE WHEN k.event IS NULL OR e.message IS NULL THEN e.event ELSE k.head END) AS h (head)
+	 WHERE e.event OPERATOR(pg_catalog.<>) 'send' AND e.role_name IS NULL
+	UNION ALL
+	-- what only the row knows
+	SELECT 2147483647, 2, NULL, nullif(pg_catalog.concat_ws('; ', x.absent, x.failures), ''), x.message
+	  FROM request r
+	 CROSS JOIN LATERAL (
+		SELECT CASE WHEN r.absent OPERATOR(pg_catalog.>) 0 THEN pg_catalog.format('lookups in a row that did not find it: %s', r.absent) END,
+			   CASE WHEN r.failures OPERATOR(pg_catalog.>) 1 AND r.next_at IS NOT NULL
+					THEN pg_catalog.format('failures in a row: %s', r.failures) END,
+			   CASE WHEN r.message OPERATOR(pg_catalog.<>) r.state
+					 AND NOT (r.absent OPERATOR(pg_catalog.>) 0 AND r.message OPERATOR(pg_catalog.~) '^not found so far')
+					 AND NOT EXISTS (SELECT FROM event e WHERE e.message OPERATOR(pg_catalog.=) r.message)
+					THEN pg_catalog.regexp_replace(r.message, '^(it took effect after all): .*$', '\1') END) AS x (absent, failures, message)
+	 WHERE coalesce(x.absent, x.failures, x.message) IS NOT NULL),
+-- Where there are many, the first and the last.
+numbered AS (
+	SELECT l.at, l.head, l.words,
+		   pg_catalog.row_number() OVER (ORDER BY l.n, l.part) AS n,
+		   pg_catalog.count(*) OVER () AS lines
+	  FROM line l),
+-- What is left to do.
+step AS (
+	SELECT CASE
+			WHEN r.is_claimed AND r.state OPERATOR(pg_catalog.=) 'sending' THEN 'a delivery worker waits for the answer.'
+			WHEN r.is_claimed AND NOT b.is_end THEN 'a delivery worker is looking it up now.'
+			WHEN r.state OPERATOR(pg_catalog.=) 'review' AND r.next_at IS NULL THEN 'a person decides; nothing happens by itself.'
+			WHEN r.state OPERATOR(pg_catalog.=) 'review'
+			THEN pg_catalog.concat('a person decides; in case it is found, it is looked up ', w.due, '.')
+			WHEN NOT b.is_end
+			THEN pg_catalog.concat(
+				CASE WHEN r.state OPERATOR(pg_catalog.<>) 'ready' THEN 'it is looked up '
+					 WHEN r.is_new AND w.seconds OPERATOR(pg_catalog.>) 0 THEN 'it waits for its time, and is sent '
+					 ELSE 'it is sent ' END, w.due, '.',
+				CASE WHEN w.seconds OPERATOR(pg_catalog.<) -60 THEN ' It is late: tegro_doctor() says why.' END)
+			WHEN r.callback_at IS NOT NULL
+			THEN pg_catalog.concat('its callback ', r.callback, ' is called ', w.due, '.')
+			WHEN r.callback_state OPERATOR(pg_catalog.=) 'failed'
+			THEN pg_catalog.concat('nothing; its callback ', r.callback, ' failed too often and is not called any more.')
+			WHEN r.callback_state OPERATOR(pg_catalog.=) 'done'
+			THEN pg_catalog.concat('nothing; its callback ', r.callback, ' was called.')
+			ELSE 'nothing is left to do.' END AS head,
+		   CASE WHEN b.is_end AND r.callback_message IS NOT NULL THEN ' Its last error' END AS tail,
+		   CASE WHEN b.is_end THEN r.callback_message END AS words
+	  FROM request r
+	 CROSS JOIN LATERAL (
+		SELECT r.state OPERATOR(pg_catalog.=) ANY (ARRAY['accepted', 'refused', 'cancelled'])) AS b (is_end)
+	 CROSS JOIN LATERAL (
+		SELECT CASE WHEN b.is_end THEN r.callback_at ELSE r.next_at END) AS a (at)
+	 CROSS JOIN LATERAL (
+		SELECT pg_catalog.date_part('epoch', a.at) OPERATOR(pg_catalog.-)
+			   pg_catalog.date_part('epoch', pg_catalog.statement_timestamp())) AS s (seconds)
+	 CROSS JOIN LATERAL (
+		SELECT s.seconds,
+			   CASE WHEN s.seconds OPERATOR(pg_catalog.<=) 0 THEN 'now'
+					-- by hand
+					WHEN (s.seconds OPERATOR(pg_catalog.<) 'infinity') IS NOT TRUE THEN 'never'
+					ELSE pg_catalog.format('at %s (in %s)', pg_catalog.to_char(a.at, 'YYYY-MM-DD HH24:MI:SS'),
+						CASE WHEN s.seconds OPERATOR(pg_catalog.<) 120 THEN pg_catalog.concat(pg_catalog.ceil(s.seconds), ' s')
+							 WHEN s.seconds OPERATOR(pg_catalog.<) 7200
+							 THEN pg_catalog.concat(pg_catalog.round(s.seconds OPERATOR(pg_catalog./) 60), ' min')
+							 WHEN s.seconds OPERATOR(pg_catalog.<) 172800
+							 THEN pg_catalog.concat(pg_catalog.round(s.seconds OPERATOR(pg_catalog./) 3600), ' h')
+							 ELSE pg_catalog.concat(pg_catalog.round(s.seconds OPERATOR(pg_catalog./) 86400), ' days') END) END) AS w (seconds, due)),
+-- What src/outbox/transition.c lets a person do.
+command AS (
+	SELECT c.n, pg_catalog.concat('  SELECT ',
+			   -- a function of that name elsewhere may be the better match
+			   CASE WHEN NOT pg_catalog.pg_function_is_visible(f.oid)
+						 OR EXISTS (SELECT FROM pg_catalog.pg_proc o
+									 WHERE o.proname OPERATOR(pg_catalog.=) f.proname
+									   AND o.pronamespace OPERATOR(pg_catalog.<>) f.pronamespace)
+					THEN pg_catalog.quote_ident(s.nspname) OPERATOR(pg_catalog.||) '.' END,
+			   f.proname, '(', r.id, c.arguments, ');') AS command, c.effect
+	  FROM request r
+	 CROSS JOIN LATERAL (
+		SELECT 1, '@extschema@.tegro_cancel(pg_catalog.int8)'::pg_catalog.regprocedure, '', 'do not send it'
+		 WHERE r.state OPERATOR(pg_catalog.=) 'ready' AND NOT r.is_claimed
+		UNION ALL
+		SELECT 2, '@extschema@.tegro_refresh(pg_catalog.int8)'::pg_catalog.regprocedure, '',
+			   CASE WHEN r.state OPERATOR(pg_catalog.=) 'ready' THEN 'send it now'
+					WHEN r.state OPERATOR(pg_catalog.=) ANY (ARRAY['unknown', 'review']) THEN 'look it up now'
+					ELSE 'call the callback now' END
+		 WHERE CASE WHEN r.state OPERATOR(pg_catalog.=) ANY (ARRAY['ready', 'unknown', 'review'])
+					THEN NOT r.is_claimed AND NOT (r.never_sent AND r.state OPERATOR(pg_catalog.=) 'review')
+						 AND (r.next_at OPERATOR(pg_catalog.<=) pg_catalog.statement_timestamp()) IS NOT TRUE
+					ELSE r.callback_at IS NOT NULL OR r.callback_state OPERATOR(pg_catalog.=) 'failed' END
+		UNION ALL
+		SELECT 3, '@extschema@.tegro_retry(pg_catalog.int8)'::pg_catalog.regprocedure, '',
+			   CASE WHEN r.state OPERATOR(pg_catalog.=) 'accepted' THEN 'it has no link to pay at: ask for another'
+					WHEN r.state OPERATOR(pg_catalog.=) 'cancelled' THEN 'send it after all'
+					ELSE 'send it again as it is' END
+		 WHERE r.state OPERATOR(pg_catalog.=) ANY (ARRAY['refused', 'cancelled'])
+			OR (r.state OPERATOR(pg_catalog.=) 'accepted' AND NOT r.is_payout AND r.is_linkless)
+		UNION ALL
+		SELECT d.n, '@extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure,
+			   pg_catalog.format(', %L, ''how you know''', d.decision), d.effect
+		  FROM (VALUES (4, 'accepted', 'it took effect'),
+					   (5, 'refused', CASE WHEN r.never_sent THEN 'it is not to be sent' ELSE 'it did not take effect' END),
+					   (6, 'resend', CASE WHEN r.never_sent THEN 'send it'
+											WHEN r.is_payout THEN 'send it again; if it did take effect, it is paid twice'
+											ELSE 'it did not take effect: send it again' END)
+			   ) AS d (n, decision, effect)
+		 WHERE r.state OPERATOR(pg_catalog.=) ANY (ARRAY['unknown', 'review'])) AS c (n, function, arguments, effect)
+	  JOIN pg_catalog.pg_proc f ON f.oid OPERATOR(pg_catalog.=) c.function::pg_catalog.oid
+	  JOIN pg_catalog.pg_namespace s ON s.oid OPERATOR(pg_catalog.=) f.pronamespace),
+padded AS (
+	SELECT c.n, pg_catalog.concat(
+			   pg_catalog.rpad(c.command, pg_catalog.max(pg_catalog.length(c.command)) OVER ()),
+			   -- not as one string: script/check-sql takes that for a comment
+			   '  -', '- ', c.effect) AS command
+	  FROM command c),
+-- The pages' lines: what is ours, and the words of others.
+part AS (
+	SELECT 1 AS n, 0::pg_catalog.int8 AS m, pg_catalog.format('Request %s is %s: %s.', r.id,
+			   CASE WHEN r.state OPERATOR(pg_catalog.=) 'review' THEN 'in review' ELSE r.state END,
+			   CASE WHEN r.state OPERATOR(pg_catalog.=) 'review' AND r.never_sent THEN 'it was not sent; a person decides'
+					ELSE s.said END) AS head, NULL AS words
+	  FROM request r
+	  LEFT JOIN (VALUES ('ready', 'it waits to be sent'), ('sending', 'it is on its way'),
+						('unknown', 'it may have taken effect'), ('accepted', 'Tegro has it'),
+						('refused', 'it did not take effect'), ('review', 'it may have taken effect; a person decides'),
+						('cancelled', 'it is not sent')) AS s (state, said)
+		ON s.state OPERATOR(pg_catalog.=) r.state
+	UNION ALL
+	SELECT 2, 0, pg_catalog.concat(
+			   CASE WHEN r.is_payout THEN 'Payout' ELSE 'Order' END,
+			   ' of ' OPERATOR(pg_catalog.||) pg_catalog.left(r.amount, 40),
+			   ' ' OPERATOR(pg_catalog.||) pg_catalog.left(r.currency, 10),
+			   ' to account ...' OPERATOR(pg_catalog.||) pg_catalog.right(r.account, 4),
+			   ' for reference "', pg_catalog.left(r.reference, 100), '", shop ', pg_catalog.left(r.shop_id, 64),
+			   CASE WHEN r.is_stripped THEN '; its parameters were erased' END, '.'), NULL
+	  FROM request r
+	UNION ALL
+	SELECT 3, 0, '', NULL FROM request r
+	UNION ALL
+	SELECT 4, 2 OPERATOR(pg_catalog.*) l.n, pg_catalog.concat(
+			   pg_catalog.rpad(coalesce(pg_catalog.to_char(l.at, 'YYYY-MM-DD HH24:MI:SS'), 'now'), 19),
+			   '  ', l.head), l.words
+	  FROM numbered l
+	 WHERE l.lines OPERATOR(pg_catalog.<=) 20 OR l.n OPERATOR(pg_catalog.<=) 5 OR l.n OPERATOR(pg_catalog.>) (l.lines OPERATOR(pg_catalog.-) 14)
+	UNION ALL
+	SELECT 4, 11, pg_catalog.format('... %s more events are in tegro_event', l.lines OPERATOR(pg_catalog.-) 19), NULL
+	  FROM numbered l WHERE l.n OPERATOR(pg_catalog.=) 5 AND l.lines OPERATOR(pg_catalog.>) 20
+	UNION ALL
+	SELECT 5, 0, '', NULL FROM request r
+	UNION ALL
+	SELECT 6, 0, pg_catalog.concat('Next: ', s.head, s.tail), s.words FROM step s
+	UNION ALL
+	SELECT 7, 0, 'You can:', NULL FROM padded p WHERE p.n OPERATOR(pg_catalog.=) (SELECT pg_catalog.min(q.n) FROM padded q)
+	UNION ALL
+	SELECT 8, p.n, p.command, NULL FROM padded p)
+SELECT coalesce(
+		   pg_catalog.string_agg(
+			   pg_catalog.rtrim(pg_catalog.regexp_replace(
+				   pg_catalog.concat(p.head, CASE WHEN p.head OPERATOR(pg_catalog.<>) '' AND w.words IS NOT NULL
+												   AND p.head OPERATOR(pg_catalog.!~) '  $' THEN ': ' END,
+									 CASE WHEN pg_catalog.length(w.words) OPERATOR(pg_catalog.>) 200
+										  THEN pg_catalog.left(w.words, 197) OPERATOR(pg_catalog.||) '...' ELSE w.words END)
+					   COLLATE pg_catalog."C",
+				   -- control characters, and those that hide or turn around others
+				   CASE WHEN pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.=) 'UTF8'
+						THEN '[[:cntrl:]\u0080-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]+'
+						ELSE '[[:cntrl:]]+' END, ' ', 'g')),
+			   pg_catalog.chr(10) ORDER BY p.n, p.m),
+		   pg_catalog.format('Request %s is not in the outbox, or another role enqueued it.',
+							 coalesce(tegro_explain.id::pg_catalog.text, 'NULL')))
+  FROM request r
+ CROSS JOIN part p
+ -- of account numbers no more than the end: the request's own, and the other
+ -- one of a lookup that found something different
+ CROSS JOIN LATERAL (
+	SELECT pg_catalog.regexp_replace(
+			   CASE WHEN pg_catalog.length(r.account) OPERATOR(pg_catalog.>) 4
+					THEN pg_catalog.replace(p.words, r.account, '...' OPERATOR(pg_catalog.||) pg_catalog.right(r.account, 4))
+					ELSE p.words END,
+			   '(account .* was asked for, ).*(.{4} is there)', '\1...\2')) AS w (words);
+END;
+REVOKE ALL ON FUNCTION @extschema@.tegro_explain(pg_catalog.int8) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_explain(pg_catalog.int8) IS
+'the story of a request of the outbox in words: what happened and when, the next step, and the commands that a person can use';
+
 CREATE FUNCTION @extschema@.tegro_take_over(reason pg_catalog.text)
 RETURNS pg_catalog.void
 AS 'MODULE_PATHNAME', 'tegro_take_over'
