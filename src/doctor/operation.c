@@ -218,7 +218,7 @@ tegro_check_review(TegroDoctor *doctor)
 								   tegro_finding_text(0, 2),
 								   tegro_finding_int(0, 1) > 5 ? ", ..." : "",
 								   tegro_finding_text(0, 3)),
-						  psprintf("SELECT id, reference, message FROM tegro_outbox WHERE state = 'review'; find each with Tegro, then SELECT tegro_resolve(%s, 'accepted', 'how you know'), or 'refused', or 'resend'.",
+						  psprintf("SELECT tegro_explain(id) FROM tegro_outbox WHERE state = 'review'; find each with Tegro, then SELECT tegro_resolve(%s, 'accepted', 'how you know'), or 'refused', or 'resend'.",
 								   tegro_finding_text(0, 4)));
 	else
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,

@@ -444,7 +444,7 @@ put_request(Report *report, uint64 row)
 	if (review)
 		appendStringInfo(page,
 						 "<i class=\"soft\">-- how it was sent, and what the provider has</i>\n"
-						 "SELECT * FROM %1$stegro_event WHERE outbox_id = %2$s ORDER BY event_no;\n"
+						 "SELECT %1$stegro_explain(%2$s);\n"
 						 "%5$s"
 						 "SELECT %1$stegro_%3$s(payment_id =&#x3e; reference) FROM %1$stegro_outbox WHERE id = %2$s;\n"
 						 "%6$s"
