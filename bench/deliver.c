@@ -32,7 +32,7 @@ struct measure
 {
 	int in_flight;
 	const char *metric;
-	struct series floor_rate, floor_cpu, rate, cpu;
+	struct series floor_rate, floor_cpu, rate, cpu, wal;
 };
 
 static struct measure measures[] = {{.in_flight = 64, .metric = "deliver"},
@@ -66,11 +66,12 @@ run(struct measure *measure, long rounds)
 		delivery = outbox_deliver(&outbox);
 		series_add(&measure->rate, delivery.rate);
 		series_add(&measure->cpu, delivery.cpu);
+		series_add(&measure->wal, delivery.wal);
 		failed += delivery.failed;
-		printf("  round %ld: floor %.0f a second, %.1f us on a processor; worker %.0f a second, %.1f us, %.0f kB\n",
+		printf("  round %ld: floor %.0f a second, %.1f us on a processor; worker %.0f a second, %.1f us, %.0f kB, %.0f bytes of WAL\n",
 			   round + 1, measure->floor_rate.values[round],
 			   measure->floor_cpu.values[round], delivery.rate, delivery.cpu,
-			   process_memory(outbox.worker).anonymous);
+			   process_memory(outbox.worker).anonymous, delivery.wal);
 		fflush(stdout);
 	}
 	floor_multi_close(floor);
@@ -133,6 +134,7 @@ main(int argc, char **argv)
 		print(m, "cpu", series_median(&m->cpu), "us");
 		print(m, "floor_cpu", series_median(&m->floor_cpu), "us");
 		print_series(m, "cpu_ratio", &m->cpu, &m->floor_cpu);
+		print(m, "wal", series_median(&m->wal), "bytes");
 	}
 	print_metric("deliver_failed", (double) failed, "requests");
 	print_metric("deliver_requests", 2.0 * (double) rounds * REQUESTS,

@@ -5,7 +5,7 @@
  *
  * Both in a PL/pgSQL loop, 20,000 in a transaction, in turns.  The table that
  * is compared with has the outbox's columns and defaults, and one index, the
- * primary key; the outbox has three.  Delivery is off.  The commit is not
+ * primary key; the outbox has more.  Delivery is off.  The commit is not
  * counted: it is the same for both.
  *
  *-------------------------------------------------------------------------
@@ -36,16 +36,18 @@ struct cost
 {
 	struct series time;
 	struct series cpu;
+	struct series wal;
 };
 
 static void
-measure(const struct outbox *outbox, const char *name, long first, long rows,
+measure(struct outbox *outbox, const char *name, long first, long rows,
 		struct cost *cost)
 {
 	pid_t backend = PQbackendPID(outbox->session);
 	char sql[200];
 	int64_t start_us;
 	double before;
+	double wal = outbox_wal(outbox);
 
 	snprintf(sql, sizeof(sql), "SELECT bench_%s(%ld, %ld)", name, first,
 			 first + rows - 1);
@@ -61,6 +63,8 @@ measure(const struct outbox *outbox, const char *name, long first, long rows,
 				   (process_cpu(backend) - before) * 1e6 / (double) rows);
 	}
 	session_execute(outbox->session, "COMMIT");
+	if (cost != NULL)
+		series_add(&cost->wal, (outbox_wal(outbox) - wal) / (double) rows);
 }
 
 int
@@ -108,6 +112,8 @@ main(void)
 	print_metric("enqueue_insert_cpu", series_median(&insert.cpu), "us");
 	series_divide(&enqueue.cpu, &insert.cpu, &ratios);
 	print_ratios("enqueue_cpu_ratio", &ratios);
+	print_metric("enqueue_wal", series_median(&enqueue.wal), "bytes");
+	print_metric("enqueue_insert_wal", series_median(&insert.wal), "bytes");
 	outbox_close(&outbox);
 	return 0;
 }

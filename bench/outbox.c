@@ -23,6 +23,13 @@
 #define PATIENCE_US (600 * INT64_C(1000000))
 #define LOOK_US		20000
 
+double
+outbox_wal(struct outbox *outbox)
+{
+	return session_number(outbox->session,
+						  "SELECT pg_current_wal_insert_lsn() - '0/0'");
+}
+
 /* The worker begins as soon as delivery is on: that is not waited for. */
 void
 outbox_switch(struct outbox *outbox, bool on)
@@ -131,10 +138,12 @@ outbox_deliver(struct outbox *outbox)
 					   " AND method = 'createOrder' AND reference = 'T-%08ld'",
 					   outbox->delivered + 1);
 	double before = process_cpu(outbox->worker);
+	double wal = outbox_wal(outbox);
 	struct delivery delivery;
 
 	outbox_switch(outbox, true);
 	outbox_wait(outbox);
+	delivery.wal = (outbox_wal(outbox) - wal) / (double) count;
 	delivery.cpu = (process_cpu(outbox->worker) - before) * 1e6 /
 		(double) count;
 	outbox_switch(outbox, false);

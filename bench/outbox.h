@@ -31,6 +31,7 @@ struct delivery
 	double
 		rate; /* requests a second, from the first claim to the last outcome */
 	double cpu;	 /* us a request, of the worker on a processor */
+	double wal;	 /* bytes a request, of the whole server */
 	long failed; /* requests that were not done at the first attempt */
 };
 
@@ -45,6 +46,9 @@ void outbox_open(struct outbox *outbox);
 void outbox_concurrency(struct outbox *outbox, int in_flight);
 
 void outbox_close(struct outbox *outbox);
+
+/* How much the server has written to its WAL, in bytes. */
+double outbox_wal(struct outbox *outbox);
 
 /* Turns delivery on or off, for the whole server. */
 void outbox_switch(struct outbox *outbox, bool on);
