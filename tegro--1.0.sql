@@ -216,6 +216,9 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.events IS 'how many events of it are 
 -- What there is to do, in the order in which it is due.  Finished requests
 -- are not in it, so it stays small however long the history is.
 CREATE INDEX tegro_outbox_due ON @extschema@.tegro_outbox (next_at) WHERE next_at IS NOT NULL;
+-- Payouts among it: they go before a bulk of orders.  An order has no entry.
+CREATE INDEX tegro_outbox_payout_due ON @extschema@.tegro_outbox (next_at)
+ WHERE next_at IS NOT NULL AND method OPERATOR(pg_catalog.=) 'createWithdrawal';
 CREATE INDEX tegro_outbox_callback_due ON @extschema@.tegro_outbox (callback_at) WHERE callback_at IS NOT NULL;
 
 -- What happened to each request after it was enqueued.  An event is inserted once;

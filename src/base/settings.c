@@ -354,8 +354,8 @@ tegro_settings_define(void)
 							&tegro_max_amount_decimals, 12, 0, 30,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tegro.rate_limit",
-							"Requests a second that a delivery worker sends at most; 0 for no limit.",
-							NULL,
+							"Requests a second that a delivery worker sends at most for each shop; 0 for no limit.",
+							"Lookups are not counted.",
 							&tegro_rate_limit, 0, 0, 1000000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("tegro.worker_idle_timeout",

@@ -28,7 +28,8 @@
  * somewhere, index entries of rows that have moved on can't be removed, and
  * each claim would pass over all of them; so a delivery worker that works off a
  * backlog begins where the last claim ended, and sweeps the whole index now
- * and then.
+ * and then.  What goes before a backlog is found by statements of its own: see
+ * Part.
  *
  * The statements themselves, and the rights under which they run, are in
  * store.c.
@@ -59,6 +60,13 @@
 #include "src/outbox/transition.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
+
+/*
+ * How long what has become due counts as new.  A transaction that is open for
+ * longer than that after it enqueued has its request go by age.
+ */
+#define NEWEST_MS	(3 * 1000)
+#define A_SECOND_MS 1000
 
 /* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
 #define FORGET_MAX 1000
@@ -568,28 +576,154 @@ tegro_outbox_log_review(const TegroItem *item)
 						item->id, message)));
 }
 
-/* Where in the order of what is due a claim begins. */
+/*
+ * The parts of what is due, in the order in which a claim takes their rows.
+ *
+ * Payouts and what is newest go before a bulk of orders that somebody enqueued
+ * in one go.  The newest are the single requests that come while it is worked
+ * off, and lookups and repeats that have become due; and of a bulk, its end, for
+ * as long as that is new.  These two are preferred, for at most as many rows as
+ * the caller says, who lets them have a quarter of the places (delivery.c), so
+ * that the rest, by age, always goes on.
+ *
+ * This is right whoever enqueued the bulk and the others: a fair share for each
+ * role or shop would need an index of its own, and would do nothing for the
+ * shop that runs the bulk and has customers meanwhile.
+ *
+ * A claim touches no index for it.  What is newest is read from the end of the
+ * index of what is due, no further back than NEWEST_MS, so that the rows of a
+ * bulk keep their order from then on, and so that index entries that an old
+ * snapshot keeps are passed over only as far as that.  Payouts have an index of
+ * their own, which is empty where there are none.
+ */
+typedef enum Part
+{
+	PAYOUTS, /* oldest first */
+	NEWEST,	 /* newest first */
+	BY_AGE,	 /* of shops that do not rest for want of a token */
+	OF_SHOPS /* that did, and have one again */
+} Part;
+
+static const TegroStatement due_rows[] = {[PAYOUTS] = TEGRO_STMT_PAYOUTS_DUE,
+										  [NEWEST] = TEGRO_STMT_NEWEST_DUE,
+										  [BY_AGE] = TEGRO_STMT_DUE,
+										  [OF_SHOPS] = TEGRO_STMT_SHOPS_DUE};
+static const TegroStatement due_ids[] =
+	{[PAYOUTS] = TEGRO_STMT_PAYOUTS_DUE_IDS,
+	 [NEWEST] = TEGRO_STMT_NEWEST_DUE_IDS,
+	 [BY_AGE] = TEGRO_STMT_DUE_IDS,
+	 [OF_SHOPS] = TEGRO_STMT_SHOPS_DUE_IDS};
+
+/* Where in the order of what is due a claim begins, by age. */
 static Datum
 begin_of_claim(const TegroClaim *claim)
 {
 	return TimestampTzGetDatum(claim->fast ? claim->after : DT_NOBEGIN);
 }
 
-/* Finds the rows that a claim made "now" takes, and locks them if "which" does. */
-static int
-find_due(const TegroStore *store, TegroStatement which,
-		 const TegroClaim *claim, TimestampTz now)
+/* The numbers of items, and of those that were set aside. */
+static Datum
+ids_left_out(const TegroClaim *claim, List *items)
 {
-	Datum names = tegro_store_texts(tegro_pauses_names(claim->pauses));
-	Datum values[5] = {TimestampTzGetDatum(now), begin_of_claim(claim), names,
-					   Int32GetDatum(claim->max),
-					   tegro_asides_ids(claim->asides, false)};
-	Datum one[3] = {TimestampTzGetDatum(now), names,
-					Int64GetDatum(claim->only)};
+	Datum aside = tegro_asides_ids(claim->asides, false);
+	Datum *ids;
+	int naside;
+	ListCell *cell;
 
-	if (claim->only != 0)
-		return (int) tegro_store_run(store, TEGRO_STMT_DUE_ONE, one, NULL);
-	return (int) tegro_store_run(store, which, values, NULL);
+	if (items == NIL)
+		return aside;
+	deconstruct_array(DatumGetArrayTypeP(aside), INT8OID, sizeof(int64),
+					  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, NULL, &naside);
+	ids = repalloc(ids, (Size) (naside + list_length(items)) * sizeof(Datum));
+	foreach(cell, items)
+		ids[naside++] = Int64GetDatum(((TegroItem *) lfirst(cell))->id);
+	return tegro_store_ids(ids, naside);
+}
+
+/*
+ * Finds rows of a part that a claim made "now" takes, at most "max", by one of
+ * the statements above.  "items" are those that it has taken already: they are
+ * not found again.  "shops" and "from" are those of OF_SHOPS.
+ */
+static int
+find_due(const TegroStore *store, Part part, const TegroStatement *statements,
+		 const TegroClaim *claim, TimestampTz now, int max, List *items,
+		 List *shops, TimestampTz from)
+{
+	Datum values[6] = {TimestampTzGetDatum(now),
+					   begin_of_claim(claim),
+					   tegro_store_texts(tegro_pauses_names(claim->pauses)),
+					   Int32GetDatum(max),
+					   ids_left_out(claim, items),
+					   (Datum) 0};
+
+	Assert(max > 0);
+	switch (part)
+	{
+		case PAYOUTS:
+			values[1] = TimestampTzGetDatum(DT_NOBEGIN);
+			shops = tegro_pace_resting(claim->pace, false);
+			break;
+		case NEWEST:
+			values[1] = TimestampTzGetDatum(
+				TimestampTzPlusMilliseconds(now, -NEWEST_MS));
+			shops = tegro_pace_resting(claim->pace, false);
+			break;
+		case BY_AGE:
+			shops = tegro_pace_resting(claim->pace, true);
+			break;
+		case OF_SHOPS:
+			values[1] = TimestampTzGetDatum(from);
+			break;
+	}
+	values[5] = tegro_store_texts(shops);
+	return (int) tegro_store_run(store, statements[part], values, NULL);
+}
+
+/* Finds the one row that a claim is for. */
+static int
+find_one(const TegroStore *store, const TegroClaim *claim, TimestampTz now)
+{
+	Datum values[3] = {TimestampTzGetDatum(now),
+					   tegro_store_texts(tegro_pauses_names(claim->pauses)),
+					   Int64GetDatum(claim->only)};
+
+	return (int) tegro_store_run(store, TEGRO_STMT_DUE_ONE, values, NULL);
+}
+
+/*
+ * The numbers of what a claim would find, from any part, as datums, by one of
+ * the statements above.
+ */
+static Datum *
+find_ids(const TegroStore *store, const TegroStatement *statements,
+		 const TegroClaim *claim, int *nids)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Datum *ids = palloc((Size) (3 * claim->max + 1) * sizeof(Datum));
+	TimestampTz from;
+	int places = claim->max;
+	List *shops = tegro_pace_returning(claim->pace, &places, &from);
+	bool isnull;
+
+	*nids = 0;
+	for (Part part = PAYOUTS; part <= OF_SHOPS; part++)
+	{
+		bool preferred = part == PAYOUTS || part == NEWEST;
+		int max = part == BY_AGE ? claim->max
+			: preferred			 ? claim->preferred / 2 + 1
+								 : places;
+		int nfound;
+
+		if ((preferred && claim->preferred == 0) ||
+			(part == OF_SHOPS && shops == NIL))
+			continue;
+		nfound = find_due(store, part, statements, claim, now, max, NIL, shops,
+						  from);
+		for (int i = 0; i < nfound && *nids < 3 * claim->max; i++)
+			ids[(*nids)++] = tegro_store_column(i, 1, &isnull);
+	}
+	return ids;
 }
 
 List *
@@ -598,18 +732,18 @@ tegro_outbox_list_due(const TegroStore *store, const TegroClaim *claim)
 	MemoryContext caller = CurrentMemoryContext;
 	TegroStoreScope scope;
 	List *rows = NIL;
-	int nfound;
-	bool isnull;
+	Datum *ids;
+	int nids;
 
 	Assert(claim->only == 0);
 	tegro_store_enter(store, &scope);
-	nfound = find_due(store, TEGRO_STMT_DUE_IDS, claim, GetCurrentTimestamp());
+	ids = find_ids(store, due_ids, claim, &nids);
 	MemoryContextSwitchTo(caller);
-	for (int i = 0; i < nfound; i++)
+	for (int i = 0; i < nids; i++)
 	{
 		TegroRow *row = palloc0(sizeof(TegroRow));
 
-		row->id = DatumGetInt64(tegro_store_column(i, 1, &isnull));
+		row->id = DatumGetInt64(ids[i]);
 		rows = lappend(rows, row);
 	}
 	tegro_store_leave(&scope);
@@ -622,20 +756,21 @@ tegro_outbox_doubt(const TegroStore *store, const TegroClaim *claim)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TegroStoreScope scope;
-	List *items = NIL;
-	Datum *ids;
+	Datum only = Int64GetDatum(claim->only);
+	Datum *ids = &only;
 	Datum values[1];
-	int nfound;
+	List *items = NIL;
+	int nids;
 	int npassed;
 	bool isnull;
 	ListCell *cell;
 
 	tegro_store_enter(store, &scope);
-	nfound = find_due(store, TEGRO_STMT_DUE, claim, GetCurrentTimestamp());
-	ids = palloc((nfound + 1) * sizeof(Datum));
-	for (int i = 0; i < nfound; i++)
-		ids[i] = tegro_store_column(i, 1, &isnull);
-	values[0] = tegro_store_ids(ids, nfound);
+	if (claim->only != 0)
+		nids = find_one(store, claim, GetCurrentTimestamp());
+	else
+		ids = find_ids(store, due_rows, claim, &nids);
+	values[0] = tegro_store_ids(ids, nids);
 	npassed = (int) tegro_store_run(store, TEGRO_STMT_PASS_EVENTS, values,
 									NULL);
 	for (int i = 0; i < npassed; i++)
@@ -664,6 +799,91 @@ tegro_outbox_doubt(const TegroStore *store, const TegroClaim *claim)
 	return (uint64) npassed;
 }
 
+/* What a claim has found, and read. */
+typedef struct Found
+{
+	MemoryContext context; /* above those of the items */
+	int64 now_us;
+	List *items;	/* of TegroItem */
+	char **origins; /* theirs, in that order, and when each is due */
+	TimestampTz *due;
+	Size size;
+} Found;
+
+/*
+ * Reads the rows that were found, "nfound" of them.  What is large is stored
+ * apart, and read only here; rows beyond the budget stay as they are.  Returns
+ * how many were read.
+ */
+static int
+read_found(Found *found, int nfound, Size max_size)
+{
+	int nread = 0;
+
+	for (; nread < nfound; nread++)
+	{
+		int n = list_length(found->items);
+		MemoryContext old;
+		TegroItem *item;
+		bool isnull;
+
+		if (n > 0 && found->size >= max_size)
+			break;
+		old = MemoryContextSwitchTo(
+			AllocSetContextCreate(found->context, "tegro request",
+								  ALLOCSET_DEFAULT_SIZES));
+		item = read_item(nread, &found->origins[n]);
+		item->claimed_us = found->now_us;
+		found->size += item->size;
+		MemoryContextSwitchTo(old);
+		found->due[n] = DatumGetTimestampTz(
+			tegro_store_column(nread, 17, &isnull));
+		found->items = lappend(found->items, item);
+	}
+	return nread;
+}
+
+/* When the last one that was read was due. */
+static TimestampTz
+last_due(const Found *found)
+{
+	return found->due[list_length(found->items) - 1];
+}
+
+/*
+ * Finds what is preferred, and tells when the place for it ran out: then there
+ * may be more of it.
+ */
+static void
+find_preferred(const TegroStore *store, TegroClaim *claim, TimestampTz now,
+			   Found *found)
+{
+	int64 begun_us = tegro_clock_us();
+	int places = claim->preferred;
+	/* both get some, also where there are many of the other */
+	int payouts = places > 1 ? places - places / 2 : claim->turn % 4 != 0;
+	int nfound = 0;
+
+	if (payouts > 0)
+	{
+		nfound = find_due(store, PAYOUTS, due_rows, claim, now, payouts, NIL,
+						  NIL, 0);
+		(void) read_found(found, nfound, claim->max_size);
+		claim->more_preferred = nfound == payouts;
+	}
+	places -= nfound;
+	if (places > 0)
+	{
+		nfound = find_due(store, NEWEST, due_rows, claim, now, places,
+						  found->items, NIL, 0);
+		/* the end of a bulk is not so urgent */
+		claim->more_preferred |= read_found(found, nfound, claim->max_size) ==
+				places &&
+			last_due(found) > TimestampTzPlusMilliseconds(now, -A_SECOND_MS);
+	}
+	claim->preferred_us = tegro_clock_us() - begun_us;
+}
+
 List *
 tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 {
@@ -673,66 +893,102 @@ tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 	List *to_take = NIL;
 	List *put_off = NIL;
 	List *resting = NIL;
-	TegroItem **found;
-	char **origins;
+	Found found = {.context = caller, .now_us = tegro_clock_us()};
 	TimestampTz now = GetCurrentTimestamp();
-	int64 now_us = tegro_clock_us();
 	TimestampTz claimed_until;
+	TimestampTz from;
+	List *shops = NIL;
 	int nfound;
-	int nread = 0;
-	Size size = 0;
+	int npreferred;
+	int left;
+	int by_age;
 	ListCell *cell;
 	TegroStoreScope scope;
 	bool isnull;
 
 	Assert(claim->max > 0 && claim->max_size > 0);
+	Assert(claim->preferred >= 0 && claim->preferred <= claim->max);
 	Assert(IsTransactionState());
 	tegro_store_enter(store, &scope);
-	nfound = find_due(store, TEGRO_STMT_DUE, claim, now);
-	Assert(nfound >= 0 && nfound <= claim->max);
-	claim->full = nfound == claim->max;
+	found.origins = palloc(claim->max * sizeof(char *));
+	found.due = palloc(claim->max * sizeof(TimestampTz));
 
-	/*
-	 * The rows first: what follows runs statements of its own.  What is large is
-	 * stored apart, and read only here; rows beyond the budget stay as they are.
-	 */
-	found = palloc((nfound + 1) * sizeof(TegroItem *));
-	origins = palloc((nfound + 1) * sizeof(char *));
-	for (int i = 0; i < nfound && (i == 0 || size < claim->max_size); i++)
+	/* the rows first: what follows runs statements of its own */
+	claim->more_preferred = false;
+	if (claim->preferred > 0)
+		find_preferred(store, claim, now, &found);
+	npreferred = list_length(found.items);
+	left = by_age = claim->max - npreferred;
+	if (claim->only == 0 && left > 0)
 	{
-		MemoryContext context = AllocSetContextCreate(caller, "tegro request",
-													  ALLOCSET_DEFAULT_SIZES);
-		MemoryContext old = MemoryContextSwitchTo(context);
+		int places = left;
 
-		found[i] = read_item(i, &origins[i]);
-		found[i]->claimed_us = now_us;
-		size += found[i]->size;
-		nread++;
-		MemoryContextSwitchTo(old);
+		/* half of the places for these, and what the others leave */
+		shops = tegro_pace_returning(claim->pace, &places, &from);
+		if (shops != NIL)
+			by_age = Max((left + (claim->turn & 1)) / 2, left - places);
 	}
-	if (nread < nfound)
-		claim->full = true;
-	nfound = nread;
-	claim->max_size -= Min(size, claim->max_size);
-	if (nfound > 0)
-		claim->after = DatumGetTimestampTz(
-			tegro_store_column(nfound - 1, 17, &isnull));
+	claim->full = true;
+	if (by_age > 0 && found.size < claim->max_size)
+	{
+		int nread;
+
+		nfound = claim->only != 0 ? find_one(store, claim, now)
+								  : find_due(store, BY_AGE, due_rows, claim,
+											 now, by_age, found.items, NIL, 0);
+		Assert(nfound >= 0 && nfound <= by_age);
+		nread = read_found(&found, nfound, claim->max_size);
+		claim->full = nfound == by_age || nread < nfound;
+		if (nread > 0)
+			claim->after = last_due(&found);
+		left -= nread;
+	}
+	if (shops != NIL && left > 0 && found.size < claim->max_size)
+	{
+		int places = left;
+		int nread;
+
+		shops = tegro_pace_returning(claim->pace, &places, &from);
+		nfound = find_due(store, OF_SHOPS, due_rows, claim, now, places,
+						  found.items, shops, from);
+		nread = read_found(&found, nfound, claim->max_size);
+		if (nread == nfound && nfound < places)
+			tegro_pace_seen(claim->pace, shops, DT_NOEND);
+		else if (nread > 0)
+			tegro_pace_seen(claim->pace, shops, last_due(&found));
+	}
+	nfound = list_length(found.items);
+	claim->max_size -= Min(found.size, claim->max_size);
+	claim->npreferred = 0;
 
 	for (int i = 0; i < nfound; i++)
 	{
-		TegroItem *item = found[i];
+		/*
+		 * Where a shop has few tokens, what is preferred has the first, but for
+		 * one turn of four.
+		 */
+		int n = claim->turn % 4 == 3 ? (i + npreferred) % nfound : i;
+		TegroItem *item = list_nth(found.items, n);
 		MemoryContext old = MemoryContextSwitchTo(item->context);
 
-		item->decision = prepare_item(store, item, origins[i], claim->origin);
+		item->decision = prepare_item(store, item, found.origins[n],
+									  claim->origin);
 		MemoryContextSwitchTo(old);
 		if (item->decision)
 			put_off = lappend(put_off, item);
-		else if (tegro_pauses_hold(claim->pauses, item))
+		else if (tegro_pauses_hold(claim->pauses, item) ||
+				 (item->task == TEGRO_SEND &&
+				  !tegro_pace_take(claim->pace, item->shop_id, found.due[n],
+								   n >= npreferred && claim->only == 0)))
 			resting = lappend(resting, item);
-		else if (item->task == TEGRO_SEND)
-			to_send = lappend(to_send, item);
 		else
-			to_take = lappend(to_take, item);
+		{
+			claim->npreferred += n < npreferred;
+			if (item->task == TEGRO_SEND)
+				to_send = lappend(to_send, item);
+			else
+				to_take = lappend(to_take, item);
+		}
 	}
 
 	claimed_until = end_of_lease();

@@ -14,6 +14,7 @@
 
 #include "src/outbox/aside.h"
 #include "src/outbox/item.h"
+#include "src/outbox/pace.h"
 #include "src/outbox/store.h"
 #include "src/outbox/pause.h"
 
@@ -42,10 +43,16 @@ typedef struct TegroClaim
 	bool fast;				   /* pass over what is due before "after" */
 	TimestampTz after;		   /* in: see fast; out: where it got to */
 	TegroPauses *pauses;	   /* requests whose shop and key rest stay */
+	TegroPace *pace;		   /* requests whose shop has no token stay */
 	const TegroAsides *asides; /* these stay, too; NULL: none */
-	int64 only;	  /* no request but this one, wherever it is due; 0: any */
-	char *origin; /* this server's */
-	bool full;	  /* out: there may be more */
+	int preferred;	/* of "max", for payouts and for what is newest */
+	unsigned turn;	/* raised with each claim: who is first */
+	int64 only;		/* no request but this one, wherever it is due; 0: any */
+	char *origin;	/* this server's */
+	bool full;		/* out: there may be more */
+	int npreferred; /* out: of those claimed, how many are preferred */
+	bool more_preferred; /* out: there may be more of these */
+	int64 preferred_us;	 /* out: how long it took to find them */
 	TimestampTz next_at; /* out: when the next is due, of what was not passed
 						  * over; 0: none is */
 	/* out, unless full: when a notification is due, if not taken; 0: none is */

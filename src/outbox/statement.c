@@ -41,6 +41,31 @@
 	"next_at <= $1" \
 	" AND (claimed_until IS NULL OR claimed_until <= $1)"
 
+/*
+ * What is due: $1 is now; $2 when what is looked at is due at the earliest; $3
+ * and $5 what is passed over; $4 how many; $6 shops, by tegro.rate_limit.
+ */
+#define DUE(columns, which, direction)                                 \
+	"SELECT " columns " FROM %1$s.tegro_outbox"                        \
+	" WHERE " IS_DUE " AND next_at >= $2"                              \
+	" AND " DOES_NOT_REST("enqueued_by", "shop_id",                    \
+						  "$3") " AND " IS_NOT_ASIDE("id", "$5") which \
+		" ORDER BY next_at" direction " LIMIT $4"
+#define LOCKED " FOR UPDATE SKIP LOCKED"
+#define DUE_ARGS                                                             \
+	6,                                                                       \
+	{                                                                        \
+		TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID, INT8ARRAYOID, \
+			TEXTARRAYOID                                                     \
+	}
+
+/* Only what is to be sent takes a token; see pace.c. */
+#define HAS_TOKENS \
+	" AND (cardinality($6) = 0 OR state <> 'ready' OR shop_id <> ALL ($6))"
+#define IS_OF_SHOP " AND state = 'ready' AND shop_id = ANY ($6)"
+/* as tegro_outbox_payout_due has it */
+#define IS_PAYOUT " AND method = 'createWithdrawal'"
+
 #define NOTIFICATION_COLUMNS                                                  \
 	"n.id, n.shop_id, n.order_id, n.fields, n.state, n.claim_no, n.failures," \
 	" n.waiting_since, n.role::oid, n.answer, n.callback, n.message"
@@ -150,24 +175,19 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
 	 6,
 	 {TEXTOID, TEXTOID, TEXTOID, JSONBOID, OIDOID, OIDOID}},
-	[TEGRO_STMT_DUE] =
-		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
-		 " WHERE " IS_DUE " AND next_at >= $2"
-		 " AND " DOES_NOT_REST("enqueued_by", "shop_id",
-							   "$3") " AND " IS_NOT_ASIDE("id",
-														  "$5") " ORDER BY next_at LIMIT $4 FOR UPDATE SKIP LOCKED",
-		 5,
-		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID,
-		  INT8ARRAYOID}},
-	[TEGRO_STMT_DUE_IDS] =
-		{"SELECT id FROM %1$s.tegro_outbox"
-		 " WHERE " IS_DUE " AND next_at >= $2"
-		 " AND " DOES_NOT_REST("enqueued_by", "shop_id",
-							   "$3") " AND " IS_NOT_ASIDE("id",
-														  "$5") " ORDER BY next_at LIMIT $4",
-		 5,
-		 {TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTARRAYOID, INT4OID,
-		  INT8ARRAYOID}},
+	[TEGRO_STMT_DUE] = {DUE(ITEM_COLUMNS, HAS_TOKENS, "") LOCKED, DUE_ARGS},
+	[TEGRO_STMT_DUE_IDS] = {DUE("id", HAS_TOKENS, ""), DUE_ARGS},
+	[TEGRO_STMT_PAYOUTS_DUE] = {DUE(ITEM_COLUMNS, HAS_TOKENS IS_PAYOUT, "")
+									LOCKED,
+								DUE_ARGS},
+	[TEGRO_STMT_PAYOUTS_DUE_IDS] = {DUE("id", HAS_TOKENS IS_PAYOUT, ""),
+									DUE_ARGS},
+	[TEGRO_STMT_NEWEST_DUE] = {DUE(ITEM_COLUMNS, HAS_TOKENS, " DESC") LOCKED,
+							   DUE_ARGS},
+	[TEGRO_STMT_NEWEST_DUE_IDS] = {DUE("id", HAS_TOKENS, " DESC"), DUE_ARGS},
+	[TEGRO_STMT_SHOPS_DUE] = {DUE(ITEM_COLUMNS, IS_OF_SHOP, "") LOCKED,
+							  DUE_ARGS},
+	[TEGRO_STMT_SHOPS_DUE_IDS] = {DUE("id", IS_OF_SHOP, ""), DUE_ARGS},
 	[TEGRO_STMT_DUE_ONE] =
 		{"SELECT " ITEM_COLUMNS " FROM %1$s.tegro_outbox"
 		 " WHERE id = $3 AND " IS_DUE

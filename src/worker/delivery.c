@@ -83,6 +83,16 @@
  */
 #define INBOX_MS 50
 
+/*
+ * How often it is the turn of payouts and of what is newest while a backlog is
+ * worked off; the share of all places that they get; and one part in so many of
+ * the time goes into finding them, where an old snapshot keeps many index
+ * entries.
+ */
+#define PREFERRED_MS	   50
+#define PREFERRED_SHARE	   4
+#define PREFERRED_PATIENCE 16
+
 /* How often the whole index is swept while a backlog is worked off. */
 #define FULL_SWEEP_MS (10 * 1000)
 
@@ -109,9 +119,11 @@
 /*
  * While rows rest: one part in so many of the time goes into reading them, and a
  * row is found at once if it is committed within so long after it became due.
+ * That a shop rests for want of a token is nothing unusual, and costs less.
  */
-#define SWEEP_SHARE 4
-#define LATE_MS		1000
+#define SWEEP_SHARE		 4
+#define SWEEP_SHARE_PACE 16
+#define LATE_MS			 1000
 
 /* How long a key rests that was not accepted, or until a reload. */
 #define UNAUTHORIZED_PAUSE_MS (10 * 60 * 1000)
@@ -155,8 +167,12 @@ typedef struct Loop
 	int64 inbox_us;			/* when notifications were asked for last */
 	int64 inbox_took_us;	/* how long that took */
 	int64 idle_since_us;
-	double tokens; /* of tegro.rate_limit */
-	int64 tokens_us;
+	double preferred;		 /* places that are owed to what is preferred */
+	int64 preferred_us;		 /* when it was asked for last */
+	int64 preferred_took_us; /* how long that took */
+	bool more_preferred;	 /* there may be more of it */
+	unsigned turn;			 /* of claims */
+	TegroPace *pace;
 	int64 forgot_us;
 	int64 forgot_to;  /* how far, by number; 0: all were looked at */
 	bool forget_owed; /* there is more to look at, before long */
@@ -635,8 +651,7 @@ free_size(Loop *loop)
 }
 
 /*
- * How many requests may be sent now, by the slots, the memory, the slots and
- * the rate.
+ * How many requests may be sent now, by the places, the memory and the slots.
  */
 static int
 available_slots(Loop *loop)
@@ -648,18 +663,6 @@ available_slots(Loop *loop)
 	slots = Min(slots, 2 * tegro_max_concurrency - loop->nopen - loop->nheld);
 	if (delivery->max >= 0)
 		slots = (int) Min((int64) slots, delivery->max - delivery->sent);
-	if (tegro_rate_limit > 0)
-	{
-		int64 now = tegro_clock_us();
-
-		loop->tokens = Min(loop->tokens +
-							   (now - loop->tokens_us) / 1e6 *
-								   tegro_rate_limit,
-						   Max(tegro_rate_limit / 10.0, 1.0));
-		loop->tokens_us = now;
-		Assert(loop->tokens >= 0);
-		slots = Min(slots, (int) loop->tokens);
-	}
 	Assert(slots <= tegro_max_concurrency);
 	if (slots > 0 && free_size(loop) == 0)
 		slots = 0;
@@ -702,14 +705,15 @@ typedef struct Round
 } Round;
 
 /*
- * Do rows stay due because their keys rest?  There may be very many of them, so
- * that no claim should read them all.
+ * Do rows stay due because their keys or their shops rest?  There may be very
+ * many of them, so that no claim should read them all.
  */
 static bool
 rows_rest(const Loop *loop)
 {
 	/* in the foreground, a claim tells whether anything is left */
-	return loop->delivery->stay && tegro_pauses_any(loop->pauses);
+	return loop->delivery->stay &&
+		(tegro_pauses_any(loop->pauses) || tegro_pace_any(loop->pace));
 }
 
 /*
@@ -725,10 +729,49 @@ next_sweep_us(const Loop *loop)
 {
 	if (rows_rest(loop))
 		return loop->swept_us +
-			Min(loop->sweep_us * SWEEP_SHARE,
+			Min(loop->sweep_us *
+					(tegro_pauses_any(loop->pauses) ? SWEEP_SHARE
+													: SWEEP_SHARE_PACE),
 				FULL_SWEEP_MS * INT64CONST(1000));
 	return loop->backlog ? loop->swept_us + FULL_SWEEP_MS * INT64CONST(1000)
 						 : 0;
+}
+
+/*
+ * How many of these slots are for what is preferred.
+ *
+ * They get a quarter of all places: each three requests that are claimed by age
+ * allow one.  What is owed is kept, up to a quarter of the places that there
+ * are, so that single ones find a place at once.  And a stream of them, however
+ * dense, leaves the others three of four.
+ *
+ * To ask for them costs two statements more.  So it is done now and then, or
+ * again and again only while there are more of them.  Without a backlog, all
+ * that is due is claimed anyway.
+ */
+static int
+preferred_slots(const Loop *loop, int slots)
+{
+	/* a shop that has a token again gives it to them first */
+	bool at_once = loop->more_preferred || tegro_pace_due(loop->pace);
+	int64 rest_us = Max(at_once ? 0 : PREFERRED_MS * INT64CONST(1000),
+						loop->preferred_took_us * PREFERRED_PATIENCE);
+
+	if ((!loop->backlog && !rows_rest(loop)) ||
+		tegro_clock_us() - loop->preferred_us < rest_us)
+		return 0;
+	return Min(slots, (int) loop->preferred);
+}
+
+/* Counts what was claimed, of which "npreferred" were preferred. */
+static void
+count_preferred(Loop *loop, int nclaimed, int npreferred)
+{
+	double most = Max((double) tegro_max_concurrency / PREFERRED_SHARE, 1.0);
+
+	loop->preferred += (nclaimed - npreferred) / (PREFERRED_SHARE - 1.0) -
+		npreferred;
+	loop->preferred = Min(loop->preferred, most);
 }
 
 /* Claims at most "slots" requests. */
@@ -744,7 +787,17 @@ claim_requests(Loop *loop, TegroClaim *claim, int slots)
 	claim->max = slots;
 	claim->max_size = free_size(loop);
 	claim->fast = now < next_sweep_us(loop);
+	claim->preferred = preferred_slots(loop, slots);
+	claim->turn = loop->turn++;
 	claimed = tegro_outbox_claim(&loop->store, claim);
+	count_preferred(loop, list_length(claimed), claim->npreferred);
+	if (claim->preferred > 0)
+	{
+		loop->preferred_us = now;
+		loop->preferred_took_us = claim->preferred_us;
+		loop->more_preferred = claim->more_preferred;
+	}
+	claim->preferred = 0;
 	if (claim->fast && !claim->full && !rest)
 	{
 		/* the end of the backlog, or so it seems: look everywhere */
@@ -752,8 +805,12 @@ claim_requests(Loop *loop, TegroClaim *claim, int slots)
 		claim->max = slots - list_length(claimed);
 		claim->full = claim->max <= 0 || claim->max_size == 0;
 		if (!claim->full)
-			claimed = list_concat(claimed,
-								  tegro_outbox_claim(&loop->store, claim));
+		{
+			List *more = tegro_outbox_claim(&loop->store, claim);
+
+			count_preferred(loop, list_length(more), 0);
+			claimed = list_concat(claimed, more);
+		}
 	}
 	/* all that is due by now was seen, but for what was not committed yet */
 	if (rest && !claim->full)
@@ -810,6 +867,7 @@ do_round(Loop *loop, void *arg)
 	loop->calls = tegro_wake_calls();
 	claim->after = loop->after;
 	claim->pauses = loop->pauses;
+	claim->pace = loop->pace;
 	claim->asides = round->inbox.asides = loop->asides;
 	claim->origin = loop->origin;
 	claim->full = true; /* who knows, until requests are asked for */
@@ -927,7 +985,9 @@ list_due(Loop *loop, void *arg)
 {
 	Listing *listing = arg;
 	TegroClaim claim = {.max = listing->max,
+						.preferred = Max(listing->max / PREFERRED_SHARE, 1),
 						.pauses = loop->pauses,
+						.pace = loop->pace,
 						.asides = loop->asides};
 	TegroInboxClaim inbox = {.asides = loop->asides};
 	MemoryContext old = MemoryContextSwitchTo(listing->context);
@@ -995,6 +1055,7 @@ claim_one_by_one(Loop *loop, List *rows, int slots, bool *progress)
 								   .max_size = size,
 								   .only = row->id,
 								   .pauses = loop->pauses,
+								   .pace = loop->pace,
 								   .origin = loop->origin}};
 
 		if (list_length(claimed) >= slots || size == 0)
@@ -1140,6 +1201,8 @@ record_and_claim(Loop *loop, int slots)
 		tegro_injection_point("after claim commit");
 
 	loop->stopped_until_us = 0;
+	if (error)
+		tegro_pace_unsee(loop->pace);
 	if (error && tegro_guard_stopped(error))
 	{
 		/* no row is to blame: what was ruled on stays as it is */
@@ -1268,11 +1331,7 @@ send_claimed(Loop *loop, List *claimed)
 			continue;
 		}
 		if (item->task == TEGRO_SEND)
-		{
 			loop->delivery->sent++;
-			if (tegro_rate_limit > 0)
-				loop->tokens -= 1;
-		}
 		send_item(item);
 	}
 	list_free(claimed);
@@ -1292,10 +1351,9 @@ wait_ms(Loop *loop, int slots)
 		until_us = Min(until_us, loop->next_us);
 	if (loop->sweep_owed && slots > 0)
 		until_us = Min(until_us, next_sweep_us(loop));
-	if (tegro_rate_limit > 0 && (loop->look || loop->next_us >= 0) &&
-		slots == 0)
-		until_us = Min(until_us, now + INT64CONST(1000000) / tegro_rate_limit);
 	until_us = tegro_pauses_until(loop->pauses, until_us);
+	if (slots > 0)
+		until_us = tegro_pace_until(loop->pace, until_us);
 	if (slots > 0)
 		until_us = tegro_asides_until(loop->asides, until_us);
 	if (tegro_retention > 0 && loop->forget_owed)
@@ -1475,6 +1533,7 @@ idle_for_long(Loop *loop)
 	/* a worker that knows of a pause must stay, or the next would send for it */
 	if (loop->look || loop->items != NIL || loop->next_us >= 0 ||
 		tegro_pauses_any(loop->pauses) || tegro_asides_any(loop->asides) ||
+		tegro_pace_any(loop->pace) ||
 		(tegro_retention > 0 && loop->forget_owed))
 	{
 		loop->idle_since_us = tegro_clock_us();
@@ -1554,7 +1613,8 @@ run_loop(Loop *loop)
 		}
 		end_pauses(loop);
 		slots = available_slots(loop);
-		if ((loop->next_us >= 0 && tegro_clock_us() >= loop->next_us) ||
+		if (tegro_pace_due(loop->pace) ||
+			(loop->next_us >= 0 && tegro_clock_us() >= loop->next_us) ||
 			(loop->sweep_owed && tegro_clock_us() >= next_sweep_us(loop)))
 			loop->look = true;
 		if (!is_stopped(loop) &&
@@ -1584,7 +1644,7 @@ run_loop(Loop *loop)
 			return TEGRO_STOPPED;
 		}
 		if (!delivery->stay && !loop->look && loop->nopen == 0 &&
-			loop->ndecided == 0 &&
+			loop->ndecided == 0 && !tegro_pace_any(loop->pace) &&
 			(loop->next_us < 0 || loop->next_us > tegro_clock_us()))
 		{
 			wind_down(loop);
@@ -1648,8 +1708,9 @@ tegro_deliver_due(TegroDelivery *delivery)
 		loop->asides = tegro_asides_create(context);
 		loop->look = true;
 		loop->next_us = -1;
-		loop->idle_since_us = loop->tokens_us = tegro_clock_us();
-		loop->tokens = 1;
+		loop->idle_since_us = tegro_clock_us();
+		loop->pace = tegro_pace_create(context);
+		count_preferred(loop, INT_MAX, 0);
 
 		MemoryContextSwitchTo(context);
 		end = check(loop);
