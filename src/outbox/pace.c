@@ -232,6 +232,9 @@ tegro_pace_resting(TegroPace *pace, bool all)
 
 	if (!tegro_pace_any(pace))
 		return NIL;
+	/* what was left is looked for now, by this claim or by the sweep after it */
+	if (all && now_us >= pace->left_until_us)
+		pace->left_until_us = 0;
 	hash_seq_init(&scan, pace->notes);
 	while ((note = hash_seq_search(&scan)) != NULL)
 	{
@@ -321,11 +324,6 @@ tegro_pace_due(TegroPace *pace)
 
 	if (!tegro_pace_any(pace))
 		return false;
-	if (pace->left_until_us != 0 && now_us >= pace->left_until_us)
-	{
-		pace->left_until_us = 0;
-		return true;
-	}
 	return tegro_pace_until(pace, PG_INT64_MAX) <= now_us;
 }
 
