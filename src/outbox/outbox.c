@@ -65,8 +65,7 @@
  * How long what has become due counts as new.  A transaction that is open for
  * longer than that after it enqueued has its request go by age.
  */
-#define NEWEST_MS	(3 * 1000)
-#define A_SECOND_MS 1000
+#define NEWEST_MS (3 * 1000)
 
 /* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
 #define FORGET_MAX 1000
@@ -876,10 +875,14 @@ find_preferred(const TegroStore *store, TegroClaim *claim, TimestampTz now,
 	{
 		nfound = find_due(store, NEWEST, due_rows, claim, now, places,
 						  found->items, NIL, 0);
-		/* the end of a bulk is not so urgent */
+		/*
+		 * The end of a bulk is there for seconds, and is not so urgent: each look
+		 * passes over the entries of what it took before, where an old snapshot
+		 * keeps them.
+		 */
 		claim->more_preferred |= read_found(found, nfound, claim->max_size) ==
 				places &&
-			last_due(found) > TimestampTzPlusMilliseconds(now, -A_SECOND_MS);
+			last_due(found) > claim->since;
 	}
 	claim->preferred_us = tegro_clock_us() - begun_us;
 }

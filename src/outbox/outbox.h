@@ -45,8 +45,9 @@ typedef struct TegroClaim
 	TegroPauses *pauses;	   /* requests whose shop and key rest stay */
 	TegroPace *pace;		   /* requests whose shop has no token stay */
 	const TegroAsides *asides; /* these stay, too; NULL: none */
-	int preferred;	/* of "max", for payouts and for what is newest */
-	unsigned turn;	/* raised with each claim: who is first */
+	int preferred;	   /* of "max", for payouts and for what is newest */
+	TimestampTz since; /* what is due later is new to the caller */
+	unsigned turn;	   /* raised with each claim: who is first */
 	int64 only;		/* no request but this one, wherever it is due; 0: any */
 	char *origin;	/* this server's */
 	bool full;		/* out: there may be more */

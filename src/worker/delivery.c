@@ -171,6 +171,7 @@ typedef struct Loop
 	int64 preferred_us;		 /* when it was asked for last */
 	int64 preferred_took_us; /* how long that took */
 	bool more_preferred;	 /* there may be more of it */
+	TimestampTz asked[2];	 /* when it was its turn last, and before that */
 	unsigned turn;			 /* of claims */
 	TegroPace *pace;
 	int64 forgot_us;
@@ -788,6 +789,13 @@ claim_requests(Loop *loop, TegroClaim *claim, int slots)
 	claim->max_size = free_size(loop);
 	claim->fast = now < next_sweep_us(loop);
 	claim->preferred = preferred_slots(loop, slots);
+	if (claim->preferred > 0 &&
+		begun - loop->asked[0] >= PREFERRED_MS * INT64CONST(1000))
+	{
+		loop->asked[1] = loop->asked[0];
+		loop->asked[0] = begun;
+	}
+	claim->since = loop->asked[1];
 	claim->turn = loop->turn++;
 	claimed = tegro_outbox_claim(&loop->store, claim);
 	count_preferred(loop, list_length(claimed), claim->npreferred);
