@@ -29,8 +29,8 @@
  * waiting times are there.  What an effect does to the row is in statement.c,
  * TEGRO_STMT_CHANGE.
  *
- * docs/outbox.md has the diagram of the states, and model/outbox.pml is a model
- * that Spin explores; t/502_manual.pl compares both with this table.
+ * docs/outbox.md tells each row and has a diagram, and model/outbox.pml is a
+ * model that Spin explores; script/check-states compares them with this table.
  *
  *-------------------------------------------------------------------------
  */
@@ -62,7 +62,7 @@
 #define REVIEW	  TEGRO_STATE_REVIEW
 #define CANCELLED TEGRO_STATE_CANCELLED
 
-/* One row a line, so that tests can read it. */
+/* One row a line: script/check-states reads it. */
 /* clang-format off */
 static const TegroTransition transitions[] = {
 	/* from		event								to			for			with */
