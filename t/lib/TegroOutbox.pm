@@ -119,7 +119,7 @@ sub outbox_cluster
 {
 	my ($name, $sandbox, %options) = @_;
 
-	use_kill_points();
+	use_kill_points() if $options{kill_points} // 1;
 	my $node = cluster(
 		$name, $sandbox, %options,
 		conf => join("\n",
@@ -506,7 +506,9 @@ tests of a run share (TESTDATADIR), and goes with it.
 =item outbox_cluster(NAME, SANDBOX, conf => TEXT, ...)
 
 What TegroTest's C<cluster> makes, in that installation, with leases and
-timeouts that are short: claim timeout 4 s, timeout 1 s, review after 3 s.
+timeouts that are short: claim timeout 4 s, timeout 1 s, review after 3 s.  With
+C<< kill_points => 0 >> the extension is the one that is installed, which takes no
+time to build.
 
 =item kill_at(NODE, POINT, SIGNAL)
 
