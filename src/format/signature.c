@@ -73,26 +73,35 @@ write_hex(const unsigned char *bytes, size_t len, char *hex)
 }
 
 bool
-tegro_signature_request(const char *key, size_t key_len, const char *message,
-						size_t message_len, char hex[TEGRO_SIGNATURE_LEN + 1])
+tegro_signature_mac(const char *key, size_t key_len, const char *message,
+					size_t message_len, unsigned char mac[TEGRO_MAC_LEN])
 {
 	const unsigned char *key_bytes = (const unsigned char *) key;
-	unsigned char mac[EVP_MAX_MD_SIZE];
 	size_t mac_len = 0;
 
-	hex[0] = '\0';
 	if (!(hmac ? EVP_MAC_init(hmac, key_bytes, key_len, NULL) == 1
 			   : create_hmac(key_bytes, key_len)) ||
 		EVP_MAC_update(hmac, (const unsigned char *) message, message_len) !=
 			1 ||
-		EVP_MAC_final(hmac, mac, &mac_len, sizeof(mac)) != 1 ||
-		mac_len * 2 != TEGRO_SIGNATURE_LEN)
+		EVP_MAC_final(hmac, mac, &mac_len, TEGRO_MAC_LEN) != 1 ||
+		mac_len != TEGRO_MAC_LEN)
 	{
 		tegro_signature_forget();
 		return false;
 	}
+	return true;
+}
 
-	write_hex(mac, mac_len, hex);
+bool
+tegro_signature_request(const char *key, size_t key_len, const char *message,
+						size_t message_len, char hex[TEGRO_SIGNATURE_LEN + 1])
+{
+	unsigned char mac[TEGRO_MAC_LEN];
+
+	hex[0] = '\0';
+	if (!tegro_signature_mac(key, key_len, message, message_len, mac))
+		return false;
+	write_hex(mac, TEGRO_MAC_LEN, hex);
 	return true;
 }
 

@@ -11,11 +11,26 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* HMAC-SHA256 is 32 bytes, two lower-case hex digits each. */
-#define TEGRO_SIGNATURE_LEN 64
+/* HMAC-SHA256, in bytes. */
+#define TEGRO_MAC_LEN 32
+
+/* A signature has two lower-case hex digits for each of them. */
+#define TEGRO_SIGNATURE_LEN (2 * TEGRO_MAC_LEN)
 
 /* MD5 is 16 bytes. */
 #define TEGRO_MD5_LEN 32
+
+/*
+ * HMAC-SHA256 of "message" under "key", any bytes, 1 or more.
+ *
+ * mac: receives it.
+ *
+ * Returns false if the cryptographic library refused.  Never throws, and leaves
+ * of the key what tegro_signature_request() does.
+ */
+extern bool tegro_signature_mac(const char *key, size_t key_len,
+								const char *message, size_t message_len,
+								unsigned char mac[TEGRO_MAC_LEN]);
 
 /*
  * Signs a request body: HMAC-SHA256 of "message" under "key", written as
