@@ -23,7 +23,6 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/numeric.h"
 
 #include "src/base/argument.h"
 #include "src/base/error.h"
@@ -192,6 +191,17 @@ tegro_parameters_check_amount(Jsonb *params)
 				 errhint("Floating point makes such numbers: calculate amounts with numeric, or round them.")));
 	if (get_value(&params->root, "receipt", &value))
 		check_receipt(&value, amount);
+}
+
+Numeric
+tegro_parameters_amount(Jsonb *params)
+{
+	JsonbValue value;
+
+	if (!JB_ROOT_IS_OBJECT(params) ||
+		!get_value(&params->root, "amount", &value))
+		return NULL;
+	return get_number(&value);
 }
 
 bool

@@ -9,6 +9,7 @@
 #define TEGRO_PARAMETERS_H
 
 #include "utils/jsonb.h"
+#include "utils/numeric.h"
 
 #include "src/client/method.h"
 
@@ -32,6 +33,12 @@ extern void tegro_parameters_check(const TegroMethod *method, Jsonb *params);
  * if there is one that is not null, adds up to it.  For payment links.
  */
 extern void tegro_parameters_check_amount(Jsonb *params);
+
+/*
+ * "amount" of parameters, a number or a string that is one, in the current
+ * memory context; NULL if there is none.
+ */
+extern Numeric tegro_parameters_amount(Jsonb *params);
 
 /*
  * Parameters of a lookup by the provider's number, {"order_id": number}, in
