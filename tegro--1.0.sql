@@ -153,7 +153,10 @@ CREATE TABLE @extschema@.tegro_outbox (
 	shop_id			pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
 	method			pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
 	reference		pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
-	params			pg_catalog.jsonb NOT NULL,
+	params			pg_catalog.jsonb,
+	params_hash		pg_catalog.bytea,
+	amount			pg_catalog.numeric,
+	currency		pg_catalog.text,
 	state			pg_catalog.text NOT NULL DEFAULT 'ready',
 	next_at			pg_catalog.timestamptz DEFAULT pg_catalog.clock_timestamp(),
 	claim_no			pg_catalog.int8 NOT NULL DEFAULT 0,
@@ -166,6 +169,7 @@ CREATE TABLE @extschema@.tegro_outbox (
 	enqueued_by		pg_catalog.regrole NOT NULL,
 	enqueued_at		pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	finished_at		pg_catalog.timestamptz,
+	stripped_at		pg_catalog.timestamptz,
 	origin		pg_catalog.text NOT NULL,
 	answer			pg_catalog.jsonb,
 	sqlstate		pg_catalog.text,
@@ -189,7 +193,10 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.id IS 'number of the request, as tegr
 COMMENT ON COLUMN @extschema@.tegro_outbox.shop_id IS 'public key of the shop that it is for';
 COMMENT ON COLUMN @extschema@.tegro_outbox.method IS 'createOrder or createWithdrawal';
 COMMENT ON COLUMN @extschema@.tegro_outbox.reference IS 'the shop''s own number: order_id of createOrder, payment_id of createWithdrawal; unique for ever within shop and method';
-COMMENT ON COLUMN @extschema@.tegro_outbox.params IS 'parameters, without shop_id and nonce';
+COMMENT ON COLUMN @extschema@.tegro_outbox.params IS 'parameters, without shop_id and nonce; null once they are erased';
+COMMENT ON COLUMN @extschema@.tegro_outbox.params_hash IS 'HMAC-SHA256 of the erased parameters under a key of tegro_key; null before';
+COMMENT ON COLUMN @extschema@.tegro_outbox.amount IS 'amount of the erased parameters; null before';
+COMMENT ON COLUMN @extschema@.tegro_outbox.currency IS 'currency of the erased parameters; null before';
 COMMENT ON COLUMN @extschema@.tegro_outbox.state IS 'ready (to be sent), sending, unknown (may have taken effect; it is looked up), done, failed (refused), review (a person decides), cancelled';
 COMMENT ON COLUMN @extschema@.tegro_outbox.next_at IS 'when it is due; null when nothing is left to do';
 COMMENT ON COLUMN @extschema@.tegro_outbox.claim_no IS 'how often a delivery worker has taken it; results count only under the lease that they were got under';
@@ -202,6 +209,7 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.unknown_since IS 'when its outcome be
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by IS 'role that enqueued it; its keys are used, and it runs the callback';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_at IS 'start of the transaction that enqueued it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.finished_at IS 'when it became done, failed or cancelled';
+COMMENT ON COLUMN @extschema@.tegro_outbox.stripped_at IS 'when parameters, answers and messages were erased, by tegro.retention or tegro_forget';
 COMMENT ON COLUMN @extschema@.tegro_outbox.origin IS 'system/database/timeline/inode of the server where it was enqueued';
 COMMENT ON COLUMN @extschema@.tegro_outbox.answer IS 'the provider''s answer that settled it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.sqlstate IS 'error of the last attempt or lookup';
@@ -220,6 +228,13 @@ CREATE INDEX tegro_outbox_due ON @extschema@.tegro_outbox (next_at) WHERE next_a
 CREATE INDEX tegro_outbox_payout_due ON @extschema@.tegro_outbox (next_at)
  WHERE next_at IS NOT NULL AND method OPERATOR(pg_catalog.=) 'createWithdrawal';
 CREATE INDEX tegro_outbox_callback_due ON @extschema@.tegro_outbox (callback_at) WHERE callback_at IS NOT NULL;
+
+-- What tegro.retention can strip, oldest first.  A request enters the index when
+-- it is finished, and leaves it when it is stripped.  So a sweep reads only the
+-- requests that it strips, however many are stripped, and enqueuing costs nothing.
+-- The columns of the condition never change while a request is claimed.
+CREATE INDEX tegro_outbox_finished ON @extschema@.tegro_outbox (finished_at)
+	WHERE finished_at IS NOT NULL AND stripped_at IS NULL AND callback_at IS NULL;
 
 -- What happened to each request after it was enqueued.  An event is inserted once;
 -- that of a send is completed once, by its outcome.  Nothing else changes or
@@ -277,6 +292,22 @@ COMMENT ON COLUMN @extschema@.tegro_origin.origin IS 'system identifier/database
 COMMENT ON COLUMN @extschema@.tegro_origin.since IS 'since when';
 COMMENT ON COLUMN @extschema@.tegro_origin.reason IS 'how it came to be so: first use, a failover, or the reason given to tegro_take_over';
 
+-- Keys for hashes of erased parameters.  CREATE EXTENSION makes none: a restored
+-- dump brings the rows of its source, and they must not meet another one.  The
+-- first hash makes a key.  Two keys can meet where rows are restored into a
+-- database that has made its own: hashes of both stay valid.
+CREATE TABLE @extschema@.tegro_key (
+	key				pg_catalog.bytea PRIMARY KEY,
+	made_at			pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+REVOKE ALL ON TABLE @extschema@.tegro_key FROM PUBLIC;
+COMMENT ON TABLE @extschema@.tegro_key IS
+'keys for the hashes of erased parameters; only the owner reads them, since whoever has one can guess what was erased';
+COMMENT ON COLUMN @extschema@.tegro_key.key IS '32 random bytes';
+COMMENT ON COLUMN @extschema@.tegro_key.made_at IS 'when it was made; the oldest one is used';
+
+-- No policy lets another role read a key, even one with SELECT.
+ALTER TABLE @extschema@.tegro_key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.tegro_outbox ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.tegro_event ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tegro_outbox_own ON @extschema@.tegro_outbox FOR SELECT
@@ -293,6 +324,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_event', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_origin', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_key', '');
 
 -- The rate is that since the first that was finished in the last minute: a
 -- backlog that is worked off since ten seconds has the rate of those ten.
@@ -382,6 +414,14 @@ LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text) IS
 'a person''s decision on a request in review, or unknown: done (it took effect), failed (it did not, and is not to be sent) or resend (it did not; send it again)';
+
+CREATE FUNCTION @extschema@.tegro_forget(id pg_catalog.int8, reason pg_catalog.text)
+RETURNS pg_catalog.void
+AS 'MODULE_PATHNAME', 'tegro_forget'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+REVOKE ALL ON FUNCTION @extschema@.tegro_forget(pg_catalog.int8, pg_catalog.text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_forget(pg_catalog.int8, pg_catalog.text) IS
+'erases the parameters, answers and messages of a finished request now, as tegro.retention does later; its reference, amount, state and decisions stay';
 
 -- The words are the reader's, who may be the shop's owner; details are in the
 -- tables.  Texts of others, also those in parameters, pass a filter here, for a
@@ -1022,6 +1062,9 @@ harm AS (
 					 '@extschema@.tegro_outbox', '@extschema@.tegro_event',
 					 '@extschema@.tegro_notification']::pg_catalog.regclass[])
 			THEN 'warning: With BYPASSRLS, it reads the requests of all roles with accounts and customer data.'
+			WHEN g.privilege_type OPERATOR(pg_catalog.=) 'SELECT' AND k.unprotected
+				 AND g.oid::pg_catalog.regclass OPERATOR(pg_catalog.=) '@extschema@.tegro_key'::pg_catalog.regclass
+			THEN 'error: With a key, it can guess erased parameters from their hashes.'
 			WHEN k.kind OPERATOR(pg_catalog.=) 'sequence' AND g.privilege_type OPERATOR(pg_catalog.=) 'UPDATE'
 			THEN 'error: With UPDATE, it can set the sequence back so that requests cannot be enqueued.'
 			WHEN g.privilege_type OPERATOR(pg_catalog.<>) 'SELECT'
@@ -1330,20 +1373,18 @@ finding (topic, status, detail, hint) AS (
 	  JOIN pg_catalog.pg_inherits i ON i.inhparent OPERATOR(pg_catalog.=) r.oid
 	 WHERE r.relkind OPERATOR(pg_catalog.=) 'r'
 	UNION ALL
-	SELECT 'tables', CASE WHEN a.acts THEN 'error' ELSE 'warning' END,
+	SELECT 'tables', 'error',
 		   pg_catalog.format(
-			   CASE WHEN a.acts
-					THEN 'Foreign key %I of table %s follows changes of table %s: triggers of %s run with the rights of the extension''s owner.'
-					ELSE 'Foreign key %I of table %s prevents the deletion of rows of table %s by tegro.retention.' END,
+			   'Foreign key %I of table %s follows changes of table %s: triggers of %s run with the rights of the extension''s owner.',
 			   x.conname, x.conrelid::pg_catalog.regclass, r.title, x.conrelid::pg_catalog.regclass),
 		   pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I;', x.conrelid::pg_catalog.regclass, x.conname)
 	  FROM relation r
 	  JOIN pg_catalog.pg_constraint x ON x.confrelid OPERATOR(pg_catalog.=) r.oid
 	   AND x.contype OPERATOR(pg_catalog.=) 'f' AND x.conparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
-	 CROSS JOIN LATERAL (
-		SELECT x.confdeltype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog."char"[])
-			OR x.confupdtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog."char"[])) AS a (acts)
-	 WHERE a.acts OR pg_catalog.current_setting('tegro.retention') OPERATOR(pg_catalog.<>) '0'
+	 WHERE x.confdeltype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog."char"[])
+		OR x.confupdtype OPERATOR(pg_catalog.=) ANY (ARRAY['c', 'n', 'd']::pg_catalog."char"[])
+		-- its rows are deleted, and then any foreign key runs a query of its table's owner
+		OR r.oid::pg_catalog.regclass OPERATOR(pg_catalog.=) '@extschema@.tegro_payment_callback'::pg_catalog.regclass
 	UNION ALL
 	SELECT 'default privileges', 'ok',
 		   pg_catalog.format('ALTER DEFAULT PRIVILEGES gives %s %s on %s that role %s creates%s. Call tegro_doctor() after CREATE EXTENSION or a restore.',

@@ -588,7 +588,7 @@ END
 #
 
 {
-	# One that a person retries in the very moment in which it is to be deleted:
+	# One that a person retries in the very moment in which it is to be stripped:
 	# the worker waits for a lock on the table of attempts.  That wait resets its
 	# latch; yet it hears of the retry.
 	my $session = create_database('saved');
@@ -603,14 +603,14 @@ END
 	$holder->query('BEGIN; LOCK TABLE tegro_event IN SHARE MODE');
 	set('tegro.retention', '1s');
 	ok(becomes_true('saved', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'
-		AND datname = 'saved' AND wait_event_type = 'Lock'}), 'is about to be deleted');
+		AND datname = 'saved' AND wait_event_type = 'Lock'}), 'is about to be stripped');
 	is($session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'saved'})->{sqlstate}, '', 'when a person retries it');
-	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /old requests of the tegro outbox could not be deleted/; }),
+	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /old requests of the tegro outbox could not be stripped/; }),
 		'the worker does not wait for long');
 	$holder->close;
-	ok(becomes_true('saved', q{SELECT coalesce((SELECT state FROM tegro_outbox WHERE reference = 'saved'), 'deleted') <> 'ready'}, 20),
+	ok(becomes_true('saved', q{SELECT state <> 'ready' FROM tegro_outbox WHERE reference = 'saved'}, 20),
 		'it goes on');
-	is($session->query(q{SELECT state FROM tegro_outbox WHERE reference = 'saved'})->{out}, 'sending', 'and sends it');
+	is($session->query(q{SELECT state FROM tegro_outbox WHERE reference = 'saved' AND params IS NOT NULL})->{out}, 'sending', 'and sends it');
 	set('tegro.retention', '0');
 	$sandbox->clear_faults;
 	leave('saved');
@@ -619,7 +619,7 @@ END
 {
 	my $session = create_database('history');
 
-	# those with the lowest numbers can't go, and are more than are looked at together
+	# those with the lowest numbers are not finished, and are more than are stripped together
 	$session->query(q{SELECT count(tegro_enqueue('createOrder', jsonb_build_object('order_id', 'later-' || n,
 		'amount', 1, 'currency', 'RUB'), deliver_after => now() + interval '1 day')) FROM generate_series(1, 1100) n});
 	enqueue_many('history', 'old', 2500);
@@ -627,10 +627,18 @@ END
 	# when all are older than that, for it is not looked at again at once
 	sleep 1.5;
 	set('tegro.retention', '1s');
-	ok(becomes_true('history', q{SELECT count(*) = 0 FROM tegro_outbox WHERE state = 'accepted'}),
-		'with tegro.retention, all that are finished go');
-	is($session->query('SELECT count(*) FROM tegro_outbox')->{out}, 1100, 'and no other');
-	is($session->query('SELECT count(*) FROM tegro_event')->{out}, 0, 'their attempts, too');
+	ok(becomes_true('history', q{SELECT count(*) = 2500 FROM tegro_outbox WHERE stripped_at IS NOT NULL}),
+		'with tegro.retention, all that are finished are stripped');
+	is($session->query(q{SELECT string_agg(DISTINCT state || ' ' || (params IS NULL AND answer IS NULL AND amount = 1 AND currency = 'RUB'
+		AND length(params_hash) = 32), ', ') FROM tegro_outbox})->{out}, 'accepted true, ready false', 'and no other');
+	is($session->query('SELECT count(*) FROM tegro_event')->{out}, 2500, 'their events stay');
+	is($session->query('SELECT count(*) FROM tegro_key')->{out}, 1, 'one key was made for all');
+
+	# a sweep reads no row that is stripped
+	$session->query('VACUUM ANALYZE tegro_outbox');
+	like($session->query(q{EXPLAIN SELECT id FROM tegro_outbox WHERE finished_at < now() AND stripped_at IS NULL AND callback_at IS NULL
+		ORDER BY finished_at LIMIT 1000})->{out}, qr/tegro_outbox_finished/, 'what is left is found by an index');
+	cmp_ok($session->query(q{SELECT pg_relation_size('tegro_outbox_finished') / 8192})->{out}, '<', 30, '... which is small');
 	set('tegro.retention', '0');
 
 	# rows deleted by hand, their attempts left, and the numbers given out again
@@ -638,14 +646,14 @@ END
 	ok(all_done('history', 'gone', 3), 'three orders');
 	my $attempts = q{SELECT string_agg(format('%s %s %s', outbox_id, claim_no, nonce), E'\n' ORDER BY outbox_id, claim_no) FROM tegro_event};
 	my $left = $session->query($attempts)->{out};
-	is($session->query(q{SELECT setval('tegro_outbox_id_seq', min(id), false) IS NOT NULL FROM tegro_outbox WHERE state = 'accepted'})->{out},
+	is($session->query(q{SELECT setval('tegro_outbox_id_seq', min(id), false) IS NOT NULL FROM tegro_outbox WHERE reference LIKE 'gone%'})->{out},
 		't', 'their numbers will be given out again');
-	$session->query(q{DELETE FROM tegro_outbox WHERE state = 'accepted'});
+	$session->query(q{DELETE FROM tegro_outbox WHERE reference LIKE 'gone%'});
 	enqueue_many('history', 'again', 2);
 	ok(all_done('history', 'again', 2), 'orders under the numbers of requests that were deleted are looked up, then delivered');
 	is($session->query(q{SELECT tegro_create_withdrawal('{"payment_id": "again", "currency": "RUB", "amount": 1,
 		"account": "4100"}') ->> 'type'})->{out}, 'success', 'so is a payout');
-	is($session->query(q{SELECT string_agg((claim_no > 1) || ' ' || attempts, ',' ORDER BY id) FROM tegro_outbox WHERE state = 'accepted'})->{out},
+	is($session->query(q{SELECT string_agg((claim_no > 1) || ' ' || attempts, ',' ORDER BY id) FROM tegro_outbox WHERE reference LIKE 'again%'})->{out},
 		'true 1,true 1,true 1', 'each was sent once, under a lease that none had');
 	is($session->query($attempts)->{out} =~ s/\n\d+ (?!1 )\d+ \d+//gr, $left, 'and what is on record of the others stays');
 	leave('history');

@@ -42,9 +42,9 @@ sub enqueue_many
 
 sub count_rows
 {
-	my ($where) = @_;
+	my ($where, $table) = @_;
 
-	return ask($node, "SELECT count(*) FROM tegro_outbox WHERE $where")->{out};
+	return ask($node, 'SELECT count(*) FROM ' . ($table // 'tegro_outbox') . " WHERE $where")->{out};
 }
 
 # The longest that these orders took, in ms; undef if one is not done.
@@ -220,7 +220,7 @@ subtest 'faults 48, 49: retention, a foreign key, and a lock' => sub {
 	wait_for_row($node, 'in flight under a lock', 'sending');
 	$holder->query('BEGIN; LOCK TABLE tegro_event IN SHARE MODE');
 	set_server($node, { 'tegro.retention' => '2s' }, $session);
-	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /old requests of the tegro outbox could not be deleted: .*lock timeout/; }, 10),
+	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /old requests of the tegro outbox could not be stripped: .*lock timeout/; }, 10),
 		'retention meets a lock');
 	sleep 1.2;
 	$holder->query('COMMIT');
@@ -230,14 +230,35 @@ subtest 'faults 48, 49: retention, a foreign key, and a lock' => sub {
 	is($row->{state}, 'accepted', 'the answer that came meanwhile is taken');
 	is($row->{attempts}, 1, 'of the only attempt');
 	healthy_ok('orders go out beside that') foreach 1 .. 2;
-	is(count_rows(q{reference LIKE 'huge %'}), 32, 'the key keeps all that is finished');
+	ok(wait_until(sub { sleep 0.05; return count_rows(q{reference LIKE 'huge %' AND params IS NULL AND stripped_at > finished_at}) == 32; }, 30),
+		'all that are finished are stripped, whatever refers to them');
+	is(count_rows('request IN (SELECT id FROM tegro_outbox)', 'my_orders'), 2, 'and the rows stay');
 	is(worker_pid($node), $pid, 'the worker is the same');
-	my $lines = () = log_since($node, $mark) =~ /could not be deleted/g;
+	my $lines = () = log_since($node, $mark) =~ /could not be stripped/g;
 	is($lines, 1, 'and the log is not filled');
 	query_ok('DROP TABLE my_orders');
-	query_ok("SELECT pg_terminate_backend($pid, 5000)");
-	healthy_ok('with another worker');
-	ok(wait_until(sub { sleep 0.05; return count_rows(q{reference LIKE 'huge %'}) == 0; }, 30), 'all go');
+	set_server($node, { 'tegro.retention' => undef }, $session);
+};
+
+subtest 'fault 72: a clock that jumps ahead, with retention' => sub {
+	my $pay = q{SELECT tegro_create_withdrawal('{"payment_id": "jump", "amount": %s, "currency": "RUB", "account": "4100", "payment_system": 10}')};
+	my $id;
+
+	is($session->query(sprintf $pay, 7)->{sqlstate}, '', 'a payout');
+	$id = query_ok(q{SELECT id FROM tegro_outbox WHERE reference = 'jump'});
+	# as it is for a clock that is a hundred years ahead
+	query_ok(q{UPDATE tegro_outbox SET enqueued_at = enqueued_at - interval '100 years',
+		finished_at = finished_at - interval '100 years' WHERE reference = 'jump'});
+	set_server($node, { 'tegro.retention' => '1d' }, $session);
+	query_ok("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'");
+	healthy_ok('an order, and a worker that sweeps at once');
+	ok(wait_until(sub { sleep 0.05; return count_rows(q{reference = 'jump' AND params IS NOT NULL}) == 0; }, 20), 'the payout is old');
+	is(query_ok(q{SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "jump", "amount": 7.0, "currency": "RUB", "account": "4100",
+		"payment_system": 10}')}), $id, 'the same payout is that request');
+	$session->query(sprintf $pay, 7);
+	is($session->query(sprintf $pay, 8)->{sqlstate}, 'TG007', 'another one under its number is refused');
+	sleep 1;
+	is((executions($sandbox))->{'createWithdrawal jump'}, 1, 'it was paid once');
 	set_server($node, { 'tegro.retention' => undef }, $session);
 };
 

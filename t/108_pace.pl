@@ -73,7 +73,7 @@ sub sent_after_ms
 		sub {
 			sleep 0.02;
 			$ms = query_ok("SELECT ceil(1000 * extract(epoch FROM min(started_at) - min(enqueued_at)))
-				FROM tegro_outbox JOIN tegro_attempt ON outbox_id = id WHERE reference = '$reference'");
+				FROM tegro_outbox JOIN tegro_event ON outbox_id = id WHERE reference = '$reference'");
 			return $ms ne '';
 		},
 		10);
@@ -176,13 +176,13 @@ subtest '40,000 shops' => sub {
 	soon_ok('among them', 'an order of another shop goes out');
 	enqueue($session, 'createWithdrawal', 'payout among them');
 	soon_ok('payout among them', 'so does a payout');
-	my $sent = sub { return query_ok(q{SELECT count(*) FROM tegro_attempt JOIN tegro_outbox ON id = outbox_id
+	my $sent = sub { return query_ok(q{SELECT count(*) FROM tegro_event JOIN tegro_outbox ON id = outbox_id
 		WHERE reference ~ '^invented'}) };
 	my $at = $sent->();
 	sleep 4;
 	cmp_ok($sent->() - $at, '>', 400, 'and those go on');
 	is(query_ok(q{SELECT count(*) FROM (SELECT started_at - lag(started_at) OVER (PARTITION BY shop_id
-		ORDER BY started_at) AS pause FROM tegro_attempt JOIN tegro_outbox ON id = outbox_id
+		ORDER BY started_at) AS pause FROM tegro_event JOIN tegro_outbox ON id = outbox_id
 		WHERE reference ~ '^invented') AS pauses WHERE pause < interval '0.9 s'}), 0, 'none of them twice within a second');
 	cmp_ok(query_ok(q{SELECT count(*) FROM tegro_outbox WHERE reference = 'invented-2' AND attempts = 1}), '>', 0,
 		'but twice');

@@ -364,8 +364,8 @@ tegro_settings_define(void)
 							&tegro_worker_idle_timeout, 60, 0, 24 * 60 * 60,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("tegro.retention",
-							"How long requests that are finished stay in the outbox; 0 for ever.",
-							"What is deleted is forgotten: the same reference can then be paid again.",
+							"How long finished requests keep their parameters, answers and messages; 0 for ever.",
+							"Their references, amounts, states and decisions are kept for ever.",
 							&tegro_retention, 0, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomStringVariable("tegro.not_found_pattern",

@@ -378,9 +378,9 @@ tegro_check_size(TegroDoctor *doctor)
 	rows = (double) tegro_finding_int(0, 1);
 	if (rows >= MANY_ROWS && tegro_retention == 0)
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,
-						  psprintf("The outbox has some %.0f rows (%s), and keeps them for ever.",
+						  psprintf("The outbox has some %.0f rows (%s), and keeps their parameters and answers for ever.",
 								   rows, tegro_finding_text(0, 2)),
-						  "If numbers of that age never come again: ALTER SYSTEM SET tegro.retention = '400d'; SELECT pg_reload_conf(); what is deleted is forgotten, and could be paid again.");
+						  "If parameters and answers of that age are not needed: ALTER SYSTEM SET tegro.retention = '400d'; SELECT pg_reload_conf(); references stay known.");
 	if (tegro_finding_int(0, 4) > 10000 &&
 		tegro_finding_int(0, 4) > 4 * tegro_finding_int(0, 3))
 		tegro_finding_put(doctor, TEGRO_FINDING_WARNING,

@@ -44,6 +44,7 @@ PG_FUNCTION_INFO_V1(tegro_cancel);
 PG_FUNCTION_INFO_V1(tegro_retry);
 PG_FUNCTION_INFO_V1(tegro_refresh);
 PG_FUNCTION_INFO_V1(tegro_resolve);
+PG_FUNCTION_INFO_V1(tegro_forget);
 PG_FUNCTION_INFO_V1(tegro_take_over);
 PG_FUNCTION_INFO_V1(tegro_deliver);
 
@@ -226,7 +227,7 @@ Datum
 tegro_retry(PG_FUNCTION_ARGS)
 {
 	decide(fcinfo, TEGRO_EVENT_RETRY, "retried", NULL,
-		   "Only a request that is \"refused\" or \"cancelled\" is sent again, and an accepted order without a link.  tegro_refresh does now what a request waits for.");
+		   "Only a request that is \"refused\" or \"cancelled\" is sent again, and an accepted order without a link.  tegro_refresh does now what a request waits for.  One whose parameters have been erased cannot be sent.");
 	PG_RETURN_VOID();
 }
 
@@ -270,6 +271,24 @@ tegro_resolve(PG_FUNCTION_ARGS)
 				 errhint("Say how you know, for whoever reads the outbox later.")));
 	decide(fcinfo, event, psprintf("resolved as %s", decision), reason,
 		   "Only a request that is \"review\" or \"unknown\" has something to be resolved.");
+	PG_RETURN_VOID();
+}
+
+/*
+ * tegro_forget(id bigint, reason text)
+ */
+Datum
+tegro_forget(PG_FUNCTION_ARGS)
+{
+	char *reason = tegro_get_text(fcinfo, 1, "reason");
+
+	if (strspn(reason, " \t\n") == strlen(reason))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a reason is needed"),
+				 errhint("Say who asked for it, for whoever reads the outbox later.")));
+	decide(fcinfo, TEGRO_EVENT_FORGET, "forgotten", reason,
+		   "Only a request that is \"accepted\", \"refused\" or \"cancelled\" can be forgotten, once its callback has been called or given up.");
 	PG_RETURN_VOID();
 }
 

@@ -84,6 +84,7 @@ static const struct
 	const char *name;
 	const char *policy; /* NULL: none */
 	const char *using;	/* "%1$s" stands for the schema; all names qualified */
+	bool loses_rows;	/* its rows are deleted: see only_checks() */
 } tables[] = {
 	{"tegro_outbox", "tegro_outbox_own",
 	 "pg_catalog.pg_has_role(enqueued_by::pg_catalog.oid, 'MEMBER')"},
@@ -91,10 +92,11 @@ static const struct
 	 "EXISTS (SELECT FROM %1$s.tegro_outbox o"
 	 " WHERE o.id OPERATOR(pg_catalog.=) outbox_id)"},
 	{"tegro_origin", NULL, NULL},
+	{"tegro_key", NULL, NULL},
 	{"tegro_notification", "tegro_notification_own",
 	 "pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER')"},
 	{"tegro_payment_callback", "tegro_payment_callback_own",
-	 "pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER')"},
+	 "pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER')", true},
 };
 
 /* Of the tables in "known_schema"; InvalidOid where there is none. */
@@ -104,12 +106,7 @@ static Oid known_schema = InvalidOid;
 /* Were all of them found in order, and none was invalidated since? */
 static bool in_order = false;
 
-/* If so, a foreign key to one of them that only checks; InvalidOid: none. */
-static Oid checking_key = InvalidOid;
 static uint64 ninvalidations = 0;
-
-/* In the bit mask of changed tables: the statement deletes rows. */
-#define DELETES (1 << lengthof(tables))
 
 int
 tegro_guard_changed_tables(const char *sql)
@@ -128,8 +125,6 @@ tegro_guard_changed_tables(const char *sql)
 			changed |= 1 << i;
 	}
 	Assert(changed != 0);
-	if (strstr(sql, "DELETE FROM"))
-		changed |= DELETES;
 	return changed;
 }
 
@@ -214,30 +209,12 @@ refuse_object(Relation rel, Oid catalog, Oid oid)
 }
 
 /*
- * Refuses to delete rows while a foreign key refers to a table.  The query that
- * PostgreSQL runs then is planned and run as the other table's owner, who can have
- * his functions in it, by an index on that table, say.  What they leave behind, a
- * deferred trigger, runs at our commit with our rights.  And a constraint that is
- * deferred would fail the commit, not the statement.
- */
-static _Noreturn void
-refuse_to_delete(Oid constraint)
-{
-	ObjectAddress address = {ConstraintRelationId, constraint, 0};
-
-	ereport(ERROR,
-			(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
-			 errmsg("a foreign key refers to a table of tegro"),
-			 errdetail("No rows are deleted while there is %s.",
-					   tegro_error_for_client(getObjectDescription(&address, false))),
-			 errhint("Drop the foreign key.")));
-}
-
-/*
  * A foreign key of another table that only checks, by NO ACTION or RESTRICT, does
- * nothing when rows are updated, since their keys never change.  When rows are
- * deleted, it runs a query on the other table as that table's owner, but in the
- * middle of our transaction: see tegro_guard().
+ * nothing when rows are updated, since their keys never change.  Where rows are
+ * deleted it does not only check: the query that PostgreSQL runs then is planned
+ * and run as the other table's owner, who can have his functions in it, by an
+ * index on that table, say.  What they leave behind, a deferred trigger, runs at
+ * our commit with our rights.
  */
 static bool
 only_checks(Relation rel, const Trigger *trigger)
@@ -264,7 +241,7 @@ only_checks(Relation rel, const Trigger *trigger)
 }
 
 static void
-check_triggers(Relation rel)
+check_triggers(Relation rel, int which)
 {
 	const TriggerDesc *desc = rel->trigdesc;
 
@@ -272,11 +249,8 @@ check_triggers(Relation rel)
 	{
 		const Trigger *trigger = &desc->triggers[i];
 
-		if (only_checks(rel, trigger))
-		{
-			checking_key = trigger->tgconstraint;
+		if (!tables[which].loses_rows && only_checks(rel, trigger))
 			continue;
-		}
 		if (trigger->tgisinternal && OidIsValid(trigger->tgconstraint))
 			refuse_object(rel, ConstraintRelationId, trigger->tgconstraint);
 		refuse_object(rel, TriggerRelationId, trigger->tgoid);
@@ -418,7 +392,7 @@ check_table(int which)
 
 	if (rel == NULL)
 		return;
-	check_triggers(rel);
+	check_triggers(rel, which);
 	check_rules(rel);
 	check_policies(rel, which);
 	check_children(rel);
@@ -456,7 +430,6 @@ check_tables(int changed)
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 
-	checking_key = InvalidOid;
 	for (int i = 0; i < lengthof(tables); i++)
 	{
 		bool is_changed = (changed & (1 << i)) != 0;
@@ -509,8 +482,6 @@ tegro_guard(Oid schema, int changed)
 	} while (ninvalidations != before);
 	if (!in_order)
 		check_tables(changed);
-	if ((changed & DELETES) != 0 && OidIsValid(checking_key))
-		refuse_to_delete(checking_key);
 }
 
 bool

@@ -56,6 +56,7 @@
 #include "src/outbox/origin.h"
 #include "src/outbox/outbox.h"
 #include "src/outbox/payer.h"
+#include "src/outbox/retention.h"
 #include "src/outbox/judge.h"
 #include "src/outbox/transition.h"
 #include "src/base/settings.h"
@@ -67,11 +68,39 @@
  */
 #define NEWEST_MS (3 * 1000)
 
-/* Requests looked at, and deleted if they are old, by tegro_outbox_forget(). */
-#define FORGET_MAX 1000
+/*
+ * How often a correction is tried that finds its request changed each time.  Two
+ * sessions need two tries, and more of them do not correct one request at once.
+ */
+#define MAX_CORRECTIONS 10
 
 /* Longest name of a parameter that is shown, in bytes. */
 #define MAX_NAME_LEN 64
+
+/*
+ * Message of a request that was corrected and not sent since: by it, a late
+ * answer knows that it is about the earlier parameters.
+ */
+#define UNSENT_CORRECTION "corrected, and not sent since"
+
+/* A change of a row: a decision, and the row that it is made for. */
+typedef struct RowChange
+{
+	const TegroItem *item;
+	const TegroDecision *decision;
+	const char *was; /* state of the row */
+	int64 claim_no;	 /* of the row */
+	bool changed;	 /* out */
+	int events;		 /* out: how many it has now */
+} RowChange;
+
+static int write_changes(const TegroStore *store, RowChange *changes,
+						 int nchanges);
+static TegroItem *read_for(const TegroStore *store, int64 id, Oid caller,
+						   char **origin, TegroSubject *subject);
+static TegroDecision *decide(const TegroItem *item,
+							 const TegroTransition *transition,
+							 const char *note);
 
 /* The number of the next request. */
 static int64
@@ -90,20 +119,25 @@ next_id(const TegroStore *store)
 	return nextval_internal(sequence, true);
 }
 
-/*
- * Returns the number of the request that has a call's reference already, if it
- * is the same request and the role is a member of the role that enqueued it.
- * Throws TG007 if not.
- *
- * Another role's request is not to be found out about: not its number, not its
- * state, and not, by guessing, its parameters.  So the answer is the same
- * whatever that request is.  "Member" is what the policy tegro_outbox_own says.
- *
- * quietly: no warning if the request will not do what the caller may expect.
- */
-static int64
-find_recorded(const TegroStore *store, const TegroCall *call, Oid role,
-			  const char *callback, bool quietly)
+/* The request that has a call's reference. */
+typedef struct Recorded
+{
+	int64 id;
+	const char *state;
+	int64 claim_no;
+	const char *callback; /* NULL: none */
+	bool is_members; /* the role is a member of the role that enqueued it */
+	bool is_users;	 /* and so is the current user */
+	bool differs;	 /* from the call's parameters */
+	const char *parameter;	 /* the first that differs; NULL: not known */
+	const char *stripped_at; /* NULL: it was not */
+	Jsonb *params;			 /* of one that is refused; else NULL */
+	bytea *params_hash;		 /* of one that is stripped; else NULL */
+} Recorded;
+
+/* Reads it, in the current memory context. */
+static Recorded
+read_recorded(const TegroStore *store, const TegroCall *call, Oid role)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Datum values[6] = {CStringGetTextDatum(call->shop_id),
@@ -113,12 +147,8 @@ find_recorded(const TegroStore *store, const TegroCall *call, Oid role,
 					   ObjectIdGetDatum(role),
 					   ObjectIdGetDatum(GetUserId())};
 	TegroStoreScope scope;
-	int64 id;
-	const char *state;
-	const char *recorded_callback;
-	const char *differs;
-	bool is_members;
-	bool is_users;
+	Recorded recorded = {0};
+	Datum hash;
 	bool isnull;
 
 	tegro_store_enter(store, &scope);
@@ -126,72 +156,226 @@ find_recorded(const TegroStore *store, const TegroCall *call, Oid role,
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access to the outbox")));
-	id = DatumGetInt64(tegro_store_column(0, 1, &isnull));
+	recorded.id = DatumGetInt64(tegro_store_column(0, 1, &isnull));
 	/* a role that does not exist has superusers for members, and no others */
-	is_members = DatumGetBool(tegro_store_column(0, 4, &isnull));
-	is_users = DatumGetBool(tegro_store_column(0, 5, &isnull));
+	recorded.is_members = DatumGetBool(tegro_store_column(0, 4, &isnull));
+	recorded.is_users = DatumGetBool(tegro_store_column(0, 5, &isnull));
+	recorded.claim_no = DatumGetInt64(tegro_store_column(0, 7, &isnull));
 	/* for longer than the scope */
 	MemoryContextSwitchTo(context);
-	state = tegro_store_text(0, 2);
-	recorded_callback = tegro_store_text(0, 3);
-	differs = tegro_store_text(0, 6);
+	recorded.state = tegro_store_text(0, 2);
+	recorded.callback = tegro_store_text(0, 3);
+	recorded.parameter = tegro_store_text(0, 6);
+	recorded.stripped_at = tegro_store_text(0, 8);
+	hash = tegro_store_column(0, 9, &isnull);
+	if (!isnull)
+		recorded.params_hash = DatumGetByteaPCopy(hash);
+	recorded.params = tegro_store_jsonb(0, 10);
+	recorded.differs = recorded.parameter != NULL;
+	if (recorded.stripped_at)
+		recorded.differs = !tegro_retention_is_hash(store, call->params,
+													recorded.params_hash);
 	tegro_store_leave(&scope);
 	Assert(CurrentMemoryContext == context);
+	return recorded;
+}
 
-	/* a trigger enqueues for the table's owner, and tells whoever fired it */
-	if (!is_members || (differs && !is_users))
-		ereport(ERROR,
-				(errcode(TEGRO_ERRCODE_CONFLICT),
-				 errmsg("%s \"%s\" of shop \"%s\" has been used",
-						call->method->reference,
-						tegro_error_for_client(call->reference),
-						tegro_error_for_client(call->shop_id)),
-				 errdetail("Another role has used it for %s.", call->method->name),
-				 errhint("Choose a new %s, one that has not been used before.",
-						 call->method->reference)));
-	if (differs)
-		ereport(ERROR,
-				(errcode(TEGRO_ERRCODE_CONFLICT),
-				 errmsg("%s \"%s\" of shop \"%s\" is another request",
-						call->method->reference,
-						tegro_error_for_client(call->reference),
-						tegro_error_for_client(call->shop_id)),
-				 errdetail("Request " INT64_FORMAT " of the outbox has the same %s and a different \"%s\".",
-						   id, call->method->reference,
-						   tegro_error_excerpt(differs, strlen(differs), MAX_NAME_LEN, NULL)),
-				 errhint("Choose a new %s, one that has not been used before.",
-						 call->method->reference)));
-	if (quietly)
-		return id;
+/*
+ * Gives a refused request other parameters.  Returns false, and changes nothing,
+ * if it has changed since it was read.
+ *
+ * This is the decision of tegro_retry, with new parameters: the request took no
+ * effect, and is sent once more.  All of it is one update: if the process dies
+ * before the commit, the request is refused as before; after that, it is ready
+ * with its new parameters.  Its row is locked until then, so that a second
+ * correction, tegro_retry and a late answer wait, and see what it has become.
+ *
+ * The claim's number rises, so that who claimed it before, a callback of the
+ * refusal, say, writes nothing any more.  A late answer to the last send still
+ * counts as long as nothing was sent since (record_late()): if it says that the earlier parameters took effect after all, against what a person
+ * had decided, the request is accepted, and the new ones are not sent.  Once the
+ * request has been claimed again, that is too late: both are sent, as after
+ * tegro_retry.
+ *
+ * unknown_since stays: if an earlier send was in doubt, a refusal of the next
+ * one is not the end.  So does the origin: a request from before a failover is
+ * looked up before it is sent.
+ */
+static bool
+correct(const TegroStore *store, const TegroCall *call, Oid role,
+		const char *callback, TimestampTz deliver_after,
+		const Recorded *recorded)
+{
+	TegroStoreScope scope;
+	Datum values[4];
+	char nulls[5] = "    ";
+	TegroItem *item;
+	TegroSubject subject;
+	const TegroTransition *transition = NULL;
+	const bytea *before;
+	char *origin;
+	char *role_name = GetUserNameFromId(role, false);
+	bool changed = false;
+
+	tegro_store_enter(store, &scope);
+	item = read_for(store, recorded->id, role, &origin, &subject);
+	if (item && item->claim_no == recorded->claim_no)
+		transition = tegro_transition_find(&subject, TEGRO_EVENT_CORRECT);
+	if (transition)
+	{
+		TegroDecision *decision;
+		RowChange change;
+
+		before = recorded->params
+			? tegro_retention_hash(store, recorded->params)
+			: recorded->params_hash;
+		decision =
+			decide(item, transition,
+				   psprintf("corrected by %s at %s: parameters %s in place of %s",
+							role_name,
+							timestamptz_to_str(GetCurrentTimestamp()),
+							tegro_retention_show_hash(
+								tegro_retention_hash(store, call->params)),
+							tegro_retention_show_hash(before)));
+		decision->role = role_name;
+		if (deliver_after > GetCurrentTimestamp())
+			decision->delay_ms = (deliver_after - GetCurrentTimestamp()) /
+				1000;
+		values[0] = Int64GetDatum(recorded->id);
+		values[1] = JsonbPGetDatum(call->params);
+		values[2] = ObjectIdGetDatum(role);
+		values[3] = tegro_store_datum(callback);
+		nulls[3] = tegro_store_null(callback == NULL);
+		tegro_store_run(store, TEGRO_STMT_CORRECT, values, nulls);
+		change = (RowChange){item, decision, item->state, item->claim_no};
+		changed = write_changes(store, &change, 1) == 1;
+	}
+	tegro_store_leave(&scope);
+	return changed;
+}
+
+/* Throws TG007: a call's reference is that of a different request. */
+static _Noreturn void
+refuse_different(const TegroCall *call, const Recorded *recorded)
+{
+	const char *reference = call->method->reference;
+
+	ereport(ERROR,
+			(errcode(TEGRO_ERRCODE_CONFLICT),
+			 errmsg("%s \"%s\" of shop \"%s\" is another request", reference,
+					tegro_error_for_client(call->reference),
+					tegro_error_for_client(call->shop_id)),
+			 recorded->parameter
+				 ? errdetail("Request " INT64_FORMAT " of the outbox has the same %s and a different \"%s\".",
+							 recorded->id, reference,
+							 tegro_error_excerpt(recorded->parameter,
+												 strlen(recorded->parameter),
+												 MAX_NAME_LEN, NULL))
+				 : errdetail("Request " INT64_FORMAT " of the outbox has the same %s and different parameters, which were erased at %s.",
+							 recorded->id, reference, recorded->stripped_at),
+			 errhint("Choose a new %s, one that has not been used before.",
+					 reference)));
+	pg_unreachable();
+}
+
+/* Warns that a request will not do what the caller may expect of it. */
+static void
+warn_about(const TegroCall *call, const char *callback,
+		   const Recorded *recorded)
+{
+	int64 id = recorded->id;
 
 	/* its number looks like success to a caller that does not ask for the outcome */
-	if (strcmp(state, TEGRO_STATE_CANCELLED) == 0 ||
-		strcmp(state, TEGRO_STATE_REFUSED) == 0)
+	if (strcmp(recorded->state, TEGRO_STATE_CANCELLED) == 0 ||
+		strcmp(recorded->state, TEGRO_STATE_REFUSED) == 0)
 		ereport(WARNING,
 				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and is \"%s\"",
 						call->method->reference,
-						tegro_error_for_client(call->reference), id, state),
+						tegro_error_for_client(call->reference), id,
+						recorded->state),
 				 errdetail("It is not sent again by that."),
-				 errhint("tegro_retry(" INT64_FORMAT ") sends it.", id)));
+				 recorded->stripped_at
+					 ? errhint("Its parameters were erased at %s: choose a new %s.",
+							   recorded->stripped_at, call->method->reference)
+					 : errhint("tegro_retry(" INT64_FORMAT ") sends it.", id)));
 	if (callback &&
-		(recorded_callback == NULL ||
-		 strcmp(callback, recorded_callback) != 0))
+		(recorded->callback == NULL ||
+		 strcmp(callback, recorded->callback) != 0))
 		ereport(WARNING,
 				(errmsg("%s \"%s\" is request " INT64_FORMAT " of the outbox already, and does not call %s",
 						call->method->reference,
 						tegro_error_for_client(call->reference), id,
 						tegro_error_for_client(callback)),
-				 recorded_callback
-					 ? errdetail("It was enqueued with the callback %s and keeps it.", tegro_error_for_client(recorded_callback))
+				 recorded->callback
+					 ? errdetail("It was enqueued with the callback %s and keeps it.", tegro_error_for_client(recorded->callback))
 					 : errdetail("It was enqueued without a callback and stays so."),
 				 errhint("tegro_wait(" INT64_FORMAT ") returns its outcome.", id)));
-	return id;
+}
+
+/*
+ * Returns the number of the request that has a call's reference already, if it
+ * is the same request and the role is a member of the role that enqueued it; or
+ * if it was refused, and now has the call's parameters.  Throws TG007 if not.
+ *
+ * Another role's request is not to be found out about: not its number, not its
+ * state, and not, by guessing, its parameters.  So the answer is the same
+ * whatever that request is.  "Member" is what the policy tegro_outbox_own says.
+ * A trigger enqueues for the table's owner, and corrects for him: whoever fires
+ * it could have it enqueue any request, and learns nothing of this one.
+ *
+ * enqueued: if it is NULL, the caller is warned where the request will not do
+ * what he may expect.
+ */
+static int64
+find_recorded(const TegroStore *store, const TegroCall *call, Oid role,
+			  const char *callback, TimestampTz deliver_after,
+			  TegroEnqueued *enqueued)
+{
+	for (int i = 0; i < MAX_CORRECTIONS; i++)
+	{
+		Recorded recorded = read_recorded(store, call, role);
+		bool corrects = recorded.is_members && recorded.differs &&
+			strcmp(recorded.state, TEGRO_STATE_REFUSED) == 0;
+
+		if (corrects)
+		{
+			if (!correct(store, call, role, callback, deliver_after,
+						 &recorded))
+				continue;
+			if (enqueued)
+				*enqueued = TEGRO_ENQUEUED_CORRECTED;
+			return recorded.id;
+		}
+		if (!recorded.is_members || (recorded.differs && !recorded.is_users))
+			ereport(ERROR,
+					(errcode(TEGRO_ERRCODE_CONFLICT),
+					 errmsg("%s \"%s\" of shop \"%s\" has been used",
+							call->method->reference,
+							tegro_error_for_client(call->reference),
+							tegro_error_for_client(call->shop_id)),
+					 errdetail("Another role has used it for %s.", call->method->name),
+					 errhint("Choose a new %s, one that has not been used before.",
+							 call->method->reference)));
+		if (recorded.differs)
+			refuse_different(call, &recorded);
+		if (enqueued)
+			*enqueued = TEGRO_ENQUEUED_BEFORE;
+		else
+			warn_about(call, callback, &recorded);
+		return recorded.id;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not serialize access to the outbox"),
+			 errdetail("Request \"%s\" is corrected by others all the time.",
+					   tegro_error_for_client(call->reference))));
+	pg_unreachable();
 }
 
 int64
 tegro_outbox_enqueue(const TegroStore *store, const char *method,
 					 Jsonb *params, Oid role, const char *callback,
-					 TimestampTz deliver_after, bool *inserted)
+					 TimestampTz deliver_after, TegroEnqueued *enqueued)
 {
 	TegroCall *call;
 	TegroStoreScope scope;
@@ -248,12 +432,13 @@ tegro_outbox_enqueue(const TegroStore *store, const char *method,
 	tegro_store_add(rows, values, nulls);
 	is_new = tegro_store_run_rows(store, TEGRO_STMT_INSERT, rows) == 1;
 	tegro_store_leave(&scope);
-	if (inserted)
-		*inserted = is_new;
+	if (is_new && enqueued)
+		*enqueued = TEGRO_ENQUEUED_NEW;
 
 	/* it is there already: an uncommitted insert of it was waited for */
 	if (!is_new)
-		id = find_recorded(store, call, role, callback, inserted != NULL);
+		id = find_recorded(store, call, role, callback, deliver_after,
+						   enqueued);
 	return id;
 }
 
@@ -293,7 +478,7 @@ read_item(int row, char **origin)
 	item->callback = tegro_store_text(row, 15);
 	item->message = tegro_store_text(row, 16);
 	item->events = DatumGetInt32(tegro_store_column(row, 18, &isnull));
-	item->size = VARSIZE(item->params) +
+	item->size = (item->params ? VARSIZE(item->params) : 0) +
 		(item->answer ? VARSIZE(item->answer) : 0);
 	return item;
 }
@@ -517,6 +702,16 @@ prepare_item(const TegroStore *store, TegroItem *item, const char *origin,
 			 const char *own)
 {
 	TegroDecision *decision;
+
+	/* nothing that has been stripped is due, unless somebody wrote to the row */
+	if (item->params == NULL &&
+		(strcmp(item->state, TEGRO_STATE_READY) == 0 ||
+		 strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0 ||
+		 strcmp(item->state, TEGRO_STATE_REVIEW) == 0))
+		return tegro_judge_set_aside(item,
+									 pstrdup(unpack_sql_state(
+										 ERRCODE_DATA_CORRUPTED)),
+									 "its parameters have been erased");
 
 	/*
 	 * From before a failover: what is ready may have been sent there, and the
@@ -1038,7 +1233,8 @@ tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 }
 
 TegroItem *
-tegro_outbox_claim_new(const TegroStore *store, int64 id)
+tegro_outbox_claim_new(const TegroStore *store, int64 id,
+					   TegroEnqueued enqueued)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller, "tegro request",
@@ -1050,15 +1246,29 @@ tegro_outbox_claim_new(const TegroStore *store, int64 id)
 	TegroStoreScope scope;
 
 	tegro_store_enter(store, &scope);
-	/* it is new, whatever is on record under its number */
+	/*
+	 * A new one knows of no events, whatever is on record under its number.
+	 * Events that one that is corrected does not know of may be its own, and it
+	 * is not sent: record_sending() throws.
+	 */
+	Assert(enqueued != TEGRO_ENQUEUED_BEFORE);
 	passed[0] = tegro_store_ids(values, 1);
-	(void) tegro_store_run(store, TEGRO_STMT_PASS_EVENTS, passed, NULL);
+	if (enqueued == TEGRO_ENQUEUED_NEW)
+		(void) tegro_store_run(store, TEGRO_STMT_PASS_EVENTS, passed, NULL);
 	if (tegro_store_run(store, TEGRO_STMT_ONE, values, NULL) != 1)
 		elog(ERROR, "request " INT64_FORMAT " is not in the outbox", id);
 	MemoryContextSwitchTo(context);
 	item = read_item(0, &origin);
-	/* nobody else has seen it: it was inserted in this transaction */
+	/* it is locked: it was inserted or corrected in this transaction */
 	Assert(item->id == id && strcmp(item->state, TEGRO_STATE_READY) == 0);
+	if (strcmp(origin, tegro_origin_own()) != 0)
+	{
+		/* corrected, and from before a failover */
+		tegro_store_leave(&scope);
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(context);
+		return NULL;
+	}
 	item->claimed_us = tegro_clock_us();
 	item->task = TEGRO_SEND;
 	/* here an error is the caller's, and takes the row with it */
@@ -1075,17 +1285,6 @@ tegro_outbox_claim_new(const TegroStore *store, int64 id)
 /*
  * Changing the state.
  */
-
-/* A change of a row: a decision, and the row that it is made for. */
-typedef struct RowChange
-{
-	const TegroItem *item;
-	const TegroDecision *decision;
-	const char *was; /* state of the row */
-	int64 claim_no;	 /* of the row */
-	bool changed;	 /* out */
-	int events;		 /* out: how many it has now */
-} RowChange;
 
 /* Puts the events on record of changes that nobody's send tells. */
 static void
@@ -1227,7 +1426,12 @@ record_late(const TegroStore *store, const TegroItem *item)
 		return NULL;
 	decision->state = decision->transition->to;
 	/* a person took it for unsent, or unmade */
-	if (tegro_transition_is_end(row->state))
+	if (strcmp(row->state, TEGRO_STATE_READY) == 0 && row->message &&
+		strcmp(row->message, UNSENT_CORRECTION) == 0)
+		decision->message =
+			psprintf("its earlier parameters took effect after all, not the present ones: %s",
+					 note);
+	else if (tegro_transition_is_end(row->state))
 		decision->message = note
 			? psprintf("it took effect after all: %s", note)
 			: "it took effect after all";
@@ -1472,23 +1676,6 @@ tegro_outbox_count_due(const TegroStore *store, int64 max)
 	return count;
 }
 
-int64
-tegro_outbox_forget(const TegroStore *store, TimestampTz before, int64 after)
-{
-	TegroStoreScope scope;
-	Datum values[3] = {TimestampTzGetDatum(before), Int32GetDatum(FORGET_MAX),
-					   Int64GetDatum(after)};
-	bool isnull;
-	int64 reached;
-
-	tegro_store_enter(store, &scope);
-	(void) tegro_store_run(store, TEGRO_STMT_FORGET, values, NULL);
-	reached = DatumGetInt64(tegro_store_column(0, 1, &isnull));
-	Assert(!isnull && (reached == 0 || reached > after));
-	tegro_store_leave(&scope);
-	return reached;
-}
-
 bool
 tegro_outbox_any_prepared(void)
 {
@@ -1515,7 +1702,8 @@ typedef struct Ending
 	const char *sqlstate;
 	const char *message;
 	Jsonb *answer;
-	bool never_sent; /* certainly */
+	bool never_sent;		 /* certainly */
+	const char *stripped_at; /* NULL: it was not */
 } Ending;
 
 /* Reads it, in the current memory context, whatever the caller's snapshot. */
@@ -1552,6 +1740,7 @@ read_ending(const TegroStore *store, int64 id, Oid caller)
 	ending.message = tegro_store_text(0, 4);
 	ending.reference = tegro_store_text(0, 5);
 	ending.method = tegro_store_text(0, 6);
+	ending.stripped_at = tegro_store_text(0, 10);
 	tegro_store_leave(&scope);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(context);
@@ -1590,6 +1779,14 @@ tegro_outbox_outcome(const TegroStore *store, int64 id, Oid caller,
 		outcome->result = TEGRO_ANSWERED;
 		outcome->detail = NULL;
 	}
+	else if (strcmp(ending.state, TEGRO_STATE_ACCEPTED) == 0 &&
+			 ending.stripped_at)
+	{
+		outcome->message =
+			psprintf("%s \"%s\" was accepted, and its answer has been erased",
+					 method, reference);
+		outcome->detail = psprintf("It was erased at %s.", ending.stripped_at);
+	}
 	else if (strcmp(ending.state, TEGRO_STATE_ACCEPTED) == 0)
 		outcome->message =
 			psprintf("%s \"%s\" counts as done, without an answer", method,
@@ -1603,10 +1800,11 @@ tegro_outbox_outcome(const TegroStore *store, int64 id, Oid caller,
 		outcome->message = psprintf("Tegro refused %s \"%s\"", method,
 									reference);
 		outcome->detail = words_of_refusal(ending.message);
-		outcome->hint =
-			psprintf("Correct it in a request under another number; tegro_retry(" INT64_FORMAT
-					 ") sends this one again as it is.",
-					 id);
+		outcome->hint = ending.stripped_at
+			? "Enqueue it again with the right parameters, under the same number or another one."
+			: psprintf("Enqueue it again with the right parameters, under the same number; tegro_retry(" INT64_FORMAT
+					   ") sends it again as it is.",
+					   id);
 	}
 	else if (strcmp(ending.state, TEGRO_STATE_REVIEW) == 0 &&
 			 ending.never_sent)
@@ -1636,8 +1834,11 @@ tegro_outbox_outcome(const TegroStore *store, int64 id, Oid caller,
 		/* by a person: then there is nothing to add */
 		if (ending.sqlstate == NULL)
 			outcome->detail = NULL;
-		outcome->hint =
-			psprintf("tegro_retry(" INT64_FORMAT ") sends it after all.", id);
+		outcome->hint = ending.stripped_at
+			? psprintf("Its parameters were erased at %s: it can be sent only under a new number.",
+					   ending.stripped_at)
+			: psprintf("tegro_retry(" INT64_FORMAT ") sends it after all.",
+					   id);
 	}
 	else
 		return false;
@@ -1681,7 +1882,9 @@ refresh(const TegroStore *store, const TegroItem *item,
 												 TEGRO_EVENT_REFRESH) !=
 						   NULL)};
 
-	return tegro_store_run(store, TEGRO_STMT_REFRESH, values, NULL) > 0;
+	/* of a request that was stripped, a callback cannot be told anything */
+	return item->params != NULL &&
+		tegro_store_run(store, TEGRO_STMT_REFRESH, values, NULL) > 0;
 }
 
 /*
@@ -1709,6 +1912,9 @@ decide(const TegroItem *item, const TegroTransition *transition,
 	{
 		case TEGRO_EVENT_CANCEL:
 			decision->message = "cancelled";
+			break;
+		case TEGRO_EVENT_CORRECT:
+			decision->message = UNSENT_CORRECTION;
 			break;
 		case TEGRO_EVENT_RETRY:
 			decision->message = item->message;
@@ -1741,11 +1947,16 @@ tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
 	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	tegro_store_commit_durably();
+	if (event == TEGRO_EVENT_FORGET)
+		return tegro_retention_strip(store, id, caller, note);
 	role = GetUserNameFromId(caller, false);
 	tegro_store_enter(store, &scope);
 	item = read_for(store, id, caller, &origin, &subject);
 	if (item && event == TEGRO_EVENT_REFRESH)
 		changed = refresh(store, item, &subject);
+	/* without its parameters, a request cannot be sent */
+	else if (item && event == TEGRO_EVENT_RETRY && item->params == NULL)
+		changed = false;
 	/* a cancelled request must be known not to have been sent */
 	else if (item &&
 			 (event != TEGRO_EVENT_CANCEL ||

@@ -18,13 +18,22 @@
 #include "src/outbox/store.h"
 #include "src/outbox/pause.h"
 
+/* What tegro_outbox_enqueue() did with a request. */
+typedef enum TegroEnqueued
+{
+	TEGRO_ENQUEUED_NEW,
+	TEGRO_ENQUEUED_CORRECTED, /* it was refused with other parameters */
+	TEGRO_ENQUEUED_BEFORE	  /* it was there, and stays */
+} TegroEnqueued;
+
 /*
  * Puts a request into the outbox, in the current transaction, and has the
- * worker woken when it commits.
+ * worker woken when it commits.  One that was refused gets other parameters.
  *
  * role: for whom; its keys are used.  callback: a function's name, with
  * schema and arguments, or NULL.  deliver_after: 0 for at once.
- * inserted: receives false if it was there already; may be NULL.
+ * enqueued: receives what was done; may be NULL, and then a request that was
+ * there already is warned about.
  *
  * Returns its number.  Throws 22023 for parameters that can't be sent, TG007
  * if the reference is taken by another request.
@@ -32,7 +41,8 @@
 extern int64 tegro_outbox_enqueue(const TegroStore *store, const char *method,
 								  Jsonb *params, Oid role,
 								  const char *callback,
-								  TimestampTz deliver_after, bool *inserted);
+								  TimestampTz deliver_after,
+								  TegroEnqueued *enqueued);
 
 /* What tegro_outbox_claim() is asked for, and tells. */
 typedef struct TegroClaim
@@ -95,10 +105,12 @@ extern struct TegroDecision *tegro_outbox_build_request(TegroItem *item);
 extern void tegro_outbox_log_review(const TegroItem *item);
 
 /*
- * Claims one request, which was enqueued in the current transaction, to be
- * sent by the caller.  Throws if it can't be sent.
+ * Claims one request, which was enqueued or corrected in the current
+ * transaction, to be sent by the caller.  Throws if it cannot be sent.  Returns
+ * NULL if it must be looked up first: the delivery worker does that.
  */
-extern TegroItem *tegro_outbox_claim_new(const TegroStore *store, int64 id);
+extern TegroItem *tegro_outbox_claim_new(const TegroStore *store, int64 id,
+										 TegroEnqueued enqueued);
 
 /*
  * Writes what became of requests: a list of TegroItem, each with its decision.
@@ -129,14 +141,6 @@ extern bool tegro_outbox_callbacks_wait(const TegroStore *store);
  */
 extern bool tegro_outbox_check_origin(const TegroStore *store,
 									  const char *origin, char **detail);
-
-/*
- * Deletes requests that finished before "before", of the next thousand whose
- * numbers are greater than "after".  Returns where it got to, from which the
- * next call goes on; 0: to the end.
- */
-extern int64 tegro_outbox_forget(const TegroStore *store, TimestampTz before,
-								 int64 after);
 
 /* Is a transaction of this database prepared, so that rows may appear? */
 extern bool tegro_outbox_any_prepared(void);

@@ -3,7 +3,7 @@
  * statement.c
  *		The SQL statements on the outbox's tables.
  *
- * All SQL that touches tegro_outbox, tegro_event, tegro_origin,
+ * All SQL that touches tegro_outbox, tegro_event, tegro_origin, tegro_key,
  * tegro_notification and tegro_payment_callback is here.  store.c runs it with
  * a search_path of pg_catalog alone; "%1$s" stands for the extension's schema.
  *
@@ -21,8 +21,9 @@
 	" message, next_at, events"
 
 /* For those who change a row that they did not claim. */
-#define CHANGED_COLUMNS \
-	ITEM_COLUMNS ", sqlstate, decision, (answer #>> '{data,url}') IS NULL"
+#define CHANGED_COLUMNS                  \
+	ITEM_COLUMNS ", sqlstate, decision," \
+				 " (answer #>> '{data,url}') IS NULL AND stripped_at IS NULL"
 
 /*
  * Shops and roles that rest are passed over; see pause.c for the names.  There
@@ -94,6 +95,9 @@ static const TegroGivenColumn given_request[] =
 	 [TEGRO_COLUMN_METHOD] = {"method", TEXTOID},
 	 [TEGRO_COLUMN_REFERENCE] = {"reference", TEXTOID},
 	 [TEGRO_COLUMN_PARAMS] = {"params", JSONBOID},
+	 [TEGRO_COLUMN_PARAMS_HASH] = {"params_hash", BYTEAOID},
+	 [TEGRO_COLUMN_AMOUNT] = {"amount", NUMERICOID},
+	 [TEGRO_COLUMN_CURRENCY] = {"currency", TEXTOID},
 	 [TEGRO_COLUMN_STATE] = {"state", TEXTOID},
 	 [TEGRO_COLUMN_NEXT_AT] = {"next_at", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_CLAIM_NO] = {"claim_no", INT8OID},
@@ -106,6 +110,7 @@ static const TegroGivenColumn given_request[] =
 	 [TEGRO_COLUMN_ENQUEUED_BY] = {"enqueued_by", REGROLEOID},
 	 [TEGRO_COLUMN_ENQUEUED_AT] = {"enqueued_at", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_FINISHED_AT] = {"finished_at", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_STRIPPED_AT] = {"stripped_at", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_ORIGIN] = {"origin", TEXTOID},
 	 [TEGRO_COLUMN_ANSWER] = {"answer", JSONBOID},
 	 [TEGRO_COLUMN_SQLSTATE] = {"sqlstate", TEXTOID},
@@ -157,6 +162,12 @@ static const TegroGivenColumn given_ends[] =
 	{{"id", INT8OID},	   {"event_no", INT4OID}, {"claim_no", INT8OID},
 	 {"state", TEXTOID},   {"outcome", TEXTOID},  {"http_status", INT4OID},
 	 {"message", TEXTOID}, {"raw", BYTEAOID},	  {NULL}};
+static const TegroGivenColumn given_stripped[] = {{"id", INT8OID},
+												  {"params_hash", BYTEAOID},
+												  {"amount", NUMERICOID},
+												  {"currency", TEXTOID},
+												  {"note", TEXTOID},
+												  {NULL}};
 
 const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_INSERT] =
@@ -170,11 +181,26 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	 /* the first parameter that differs; null if none does */
 	 " CASE WHEN params <> $4 THEN (SELECT key"
 	 " FROM jsonb_each(params) AS a (key, value) FULL JOIN jsonb_each($4) AS b (key, value) USING (key)"
-	 " WHERE a.value IS DISTINCT FROM b.value ORDER BY key COLLATE \"C\" LIMIT 1) END"
+	 " WHERE a.value IS DISTINCT FROM b.value ORDER BY key COLLATE \"C\" LIMIT 1) END,"
+	 " claim_no, stripped_at::timestamp(0)::text, params_hash,"
+	 /* for a correction */
+	 " CASE WHEN state = 'refused' THEN params END"
 	 " FROM %1$s.tegro_outbox"
 	 " WHERE shop_id = $1 AND method = $2 AND reference = $3",
 	 6,
 	 {TEXTOID, TEXTOID, TEXTOID, JSONBOID, OIDOID, OIDOID}},
+	/*
+	 * Other parameters for a refused request, whose state is changed by
+	 * TEGRO_STMT_CHANGE next.  See correct() in outbox.c.  unknown_since,
+	 * sent_claim_no and the origin stay.
+	 */
+	[TEGRO_STMT_CORRECT] =
+		{"UPDATE %1$s.tegro_outbox SET params = $2, params_hash = NULL, amount = NULL, currency = NULL,"
+		 " stripped_at = NULL, enqueued_by = $3, answer = NULL,"
+		 " callback = $4, callback_state = CASE WHEN $4 IS NOT NULL THEN 'waiting' END, callback_message = NULL"
+		 " WHERE id = $1",
+		 4,
+		 {INT8OID, JSONBOID, REGROLEOID, TEXTOID}},
 	[TEGRO_STMT_DUE] = {DUE(ITEM_COLUMNS, HAS_TOKENS, "") LOCKED, DUE_ARGS},
 	[TEGRO_STMT_DUE_IDS] = {DUE("id", HAS_TOKENS, ""), DUE_ARGS},
 	[TEGRO_STMT_PAYOUTS_DUE] = {DUE(ITEM_COLUMNS, HAS_TOKENS IS_PAYOUT, "")
@@ -248,7 +274,9 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " callback_state = CASE WHEN s.call_again AND o.callback IS NOT NULL THEN 'waiting' ELSE o.callback_state END,"
 		 " callback_at = CASE WHEN s.to_call AND o.callback IS NOT NULL"
 		 " AND (s.call_again OR o.callback_state = 'waiting') THEN clock_timestamp() END,"
-		 " answer = coalesce(s.answer, o.answer), sqlstate = s.sqlstate, message = s.message,"
+		 /* an answer that comes late does not bring back what was erased */
+		 " answer = CASE WHEN o.stripped_at IS NULL THEN coalesce(s.answer, o.answer) END,"
+		 " sqlstate = s.sqlstate, message = s.message,"
 		 " failures = s.failures, absent = s.absent, unknown_since = s.unknown_since,"
 		 " origin = coalesce(s.origin, o.origin), decision = coalesce(s.decision, o.decision),"
 		 " attempts = o.attempts - s.unsent, claim_no = o.claim_no + s.fence, events = o.events + s.events,"
@@ -262,9 +290,17 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " SELECT id, greatest(event_no, 1 + (SELECT max(event_no) FROM %1$s.tegro_event WHERE outbox_id = given.id)),"
 		 " event, claim_no, role_name, state, message, clock_timestamp(), clock_timestamp() FROM given",
 		 .given = given_events},
+/* a request can be stripped while a send of it is still listened to */
+#define IS_STRIPPED                              \
+	"EXISTS (SELECT FROM %1$s.tegro_outbox AS r" \
+	" WHERE r.id = s.id AND r.stripped_at IS NOT NULL)"
 	[TEGRO_STMT_END_SEND] =
 		{"UPDATE %1$s.tegro_event AS e SET ended_at = clock_timestamp(), state = s.state, outcome = s.outcome,"
-		 " http_status = s.http_status, message = s.message, raw_answer = s.raw FROM given AS s"
+		 " http_status = s.http_status,"
+		 " message = CASE WHEN s.message IS NOT NULL AND NOT " IS_STRIPPED
+		 " THEN s.message END,"
+		 " raw_answer = CASE WHEN s.raw IS NOT NULL AND NOT " IS_STRIPPED
+		 " THEN s.raw END FROM given AS s"
 		 " WHERE e.outbox_id = s.id AND e.event_no = s.event_no AND e.claim_no = s.claim_no AND e.ended_at IS NULL",
 		 .given = given_ends},
 	/* whose last send was that of a claim */
@@ -326,25 +362,47 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " UNION SELECT origin FROM %1$s.tegro_notification WHERE origin <> $1",
 		 1,
 		 {TEXTOID}},
-	/*
-	 * Numbers rise with time, nearly: where those looked at are too young,
-	 * those behind them are.  Whether one is finished is asked where it is
-	 * locked, and so again of a row that was changed since it was seen.
+/*
+	 * Stripping: see retention.c.  Whether a request is finished is asked where
+	 * its row is locked, and so again of one that has changed meanwhile.
 	 */
-	[TEGRO_STMT_FORGET] =
-		{"WITH seen AS (SELECT id, enqueued_at FROM %1$s.tegro_outbox"
-		 " WHERE id > $3 ORDER BY id LIMIT $2),"
-		 " old AS (SELECT id FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM seen)"
-		 " AND finished_at < $1 AND next_at IS NULL AND callback_at IS NULL FOR UPDATE SKIP LOCKED),"
-		 " attempts AS (DELETE FROM %1$s.tegro_event WHERE outbox_id IN (SELECT id FROM old)),"
-		 " requests AS (DELETE FROM %1$s.tegro_outbox WHERE id IN (SELECT id FROM old))"
-		 " SELECT CASE WHEN count(*) = $2 AND min(enqueued_at) < $1 THEN max(id) ELSE 0 END FROM seen",
-		 3,
-		 {TIMESTAMPTZOID, INT4OID, INT8OID}},
+#define IS_FINISHED                                 \
+	"state IN ('accepted', 'refused', 'cancelled')" \
+	" AND finished_at IS NOT NULL AND next_at IS NULL AND callback_at IS NULL"
+	[TEGRO_STMT_OLD] =
+		{"SELECT id, params FROM %1$s.tegro_outbox"
+		 " WHERE finished_at < $1 AND stripped_at IS NULL AND " IS_FINISHED
+		 " ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED",
+		 2,
+		 {TIMESTAMPTZOID, INT4OID}},
+	[TEGRO_STMT_FINISHED] =
+		{"SELECT id, params FROM %1$s.tegro_outbox"
+		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND " IS_FINISHED
+		 " FOR UPDATE",
+		 2,
+		 {INT8OID, OIDOID}},
+	[TEGRO_STMT_STRIP] =
+		{"WITH events AS (UPDATE %1$s.tegro_event AS e SET message = NULL, raw_answer = NULL"
+		 " FROM given AS s WHERE e.outbox_id = s.id AND e.role_name IS NULL"
+		 " AND (e.message IS NOT NULL OR e.raw_answer IS NOT NULL))"
+		 " UPDATE %1$s.tegro_outbox AS o SET params = NULL, answer = NULL, message = NULL, callback_message = NULL,"
+		 " params_hash = coalesce(s.params_hash, o.params_hash), amount = coalesce(s.amount, o.amount),"
+		 " currency = coalesce(s.currency, o.currency),"
+		 " stripped_at = coalesce(o.stripped_at, clock_timestamp()),"
+		 " decision = CASE WHEN s.note IS NULL THEN o.decision ELSE concat_ws('; ', o.decision, s.note) END"
+		 " FROM given AS s WHERE o.id = s.id",
+		 .given = given_stripped},
+	/* the first is used for what is hashed now */
+	[TEGRO_STMT_KEYS] = {"SELECT key FROM %1$s.tegro_key ORDER BY made_at, key",
+						 0},
+	[TEGRO_STMT_MAKE_KEY] = {"INSERT INTO %1$s.tegro_key (key) VALUES ($1)",
+							 1,
+							 {BYTEAOID}},
 	[TEGRO_STMT_OUTCOME] =
 		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin,"
 		 /* no send is on record, here or elsewhere, that somebody decided about */
-		 " attempts = 0 AND unknown_since IS NULL AND decision IS NULL"
+		 " attempts = 0 AND unknown_since IS NULL AND decision IS NULL,"
+		 " stripped_at::timestamp(0)::text"
 		 " FROM %1$s.tegro_outbox WHERE id = $1",
 		 2,
 		 {INT8OID, OIDOID}},
@@ -404,8 +462,11 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		{"DELETE FROM %1$s.tegro_payment_callback WHERE shop_id = $1 AND pg_has_role($2, role::oid, 'MEMBER')",
 		 2,
 		 {TEXTOID, OIDOID}},
+/* what a notification is compared with, also after that */
+#define ORDERED \
+	"coalesce(params, jsonb_build_object('amount', amount, 'currency', currency))"
 	[TEGRO_STMT_ORDERED] =
-		{"SELECT id, params FROM %1$s.tegro_outbox"
+		{"SELECT id, " ORDERED " FROM %1$s.tegro_outbox"
 		 " WHERE shop_id = $1 AND method = 'createOrder' AND reference = $2",
 		 2,
 		 {TEXTOID, TEXTOID}},
@@ -466,7 +527,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, TEXTOID}},
 #define DUE_NOTIFICATION                                                                         \
 	"SELECT " NOTIFICATION_COLUMNS ", n.payment_id,"                                             \
-	" (SELECT o.params FROM %1$s.tegro_outbox o"                                                 \
+	" (SELECT " ORDERED " FROM %1$s.tegro_outbox o"                                              \
 	"   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id)," \
 	" (SELECT o.answer #>> '{data,id}' FROM %1$s.tegro_outbox o"                                 \
 	"   WHERE o.shop_id = n.shop_id AND o.method = 'createOrder' AND o.reference = n.order_id)"  \

@@ -51,7 +51,9 @@ typedef enum TegroEvent
 	/* a person */
 	TEGRO_EVENT_CANCEL,
 	TEGRO_EVENT_RETRY,
-	TEGRO_EVENT_REFRESH,
+	TEGRO_EVENT_CORRECT, /* other parameters under its reference */
+	TEGRO_EVENT_REFRESH, /* what it waits for is done now */
+	TEGRO_EVENT_FORGET,	 /* its parameters are erased */
 	TEGRO_EVENT_RESOLVE_ACCEPTED,
 	TEGRO_EVENT_RESOLVE_REFUSED,
 	TEGRO_EVENT_RESOLVE_RESEND,

@@ -479,7 +479,7 @@ put_review(Report *report)
 	uint64 found =
 		find(report,
 			 "SELECT id, method, reference, shop_id, state,"
-			 " concat_ws(' ', params ->> 'amount', params ->> 'currency'),"
+			 " concat_ws(' ', coalesce(params ->> 'amount', amount::text), coalesce(params ->> 'currency', currency)),"
 			 " pg_get_userbyid(enqueued_by::oid),"
 			 " to_char(CASE WHEN state = 'review' THEN coalesce(unknown_since, enqueued_at)"
 			 " ELSE finished_at END, 'YYYY-MM-DD HH24:MI:SS'),"

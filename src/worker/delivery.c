@@ -65,6 +65,7 @@
 #include "src/outbox/inbox.h"
 #include "src/base/injection.h"
 #include "src/outbox/judge.h"
+#include "src/outbox/retention.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
 
@@ -131,7 +132,7 @@
 /* How often it is tried to settle a request whose row someone holds. */
 #define HELD_MS 1000
 
-/* The pause between the parts in which old requests are deleted. */
+/* The pause between the parts in which old requests are stripped. */
 #define FORGET_MS 1000
 
 /* How often it is logged that some cannot go, at most. */
@@ -175,8 +176,7 @@ typedef struct Loop
 	unsigned turn;			 /* of claims */
 	TegroPace *pace;
 	int64 forgot_us;
-	int64 forgot_to;  /* how far, by number; 0: all were looked at */
-	bool forget_owed; /* there is more to look at, before long */
+	bool forget_owed; /* there is more to strip, before long */
 	int64 forget_logged_us;
 } Loop;
 
@@ -1428,15 +1428,13 @@ forget_some(Loop *loop, void *arg)
 													 -tegro_retention *
 														 INT64CONST(1000));
 
-	loop->forgot_to = tegro_outbox_forget(&loop->store, before,
-										  loop->forgot_to);
+	loop->forget_owed = tegro_retention_strip_old(&loop->store, before);
 }
 
 /*
- * Deletes what was kept long enough: a part at a time, all of it in turn, and
- * then not for a while.  Where it fails, delivery goes on: a foreign key of
- * another table can refer to rows (guard.c), and somebody can have a table
- * locked, who is asked again soon.
+ * Strips what was kept long enough: a part at a time, then nothing for a while.
+ * Where it fails, delivery goes on: somebody can have a table locked, and it is
+ * tried again soon.
  */
 static void
 forget_old(Loop *loop)
@@ -1452,24 +1450,21 @@ forget_old(Loop *loop)
 	begin(loop);
 	error = try_to(loop, forget_some, NULL);
 	commit(loop);
-	loop->forget_owed = error ? is_conflict(error) : loop->forgot_to > 0;
 	if (error == NULL)
 		return;
+	loop->forget_owed = is_conflict(error);
 	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 		error->sqlerrcode == ERRCODE_UNDEFINED_TABLE)
 		ReThrowError(error);
 	if (tegro_guard_stopped(error))
-	{
-		loop->forgot_to = 0;
 		stop(loop, error);
-	}
 	else if (loop->forget_logged_us == 0 ||
 			 now - loop->forget_logged_us > FORGET_LOG_MS * INT64CONST(1000))
 	{
 		loop->forget_logged_us = now;
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("old requests of the tegro outbox could not be deleted: %s",
+				 errmsg("old requests of the tegro outbox could not be stripped: %s",
 						error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0));
 	}

@@ -477,13 +477,19 @@ check_delivery(const TegroStore *store)
 }
 
 /*
- * Records the request and claims it, in one transaction that is committed
- * here.  Returns the item to send; NULL if it was on record before.
+ * Records the request, or corrects one that was refused, and claims it, in one
+ * transaction that is committed here.  Returns the item to send; NULL if it is not
+ * ours to send: it was on record before, or must be looked up first.
+ *
+ * If the process dies before the commit, nothing has happened: there is no
+ * request, or it is refused with its earlier parameters.  After the commit the
+ * request is "sending" with these parameters until the claim ends, then it is
+ * looked up, whether it was sent or not.
  */
 static TegroItem *
 record(PayoutShared *shared, TegroStore *store, Jsonb *params, int64 *id)
 {
-	bool inserted;
+	TegroEnqueued enqueued;
 	TegroItem *item = NULL;
 
 	Assert(CurrentMemoryContext == TopMemoryContext);
@@ -494,11 +500,11 @@ record(PayoutShared *shared, TegroStore *store, Jsonb *params, int64 *id)
 				 errmsg("extension \"tegro\" is gone")));
 	check_delivery(store);
 	*id = tegro_outbox_enqueue(store, "createWithdrawal", params, shared->role,
-							   NULL, 0, &inserted);
-	if (inserted)
+							   NULL, 0, &enqueued);
+	if (enqueued != TEGRO_ENQUEUED_BEFORE)
 	{
 		MemoryContextSwitchTo(TopMemoryContext);
-		item = tegro_outbox_claim_new(store, *id);
+		item = tegro_outbox_claim_new(store, *id, enqueued);
 	}
 	tegro_injection_point("before payout commit");
 	tegro_session_commit();
