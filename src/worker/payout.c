@@ -574,7 +574,8 @@ tegro_payout_main(Datum arg)
 				item->decision =
 					tegro_judge_unsent(item,
 									   "the claim was not confirmed; nothing was sent");
-			Assert(item->decision && !item->in_flight);
+			/* an overdue one is still in flight; nobody listens any more */
+			Assert(item->decision);
 			if (is_directed)
 				tegro_judge_not_again(item,
 									  "the session that requested it has a key of its own, so it is not left to the worker");
