@@ -159,6 +159,7 @@ CREATE TABLE @extschema@.tegro_outbox (
 	currency		pg_catalog.text,
 	state			pg_catalog.text NOT NULL DEFAULT 'ready',
 	next_at			pg_catalog.timestamptz DEFAULT pg_catalog.clock_timestamp(),
+	deliver_after	pg_catalog.timestamptz,
 	claim_no			pg_catalog.int8 NOT NULL DEFAULT 0,
 	sent_claim_no		pg_catalog.int8,
 	claimed_until		pg_catalog.timestamptz,
@@ -166,11 +167,14 @@ CREATE TABLE @extschema@.tegro_outbox (
 	failures		pg_catalog.int4 NOT NULL DEFAULT 0,
 	absent			pg_catalog.int4 NOT NULL DEFAULT 0,
 	unknown_since	pg_catalog.timestamptz,
-	enqueued_by		pg_catalog.regrole NOT NULL,
+	-- not regrole: a dump with the name of a role that is missing cannot be loaded
+	enqueued_by		pg_catalog.oid NOT NULL,
+	enqueued_by_name	pg_catalog.text COLLATE pg_catalog."C" NOT NULL DEFAULT CURRENT_USER,
 	enqueued_at		pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	finished_at		pg_catalog.timestamptz,
 	stripped_at		pg_catalog.timestamptz,
 	origin		pg_catalog.text NOT NULL,
+	aside			pg_catalog.text,
 	answer			pg_catalog.jsonb,
 	sqlstate		pg_catalog.text,
 	message			pg_catalog.text,
@@ -199,18 +203,21 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.amount IS 'amount of the erased param
 COMMENT ON COLUMN @extschema@.tegro_outbox.currency IS 'currency of the erased parameters; null before';
 COMMENT ON COLUMN @extschema@.tegro_outbox.state IS 'ready (to be sent), sending, unknown (may have taken effect; it is looked up), done, failed (refused), review (a person decides), cancelled';
 COMMENT ON COLUMN @extschema@.tegro_outbox.next_at IS 'when it is due; null when nothing is left to do';
-COMMENT ON COLUMN @extschema@.tegro_outbox.claim_no IS 'how often a delivery worker has taken it; results count only under the lease that they were got under';
-COMMENT ON COLUMN @extschema@.tegro_outbox.sent_claim_no IS 'lease under which it was sent last';
+COMMENT ON COLUMN @extschema@.tegro_outbox.deliver_after IS 'time before which it is neither sent nor looked up, as given to tegro_enqueue; null if there is none';
+COMMENT ON COLUMN @extschema@.tegro_outbox.claim_no IS 'how often a delivery worker has claimed it: a fencing token; results count only under the claim that they were got under';
+COMMENT ON COLUMN @extschema@.tegro_outbox.sent_claim_no IS 'claim_no of the claim under which it was sent last';
 COMMENT ON COLUMN @extschema@.tegro_outbox.claimed_until IS 'until when the delivery worker has it to itself';
 COMMENT ON COLUMN @extschema@.tegro_outbox.attempts IS 'how often it was sent, or may have been';
 COMMENT ON COLUMN @extschema@.tegro_outbox.failures IS 'attempts and lookups in a row that came to nothing; the wait between them grows with it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.absent IS 'lookups in a row that did not find it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.unknown_since IS 'when its outcome became unknown, or when it came to review after that; null if no send of it was ever in doubt';
-COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by IS 'role that enqueued it; its keys are used, and it runs the callback';
+COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by IS 'oid of the role that enqueued it; its keys are used, and it runs the callback; 0 if a take-over found no role of that name';
+COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by_name IS 'name that this role had; in another database than that of origin, the oid counts only together with it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_at IS 'start of the transaction that enqueued it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.finished_at IS 'when it became done, failed or cancelled';
 COMMENT ON COLUMN @extschema@.tegro_outbox.stripped_at IS 'when parameters, answers and messages were erased, by tegro.retention or tegro_forget';
-COMMENT ON COLUMN @extschema@.tegro_outbox.origin IS 'system/database/timeline/inode of the server where it was enqueued';
+COMMENT ON COLUMN @extschema@.tegro_outbox.origin IS 'system/database/timeline/inode/number/address under which it was enqueued, or taken over since; the number is that of tegro_origin, the address that of the provider';
+COMMENT ON COLUMN @extschema@.tegro_outbox.aside IS 'origin: it was enqueued under another origin, and waits for tegro_take_over; null otherwise';
 COMMENT ON COLUMN @extschema@.tegro_outbox.answer IS 'the provider''s answer that settled it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.sqlstate IS 'error of the last attempt or lookup';
 COMMENT ON COLUMN @extschema@.tegro_outbox.message IS 'what happened last, in words';
@@ -228,6 +235,7 @@ CREATE INDEX tegro_outbox_due ON @extschema@.tegro_outbox (next_at) WHERE next_a
 CREATE INDEX tegro_outbox_payout_due ON @extschema@.tegro_outbox (next_at)
  WHERE next_at IS NOT NULL AND method OPERATOR(pg_catalog.=) 'createWithdrawal';
 CREATE INDEX tegro_outbox_callback_due ON @extschema@.tegro_outbox (callback_at) WHERE callback_at IS NOT NULL;
+CREATE INDEX tegro_outbox_aside ON @extschema@.tegro_outbox (id) WHERE aside IS NOT NULL;
 
 -- What tegro.retention can strip, oldest first.  A request enters the index when
 -- it is finished, and leaves it when it is stripped.  So a sweep reads only the
@@ -275,22 +283,43 @@ COMMENT ON COLUMN @extschema@.tegro_event.outcome IS 'of a send: answered, refus
 COMMENT ON COLUMN @extschema@.tegro_event.http_status IS 'of a send: HTTP status of the answer';
 COMMENT ON COLUMN @extschema@.tegro_event.raw_answer IS 'of a send: the answer as it came, up to 8 kB, where it was no good answer';
 
--- Whose requests these are: see src/outbox/origin.c.  Not filled here: a restored
--- dump brings the row of the database that it was made of, and that is how a
--- copy is known.
+-- A random number that tells this outbox from another of the same database: see
+-- src/outbox/origin.c.  It is not part of dumps, so that a restored dump, even
+-- over its source, has another.
 CREATE TABLE @extschema@.tegro_origin (
 	singleton		pg_catalog.bool PRIMARY KEY DEFAULT true CHECK (singleton),
-	origin		pg_catalog.text NOT NULL,
+	number			pg_catalog.text NOT NULL DEFAULT pg_catalog.replace(pg_catalog.gen_random_uuid()::pg_catalog.text, '-', ''),
 	since			pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	reason			pg_catalog.text NOT NULL
 );
 REVOKE ALL ON TABLE @extschema@.tegro_origin FROM PUBLIC;
 COMMENT ON TABLE @extschema@.tegro_origin IS
-'the server and database that may send the requests of the outbox: one row, once something was delivered';
+'a random number that is part of the origin of each request; one row';
 COMMENT ON COLUMN @extschema@.tegro_origin.singleton IS 'always true: there is one row';
-COMMENT ON COLUMN @extschema@.tegro_origin.origin IS 'system identifier/database/timeline/inode';
-COMMENT ON COLUMN @extschema@.tegro_origin.since IS 'since when';
-COMMENT ON COLUMN @extschema@.tegro_origin.reason IS 'how it came to be so: first use, a failover, or the reason given to tegro_take_over';
+COMMENT ON COLUMN @extschema@.tegro_origin.number IS 'the random number, in hexadecimal digits';
+COMMENT ON COLUMN @extschema@.tegro_origin.since IS 'time of the last change of this row';
+COMMENT ON COLUMN @extschema@.tegro_origin.reason IS 'cause of that change: CREATE EXTENSION, a TRUNCATE, or the reason given to tegro_take_over';
+INSERT INTO @extschema@.tegro_origin (reason) VALUES ('CREATE EXTENSION');
+
+-- Rows that are loaded after a TRUNCATE come from an older dump.
+CREATE FUNCTION @extschema@.tegro_new_origin()
+RETURNS pg_catalog.trigger
+AS 'MODULE_PATHNAME', 'tegro_new_origin'
+LANGUAGE C;
+REVOKE ALL ON FUNCTION @extschema@.tegro_new_origin() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.tegro_new_origin() IS
+'draws a new random number for tegro_origin; trigger of the extension''s own tables';
+
+CREATE TRIGGER tegro_outbox_truncated AFTER TRUNCATE ON @extschema@.tegro_outbox
+	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.tegro_new_origin();
+CREATE TRIGGER tegro_event_truncated AFTER TRUNCATE ON @extschema@.tegro_event
+	FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.tegro_new_origin();
+ALTER TABLE @extschema@.tegro_outbox ENABLE ALWAYS TRIGGER tegro_outbox_truncated;
+ALTER TABLE @extschema@.tegro_event ENABLE ALWAYS TRIGGER tegro_event_truncated;
+COMMENT ON TRIGGER tegro_outbox_truncated ON @extschema@.tegro_outbox IS
+'draws a new random number: rows that are loaded later are of another origin';
+COMMENT ON TRIGGER tegro_event_truncated ON @extschema@.tegro_event IS
+'draws a new random number: rows that are loaded later are of another origin';
 
 -- Keys for hashes of erased parameters.  CREATE EXTENSION makes none: a restored
 -- dump brings the rows of its source, and they must not meet another one.  The
@@ -311,7 +340,8 @@ ALTER TABLE @extschema@.tegro_key ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.tegro_outbox ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.tegro_event ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tegro_outbox_own ON @extschema@.tegro_outbox FOR SELECT
-	USING (pg_catalog.pg_has_role(enqueued_by::pg_catalog.oid, 'MEMBER'));
+	USING (pg_catalog.pg_has_role(enqueued_by, 'MEMBER')
+		   AND pg_catalog.pg_get_userbyid(enqueued_by)::pg_catalog.text OPERATOR(pg_catalog.=) enqueued_by_name);
 CREATE POLICY tegro_event_own ON @extschema@.tegro_event FOR SELECT
 	USING (EXISTS (SELECT FROM @extschema@.tegro_outbox o
 					WHERE o.id OPERATOR(pg_catalog.=) outbox_id));
@@ -323,7 +353,6 @@ COMMENT ON POLICY tegro_event_own ON @extschema@.tegro_event IS
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_outbox_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_event', '');
-SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_origin', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.tegro_key', '');
 
 -- The rate is that since the first that was finished in the last minute: a
@@ -433,11 +462,11 @@ LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE COST 1000
 BEGIN ATOMIC
 WITH request AS (
 	SELECT o.id, o.shop_id, o.method, o.reference, o.state, o.next_at, o.failures, o.absent, o.message,
-		   o.enqueued_by, o.enqueued_at, o.callback_state, o.callback_message, o.callback_at,
+		   o.enqueued_by_name, o.enqueued_at, o.aside, o.callback_state, o.callback_message, o.callback_at,
 		   pg_catalog.regexp_replace(o.callback, '[(][^(]*[)]$', '') AS callback,
 		   o.params IS NULL AS is_stripped,
-		   pg_catalog.jsonb_extract_path_text(o.params, 'amount') AS amount,
-		   pg_catalog.jsonb_extract_path_text(o.params, 'currency') AS currency,
+		   coalesce(pg_catalog.jsonb_extract_path_text(o.params, 'amount'), o.amount::pg_catalog.text) AS amount,
+		   coalesce(pg_catalog.jsonb_extract_path_text(o.params, 'currency'), o.currency) AS currency,
 		   pg_catalog.jsonb_extract_path_text(o.params, 'account') AS account,
 		   o.method OPERATOR(pg_catalog.=) 'createWithdrawal' AS is_payout,
 		   -- as tegro_wait tells it
@@ -456,9 +485,9 @@ event AS (
 		   pg_catalog.lead(e.event_no) OVER (ORDER BY e.event_no) IS NULL AS is_last
 	  FROM request r
 	  JOIN @extschema@.tegro_event e ON e.outbox_id OPERATOR(pg_catalog.=) r.id),
--- How a send ended, and what became of the request by it.
-send_end AS (
-	SELECT e.event_no, e.is_late, e.started_at, e.ended_at,
+-- How a send ended, if it has, and what became of the request by it.
+send AS (
+	SELECT e.event_no, e.is_late, e.is_last, e.started_at, e.ended_at, w.outcome IS NOT NULL AS has_ended,
 		   -- without what the outcome says already, and what an engineer reads
 		   pg_catalog.regexp_replace(pg_catalog.regexp_replace(
 			   e.message, '^(Tegro refused \w+|the outcome of \w+ is unknown): ', ''),
@@ -470,36 +499,35 @@ send_end AS (
 		   pg_catalog.concat(' after ', e.seconds, ' s', ' (HTTP ' OPERATOR(pg_catalog.||) e.http_status::pg_catalog.text OPERATOR(pg_catalog.||) ')',
 			   CASE WHEN e.state IS NULL THEN '; it came too late to count' ELSE t.said END) AS how
 	  FROM event e
-	  JOIN (VALUES ('answered', 'sent, and accepted', 'it was accepted'),
-				   ('refused', 'sent, and refused', 'it was refused'),
-				   ('rate limited', 'sent, and turned away for now', 'it was turned away for now'),
-				   ('not sent', 'certainly not sent', 'it was certainly not sent'),
-				   ('unknown', 'sent, without a usable answer', 'there is no usable answer')) AS w (outcome, said_at_once, said)
+	  LEFT JOIN (VALUES ('answered', 'sent, and accepted', 'it was accepted'),
+						('refused', 'sent, and refused', 'it was refused'),
+						('rate limited', 'sent, and turned away for now', 'it was turned away for now'),
+						('not sent', 'certainly not sent', 'it was certainly not sent'),
+						('unknown', 'sent, without a usable answer', 'there is no usable answer')) AS w (outcome, said_at_once, said)
 		ON w.outcome OPERATOR(pg_catalog.=) e.outcome
 	  LEFT JOIN (VALUES ('ready', '; it is sent again'),
 						('unknown', '; it may have taken effect, so it is looked up'),
 						('review', '; an earlier send may have taken effect, so it needs review'),
 						('cancelled', '; it is cancelled')) AS t (state, said)
-		ON t.state OPERATOR(pg_catalog.=) e.state),
+		ON t.state OPERATOR(pg_catalog.=) e.state
+	 WHERE e.event OPERATOR(pg_catalog.=) 'send'),
 line AS (
 	SELECT 0 AS n, 0 AS part, r.enqueued_at AS at,
-		   pg_catalog.format('enqueued by role %s (time zone %s)', r.enqueued_by, pg_catalog.current_setting('TimeZone')) AS head, NULL AS words
+		   pg_catalog.format('enqueued by role %s (time zone %s)', r.enqueued_by_name, pg_catalog.current_setting('TimeZone')) AS head, NULL AS words
 	  FROM request r
 	UNION ALL
 	-- sends
-	SELECT e.event_no, 0, e.started_at,
-		   CASE WHEN s.event_no IS NOT NULL AND NOT s.is_late THEN pg_catalog.concat(s.said, s.how)
-				WHEN NOT e.is_last OR s.event_no IS NOT NULL THEN 'sent'
+	SELECT s.event_no, 0, s.started_at,
+		   CASE WHEN s.has_ended AND NOT s.is_late THEN pg_catalog.concat(s.said, s.how)
+				WHEN s.has_ended OR NOT s.is_last THEN 'sent'
 				WHEN r.is_claimed THEN 'sent; the answer is awaited'
 				ELSE 'sent; its delivery worker ended before it told the outcome' END,
-		   CASE WHEN NOT s.is_late THEN s.words END
-	  FROM request r CROSS JOIN event e
-	  LEFT JOIN send_end s ON s.event_no OPERATOR(pg_catalog.=) e.event_no
-	 WHERE e.event OPERATOR(pg_catalog.=) 'send'
+		   CASE WHEN s.has_ended AND NOT s.is_late THEN s.words END
+	  FROM request r CROSS JOIN send s
 	UNION ALL
 	SELECT (SELECT pg_catalog.max(e.event_no) FROM event e WHERE e.started_at OPERATOR(pg_catalog.<=) s.ended_at),
 		   1, s.ended_at, pg_catalog.concat(s.said, s.how), s.words
-	  FROM send_end s WHERE s.is_late
+	  FROM send s WHERE s.has_ended AND s.is_late
 	UNION ALL
 	-- decisions: the note repeats who and when
 	SELECT e.event_no, 0, e.started_at,
@@ -546,6 +574,8 @@ numbered AS (
 -- What is left to do.
 step AS (
 	SELECT CASE
+			WHEN r.aside IS NOT NULL
+			THEN 'nothing: it comes from another database, and waits for tegro_take_over or tegro_resolve.'
 			WHEN r.is_claimed AND r.state OPERATOR(pg_catalog.=) 'sending' THEN 'a delivery worker waits for the answer.'
 			WHEN r.is_claimed AND NOT b.is_end THEN 'a delivery worker is looking it up now.'
 			WHEN r.state OPERATOR(pg_catalog.=) 'review' AND r.next_at IS NULL THEN 'a person decides; nothing happens by itself.'
@@ -599,13 +629,14 @@ command AS (
 	  FROM request r
 	 CROSS JOIN LATERAL (
 		SELECT 1, '@extschema@.tegro_cancel(pg_catalog.int8)'::pg_catalog.regprocedure, '', 'do not send it'
-		 WHERE r.state OPERATOR(pg_catalog.=) 'ready' AND NOT r.is_claimed
+		 WHERE r.state OPERATOR(pg_catalog.=) 'ready' AND NOT r.is_claimed AND r.aside IS NULL
 		UNION ALL
 		SELECT 2, '@extschema@.tegro_refresh(pg_catalog.int8)'::pg_catalog.regprocedure, '',
 			   CASE WHEN r.state OPERATOR(pg_catalog.=) 'ready' THEN 'send it now'
 					WHEN r.state OPERATOR(pg_catalog.=) ANY (ARRAY['unknown', 'review']) THEN 'look it up now'
 					ELSE 'call the callback now' END
-		 WHERE CASE WHEN r.state OPERATOR(pg_catalog.=) ANY (ARRAY['ready', 'unknown', 'review'])
+		 WHERE r.aside IS NULL
+		   AND CASE WHEN r.state OPERATOR(pg_catalog.=) ANY (ARRAY['ready', 'unknown', 'review'])
 					THEN NOT r.is_claimed AND NOT (r.never_sent AND r.state OPERATOR(pg_catalog.=) 'review')
 						 AND (r.next_at OPERATOR(pg_catalog.<=) pg_catalog.statement_timestamp()) IS NOT TRUE
 					ELSE r.callback_at IS NOT NULL OR r.callback_state OPERATOR(pg_catalog.=) 'failed' END
@@ -614,8 +645,9 @@ command AS (
 			   CASE WHEN r.state OPERATOR(pg_catalog.=) 'accepted' THEN 'it has no link to pay at: ask for another'
 					WHEN r.state OPERATOR(pg_catalog.=) 'cancelled' THEN 'send it after all'
 					ELSE 'send it again as it is' END
-		 WHERE r.state OPERATOR(pg_catalog.=) ANY (ARRAY['refused', 'cancelled'])
-			OR (r.state OPERATOR(pg_catalog.=) 'accepted' AND NOT r.is_payout AND r.is_linkless)
+		 WHERE r.aside IS NULL AND NOT r.is_stripped
+		   AND (r.state OPERATOR(pg_catalog.=) ANY (ARRAY['refused', 'cancelled'])
+				OR (r.state OPERATOR(pg_catalog.=) 'accepted' AND NOT r.is_payout AND r.is_linkless))
 		UNION ALL
 		SELECT d.n, '@extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text)'::pg_catalog.regprocedure,
 			   pg_catalog.format(', %L, ''how you know''', d.decision), d.effect
@@ -710,7 +742,7 @@ AS 'MODULE_PATHNAME', 'tegro_take_over'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_take_over(pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_take_over(pg_catalog.text) IS
-'lets this database deliver the requests of the one that it is a copy of; its orders are looked up, its payouts go to review';
+'takes over the requests that were enqueued under another origin: orders are looked up, payouts go to review';
 
 CREATE PROCEDURE @extschema@.tegro_deliver(max pg_catalog.int4 DEFAULT NULL)
 AS 'MODULE_PATHNAME', 'tegro_deliver'
@@ -796,7 +828,8 @@ CREATE TABLE @extschema@.tegro_notification (
 	payment_id		pg_catalog.text,
 	fields			pg_catalog.jsonb NOT NULL,
 	request			pg_catalog.int8,
-	role			pg_catalog.regrole NOT NULL,
+	role			pg_catalog.oid NOT NULL,
+	role_name		pg_catalog.text COLLATE pg_catalog."C" NOT NULL DEFAULT CURRENT_USER,
 	received_at		pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	waiting_since	pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	looked_up_at	pg_catalog.timestamptz,
@@ -806,6 +839,7 @@ CREATE TABLE @extschema@.tegro_notification (
 	claimed_until		pg_catalog.timestamptz,
 	failures		pg_catalog.int4 NOT NULL DEFAULT 0,
 	origin		pg_catalog.text NOT NULL,
+	aside			pg_catalog.text,
 	answer			pg_catalog.jsonb,
 	sqlstate		pg_catalog.text,
 	message			pg_catalog.text,
@@ -835,15 +869,17 @@ COMMENT ON COLUMN @extschema@.tegro_notification.payment_id IS 'the provider''s 
 COMMENT ON COLUMN @extschema@.tegro_notification.fields IS 'all its fields but the signature, as texts';
 COMMENT ON COLUMN @extschema@.tegro_notification.request IS 'the order''s request in tegro_outbox, where it is one';
 COMMENT ON COLUMN @extschema@.tegro_notification.role IS 'role that registered the callback, else the one that brought it; its keys are used, and it runs the callback';
+COMMENT ON COLUMN @extschema@.tegro_notification.role_name IS 'name that this role had, as enqueued_by_name in tegro_outbox';
 COMMENT ON COLUMN @extschema@.tegro_notification.received_at IS 'when it came; of one that came to nothing and came again, when it came last';
 COMMENT ON COLUMN @extschema@.tegro_notification.waiting_since IS 'since when the order is looked up';
 COMMENT ON COLUMN @extschema@.tegro_notification.looked_up_at IS 'when the provider last told of the order';
 COMMENT ON COLUMN @extschema@.tegro_notification.confirmed_at IS 'when it was confirmed';
 COMMENT ON COLUMN @extschema@.tegro_notification.next_at IS 'when the order is looked up next; null when it is not';
-COMMENT ON COLUMN @extschema@.tegro_notification.claim_no IS 'how often a delivery worker has taken it; results count only under the lease that they were got under';
+COMMENT ON COLUMN @extschema@.tegro_notification.claim_no IS 'how often a delivery worker has claimed it: a fencing token; results count only under the claim that they were got under';
 COMMENT ON COLUMN @extschema@.tegro_notification.claimed_until IS 'until when the delivery worker has it to itself';
 COMMENT ON COLUMN @extschema@.tegro_notification.failures IS 'lookups or calls in a row that came to nothing; the wait between them grows with it';
-COMMENT ON COLUMN @extschema@.tegro_notification.origin IS 'system/database/timeline/inode of the server where it was recorded';
+COMMENT ON COLUMN @extschema@.tegro_notification.origin IS 'origin under which it was recorded, as in tegro_outbox';
+COMMENT ON COLUMN @extschema@.tegro_notification.aside IS 'origin: it was recorded under another origin, and waits for tegro_take_over; null otherwise';
 COMMENT ON COLUMN @extschema@.tegro_notification.answer IS 'the lookup''s answer that settled it';
 COMMENT ON COLUMN @extschema@.tegro_notification.sqlstate IS 'error of the last lookup';
 COMMENT ON COLUMN @extschema@.tegro_notification.message IS 'what happened last, in words';
@@ -858,7 +894,9 @@ CREATE INDEX tegro_notification_callback_due ON @extschema@.tegro_notification (
 CREATE TABLE @extschema@.tegro_payment_callback (
 	shop_id			pg_catalog.text COLLATE pg_catalog."C" PRIMARY KEY,
 	callback		pg_catalog.text NOT NULL,
-	role			pg_catalog.regrole NOT NULL,
+	role			pg_catalog.oid NOT NULL,
+	role_name		pg_catalog.text COLLATE pg_catalog."C" NOT NULL DEFAULT CURRENT_USER,
+	number			pg_catalog.text NOT NULL DEFAULT '',
 	registered_at	pg_catalog.timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 REVOKE ALL ON TABLE @extschema@.tegro_payment_callback FROM PUBLIC;
@@ -867,14 +905,18 @@ COMMENT ON TABLE @extschema@.tegro_payment_callback IS
 COMMENT ON COLUMN @extschema@.tegro_payment_callback.shop_id IS 'public key of the shop';
 COMMENT ON COLUMN @extschema@.tegro_payment_callback.callback IS 'the function, with schema and arguments';
 COMMENT ON COLUMN @extschema@.tegro_payment_callback.role IS 'role that registered it, and runs it';
+COMMENT ON COLUMN @extschema@.tegro_payment_callback.role_name IS 'name that this role had, as enqueued_by_name in tegro_outbox';
+COMMENT ON COLUMN @extschema@.tegro_payment_callback.number IS 'number of tegro_origin under which it was registered';
 COMMENT ON COLUMN @extschema@.tegro_payment_callback.registered_at IS 'when';
 
 ALTER TABLE @extschema@.tegro_notification ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.tegro_payment_callback ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tegro_notification_own ON @extschema@.tegro_notification FOR SELECT
-	USING (pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER'));
+	USING (pg_catalog.pg_has_role(role, 'MEMBER')
+		   AND pg_catalog.pg_get_userbyid(role)::pg_catalog.text OPERATOR(pg_catalog.=) role_name);
 CREATE POLICY tegro_payment_callback_own ON @extschema@.tegro_payment_callback FOR SELECT
-	USING (pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER'));
+	USING (pg_catalog.pg_has_role(role, 'MEMBER')
+		   AND pg_catalog.pg_get_userbyid(role)::pg_catalog.text OPERATOR(pg_catalog.=) role_name);
 COMMENT ON POLICY tegro_notification_own ON @extschema@.tegro_notification IS
 'a role sees those that are taken for it, or for a role that it belongs to';
 COMMENT ON POLICY tegro_payment_callback_own ON @extschema@.tegro_payment_callback IS
@@ -1134,13 +1176,16 @@ parameter AS (
 -- and the definitions above must agree: a new installation shows any difference.
 own_policy (relid, polname, qual) AS (
 	VALUES ('@extschema@.tegro_outbox'::pg_catalog.regclass, 'tegro_outbox_own',
-			'pg_has_role((enqueued_by)::oid, ''MEMBER''::text)'),
+			'(pg_has_role(enqueued_by, ''MEMBER''::text) AND ((pg_get_userbyid(enqueued_by))::text = enqueued_by_name))'),
 		   ('@extschema@.tegro_event'::pg_catalog.regclass, 'tegro_event_own',
 			'(EXISTS ( SELECT FROM @extschema@.tegro_outbox o WHERE (o.id = tegro_event.outbox_id)))'),
 		   ('@extschema@.tegro_notification'::pg_catalog.regclass, 'tegro_notification_own',
-			'pg_has_role((role)::oid, ''MEMBER''::text)'),
+			'(pg_has_role(role, ''MEMBER''::text) AND ((pg_get_userbyid(role))::text = role_name))'),
 		   ('@extschema@.tegro_payment_callback'::pg_catalog.regclass, 'tegro_payment_callback_own',
-			'pg_has_role((role)::oid, ''MEMBER''::text)')),
+			'(pg_has_role(role, ''MEMBER''::text) AND ((pg_get_userbyid(role))::text = role_name))')),
+own_trigger (relid, tgname) AS (
+	VALUES ('@extschema@.tegro_outbox'::pg_catalog.regclass, 'tegro_outbox_truncated'),
+		   ('@extschema@.tegro_event'::pg_catalog.regclass, 'tegro_event_truncated')),
 
 finding (topic, status, detail, hint) AS (
 	SELECT 'rights', 'error',
@@ -1330,6 +1375,24 @@ finding (topic, status, detail, hint) AS (
 	  JOIN pg_catalog.pg_trigger x ON x.tgrelid OPERATOR(pg_catalog.=) r.oid AND NOT x.tgisinternal
 	  JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) x.tgfoid
 	  JOIN grantee g ON g.oid OPERATOR(pg_catalog.=) p.proowner
+	 WHERE NOT EXISTS (
+		SELECT FROM own_trigger o
+		 WHERE o.relid OPERATOR(pg_catalog.=) x.tgrelid::pg_catalog.regclass
+		   AND o.tgname OPERATOR(pg_catalog.=) x.tgname::pg_catalog.text
+		   AND x.tgfoid OPERATOR(pg_catalog.=) '@extschema@.tegro_new_origin()'::pg_catalog.regprocedure::pg_catalog.oid)
+	UNION ALL
+	SELECT 'tables', 'error',
+		   pg_catalog.format('Trigger %I of table %s is %s: rows that are loaded after a TRUNCATE would be taken for new ones.',
+							 o.tgname, r.title, CASE WHEN x.tgenabled IS NULL THEN 'missing' ELSE 'not enabled' END),
+		   pg_catalog.concat(
+			   CASE WHEN x.tgenabled IS NULL
+					THEN pg_catalog.format('CREATE TRIGGER %I AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s; ',
+										   o.tgname, r.title, '@extschema@.tegro_new_origin()'::pg_catalog.regprocedure) END,
+			   pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I;', r.title, o.tgname))
+	  FROM relation r
+	  JOIN own_trigger o ON o.relid OPERATOR(pg_catalog.=) r.oid::pg_catalog.regclass
+	  LEFT JOIN pg_catalog.pg_trigger x ON x.tgrelid OPERATOR(pg_catalog.=) r.oid AND x.tgname::pg_catalog.text OPERATOR(pg_catalog.=) o.tgname
+	 WHERE x.tgenabled IS NULL OR x.tgenabled OPERATOR(pg_catalog.<>) 'A'
 	UNION ALL
 	SELECT 'tables', 'error',
 		   pg_catalog.format('Rule %I of %s is not the extension''s.', x.rulename, r.title),

@@ -25,7 +25,8 @@
 	"CREATE FUNCTION bench_" name                                          \
 	"(first bigint, last bigint) RETURNS void LANGUAGE plpgsql AS $$"      \
 	" DECLARE number text; shop text := current_setting('tegro.shop_id');" \
-	" origin text := (SELECT origin FROM tegro_origin);"                   \
+	" origin text := (SELECT 'a server/a database/1/1/' || o.number"       \
+	"   || '/an address' FROM tegro_origin AS o);"                         \
 	" BEGIN FOR i IN first .. last LOOP"                                   \
 	" number := 'E-' || lpad(i::text, 8, '0'); " statement                 \
 	"; END LOOP; END $$"
@@ -87,7 +88,7 @@ main(void)
 					LOOP("insert",
 						 "INSERT INTO bench_plain (shop_id, method, reference, params, enqueued_by, origin)"
 						 " VALUES (shop, 'createOrder', number, " PARAMS
-						 ", 'postgres', origin)"));
+						 ", 'postgres'::regrole, origin)"));
 
 	printf("%d rounds of %d rows.\n", ROUNDS, ROWS);
 	measure(&outbox, "insert", 1, ROWS / 10, NULL);

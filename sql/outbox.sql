@@ -153,9 +153,9 @@ GRANT SELECT ON tegro_outbox, tegro_event, tegro_outbox_summary TO regress_tegro
 GRANT EXECUTE ON FUNCTION tegro_enqueue(text, jsonb, regprocedure, timestamptz), tegro_wait(bigint, interval), tegro_cancel(bigint) TO regress_tegro_a, regress_tegro_b;
 SET ROLE regress_tegro_a;
 SELECT tegro_enqueue('createOrder', '{"order_id": "a''s", "amount": 1, "currency": "RUB"}', deliver_after => now() + interval '1 day') AS id \gset
-SELECT reference, state, enqueued_by FROM tegro_outbox;
+SELECT reference, state, enqueued_by_name FROM tegro_outbox;
 SELECT requests, state FROM tegro_outbox_summary;
-INSERT INTO tegro_outbox (shop_id, method, reference, params, enqueued_by, origin) VALUES ('', '', '', '{}', 'regress_tegro_a', '');
+INSERT INTO tegro_outbox (shop_id, method, reference, params, enqueued_by, origin) VALUES ('', '', '', '{}', 'regress_tegro_a'::regrole, '');
 UPDATE tegro_outbox SET state = 'accepted';
 SELECT * FROM tegro_origin;
 SELECT tegro_take_over('mine');

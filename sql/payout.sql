@@ -82,7 +82,7 @@ ROLLBACK;
 SELECT count(*) FROM tegro_outbox WHERE reference = 'W12';
 
 -- With a key of the session's own: what is not accepted under it is not sent
--- again under the server's.
+-- again under the server's, even if somebody retries it.
 \! curl -sS -o /dev/null -d '{"method": "createWithdrawal", "times": 1, "action": "answer", "status": 200, "body": "{\"type\": \"error\", \"desc\": \"Wrong authorization token\"}"}' "$TEGRO_SANDBOX_URL/_sandbox/fault"
 SET tegro.api_key = 'a key of the session';
 SELECT tegro_create_withdrawal('{"payment_id": "W13", "amount": 1, "currency": "RUB", "account": "4111"}');

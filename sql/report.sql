@@ -41,20 +41,20 @@ INSERT INTO attack VALUES
 	('<script>alert(1)</script>'), ('"><img src=x onerror=alert(1)>'), (''' onmouseover=''alert(1)'),
 	('</pre></article></main></style><h2>no</h2>'), ('<!--'), (']]>'), ('&lt;b&gt; &#60;i&#62;'), ('</title>'),
 	(E'two\nlines\u2028\u202e\u0085\u200b'), ('Заказ №1 😀'), ('$(id) `id` %1$s %s');
-INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at,
+INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_by_name, enqueued_at,
 						  unknown_since, origin, message)
 SELECT text, 'createWithdrawal', text, jsonb_build_object('amount', 1, 'currency', text), 'review', NULL, 1,
-	   'regress_tegro_clerk', now() - interval '3 days', now() - interval '2 days', 'x', text
+	   'regress_tegro_clerk'::regrole, 'regress_tegro_clerk', now() - interval '3 days', now() - interval '2 days', 'x', text
   FROM attack;
-INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at,
+INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_by_name, enqueued_at,
 						  finished_at, origin, callback, callback_state, callback_message)
-SELECT text, 'createOrder', text, jsonb_build_object('amount', text), 'accepted', NULL, 1, 'regress_tegro_clerk',
+SELECT text, 'createOrder', text, jsonb_build_object('amount', text), 'accepted', NULL, 1, 'regress_tegro_clerk'::regrole, 'regress_tegro_clerk',
 	   now() - interval '1 hour', now() - interval '30 minutes', 'x', text, 'failed', text
   FROM attack;
-INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, enqueued_by, origin)
-VALUES ('s', 'createOrder', 'of another', '{"amount": 1}', 'review', NULL, current_user::regrole, 'x'),
-	   ('s', 'createOrder', 'waits', '{"amount": 1}', 'ready', 'infinity', 'regress_tegro_clerk', 'x'),
-	   ('s', 'createOrder', 'in doubt', '{"amount": 1}', 'unknown', 'infinity', 'regress_tegro_clerk', 'x');
+INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, enqueued_by, enqueued_by_name, origin)
+VALUES ('s', 'createOrder', 'of another', '{"amount": 1}', 'review', NULL, current_user::regrole, current_user, 'x'),
+	   ('s', 'createOrder', 'waits', '{"amount": 1}', 'ready', 'infinity', 'regress_tegro_clerk'::regrole, 'regress_tegro_clerk', 'x'),
+	   ('s', 'createOrder', 'in doubt', '{"amount": 1}', 'unknown', 'infinity', 'regress_tegro_clerk'::regrole, 'regress_tegro_clerk', 'x');
 INSERT INTO tegro_event (event, event_no, outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, http_status, message)
 SELECT 'send', 1, id, 1, 1, '', now() - interval '30 minutes', now() - interval '30 minutes' + interval '30 ms',
 	   CASE WHEN reference = '<!--' THEN 'refused' ELSE 'answered' END, 200, CASE WHEN reference = '<!--' THEN shop_id END

@@ -100,7 +100,7 @@ INSERT INTO public.shop_order VALUES (66, 1);
 REVOKE TRIGGER ON TABLE public.shop_order FROM regress_tegro_app, PUBLIC;
 BEGIN;
 INSERT INTO public.shop_order VALUES (66, 1), (67, 1);
-SELECT reference, enqueued_by FROM tegro_outbox WHERE reference IN ('66', '67') ORDER BY 1;
+SELECT reference, enqueued_by_name FROM tegro_outbox WHERE reference IN ('66', '67') ORDER BY 1;
 ROLLBACK;
 -- who has INSERT alone may fire it
 SET ROLE regress_tegro_app;
@@ -134,7 +134,7 @@ ALTER TABLE public.shop_order_1 OWNER TO regress_tegro_owner;
 ALTER TABLE public.shop_order_1_1 OWNER TO regress_tegro_owner;
 BEGIN;
 INSERT INTO public.shop_order VALUES (1, 1);
-SELECT reference, enqueued_by FROM tegro_outbox WHERE reference = '1';
+SELECT reference, enqueued_by_name FROM tegro_outbox WHERE reference = '1';
 ROLLBACK;
 DROP TABLE public.shop_order;
 

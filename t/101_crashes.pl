@@ -1169,7 +1169,7 @@ part 'fault 7: a session is killed while its commit returns' => sub {
 	$session->close;
 	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 	reload_conf($node);
-	is(row($node, 'payout-commit')->{enqueued_by}, 'postgres', 'it is there after the restart');
+	is(row($node, 'payout-commit')->{enqueued_by_name}, 'postgres', 'it is there after the restart');
 	ok(wait_until(sub { row($node, 'payout-commit')->{state} eq 'accepted' }, SOON),
 		'it is delivered with nothing else enqueued');
 	enqueue($node, 'createOrder', 'order-wake-2');

@@ -66,8 +66,7 @@ sub set
 	return;
 }
 
-# A primary with an empty outbox, which is in use, unless it is to be "unused";
-# its delivery is off.
+# A primary with an empty outbox; its delivery is off.
 sub primary
 {
 	my ($name, $sandbox, %options) = @_;
@@ -75,14 +74,9 @@ sub primary
 
 	$node->init_from_backup($origin, 'empty');
 	$node->append_conf('postgresql.conf', "tegro.api_url = '" . $sandbox->api_url . "'");
-	$node->append_conf('postgresql.conf', 'tegro.delivery = off') if $options{unused};
+	$node->append_conf('postgresql.conf', 'tegro.delivery = off');
 	$node->enable_archiving if $options{archiving};
 	$node->start;
-	if (!$options{unused})
-	{
-		query($node, 'CALL tegro_deliver()');
-		set($node, 'tegro.delivery', q{'off'});
-	}
 	return $node;
 }
 
@@ -128,6 +122,14 @@ sub states
 		"SELECT string_agg(reference || ' ' || state, ', ' ORDER BY id) FROM tegro_outbox");
 }
 
+# How many requests are set aside.
+sub asides
+{
+	my ($node, $database) = @_;
+
+	return $node->safe_psql($database // 'postgres', q{SELECT count(*) FROM tegro_outbox WHERE aside = 'origin'});
+}
+
 sub requests
 {
 	my ($sandbox, @methods) = @_;
@@ -135,6 +137,9 @@ sub requests
 
 	return scalar(grep { !@methods || $wanted{ $_->{method} } } $sandbox->journal);
 }
+
+# The doctor asks for other things.
+sub requests_for_outbox { return requests($_[0], qw(createWithdrawal createOrder withdrawal order)); }
 
 sub payouts_and_orders { return requests($_[0], qw(createWithdrawal createOrder)); }
 
@@ -225,7 +230,7 @@ END
 	$sandbox->fault('createWithdrawal', 'close_after_read', skip => 1);
 	set($old, 'tegro.delivery', q{'on'});
 	wait_for_row($old, $_, 'unknown') foreach qw(O-lost W-lost);
-	is(states($old), 'O-answered done, O-lost unknown, W-answered done, W-lost unknown, W-resent unknown',
+	is(states($old), 'O-answered accepted, O-lost unknown, W-answered accepted, W-lost unknown, W-resent unknown',
 		'the old primary delivers, and no standby knows');
 	# beside those, requests that no standby has heard of
 	enqueue($old, 'createOrder', 'O-orphan');
@@ -252,10 +257,8 @@ END
 		'what the old primary sent again just now is not sent yet again by the new one');
 	is(wait_for_row($new, 'W-lost', 'review')->{state}, 'review', 'a payout that never arrived waits for a person');
 	is(executed($sandbox, 'W-lost'), 0, 'and is not sent');
-	is($new->safe_psql('postgres', 'SELECT count(*) FROM tegro_origin'), 1, 'there is one origin');
-	like($new->safe_psql('postgres', 'SELECT reason FROM tegro_origin'), qr/failover or restore/,
-		'which says how it came about');
-	ok($new->log_contains(qr/follows .* after a failover or restore/), 'the log says it too');
+	ok($new->log_contains(qr/requests of the tegro outbox are from before a failover or restore: \d/),
+		'the log says that they are from before a failover');
 
 	# 10: what is not on record here, by the provider's lists
 	my $orphans = $new->safe_psql('postgres', <<'END');
@@ -270,35 +273,6 @@ END
 	my %executions = %{ executions($sandbox) };
 	is(join(', ', grep { $executions{$_} != 1 } sort keys %executions), '',
 		'nothing was executed twice over the failover');
-});
-
-
-#
-# The same, of an outbox from which nothing was ever delivered
-#
-
-story('fault 9: an unused outbox', sub {
-	my ($sandbox) = @_;
-	my $old = primary('first', $sandbox, unused => 1);
-
-	enqueue($old, 'createOrder', 'O');
-	enqueue($old, 'createWithdrawal', 'W');
-	my $new = copy_of($old, 'second', streaming => 1, conf => 'tegro.delivery = on');
-	cut_off($old, $new);
-	set($old, 'tegro.delivery', q{'on'});
-	wait_for_row($old, $_, 'accepted') foreach qw(O W);
-	$new->promote;
-	ok(wait_until(
-			sub {
-				sleep 0.1;
-				return $new->safe_psql('postgres',
-					q{SELECT count(*) FROM tegro_outbox WHERE state = 'accepted' AND message ~ 'found by lookup'}) == 2;
-			},
-			30),
-		'what was waiting when the first delivery was lost with the old primary is looked up, too');
-	is(executed($sandbox, $_), 1, "$_ was executed once") foreach qw(O W);
-	kill_server($old);
-	$new->stop;
 });
 
 
@@ -427,7 +401,7 @@ story('fault 12: a restore', sub {
 		body => '{"type":"error","desc":"Insufficient funds"}');
 	set($lost, 'tegro.delivery', q{'on'});
 	wait_for_row($lost, $_, 'accepted', 'refused') foreach qw(W-sent W-refused O-sent);
-	is(states($lost), 'W-sent done, W-refused failed, O-sent done, W-waiting ready',
+	is(states($lost), 'W-sent accepted, W-refused refused, O-sent accepted, W-waiting ready',
 		'the database that will be lost delivers');
 	# by name: the server itself may go on writing to the next file
 	my $file = $lost->safe_psql('postgres', 'SELECT pg_walfile_name(pg_switch_wal())');
@@ -470,25 +444,29 @@ story('fault 13: a base backup', sub {
 	enqueue($source, 'createOrder', $_) foreach qw(O-sent O-never);
 	enqueue($source, 'createWithdrawal', $_) foreach qw(W-sent W-never);
 	my $copy = copy_of($source, 'copy', conf => 'tegro.delivery = on');
-	my $before = requests($sandbox);
+	my $before = requests_for_outbox($sandbox);
 
-	ok(wait_until(sub { $copy->log_contains(qr/delivery of the tegro outbox is held/) }),
-		'a copy of a data directory says in the log that delivery is held');
-	my $result = query($copy, 'CALL tegro_deliver()');
-	like($result->{err}, qr/WARNING:.*delivery of the tegro outbox is held/, 'tegro_deliver() says so too');
-	like($result->{err}, qr/HINT:.*tegro_take_over/, 'and what ends it');
-	$result = query($copy, withdraw('W-direct'));
-	is($result->{sqlstate}, 'TG006', 'a synchronous payout is refused there');
-	like($result->{message}, qr/held/, 'with the reason');
-	is($copy->safe_psql('postgres', q{SELECT count(*) FROM tegro_outbox WHERE reference = 'W-direct'}), 0,
-		'and leaves nothing behind');
+	ok(wait_until(sub { asides($copy) == 4 }), 'a copy of a data directory sets what waits aside');
+	ok($copy->log_contains(qr/requests of the tegro outbox are set aside: \d/), 'says so in the log');
+	like($copy->safe_psql('postgres', q{SELECT detail || hint FROM tegro_doctor() WHERE "check" = 'origin'}),
+		qr/set aside: 4\..*tegro_take_over/, 'and in the doctor, with what ends it');
+	is($copy->safe_psql('postgres', 'SELECT count(*) FROM tegro_outbox WHERE next_at IS NOT NULL'), 0, 'nothing of it is due');
+	my $result = query($copy, q{SELECT tegro_wait(id) FROM tegro_outbox WHERE reference = 'W-sent'});
+	is($result->{sqlstate}, 'TG003', 'who waits for a request is not told that it was not sent');
+	like("$result->{message} $result->{hint}", qr/set aside.*tegro_take_over/, 'but that it is set aside');
+	is(query($copy, q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'W-sent'})->{sqlstate}, '55000',
+		'tegro_retry does not send it');
+	is(query($copy, q{SELECT tegro_cancel(id) FROM tegro_outbox WHERE reference = 'W-sent'})->{sqlstate}, '55000',
+		'nor is it certain that it was not sent');
+	is(requests_for_outbox($sandbox), $before, 'the copy sends nothing of it, and looks nothing up');
+	is(query($copy, withdraw('W-direct'))->{sqlstate}, '', 'a synchronous payout of the copy itself is carried out');
 	enqueue($copy, 'createWithdrawal', 'W-new');
-	sleep 1;
-	is(requests($sandbox), $before, 'the copy sends nothing, and looks nothing up');
+	is(wait_for_row($copy, 'W-new', 'accepted')->{state}, 'accepted', 'what is enqueued in the copy is sent at once');
+	$before = requests_for_outbox($sandbox);
 	$copy->restart;
 	$copy->poll_query_until('postgres', 'SELECT true');
-	sleep 1;
-	is(requests($sandbox), $before, 'nor does it after another start');
+	query($copy, 'CALL tegro_deliver()');
+	is(asides($copy) . ' ' . requests_for_outbox($sandbox), "4 $before", 'another start changes nothing');
 
 	# the source goes on, and is then replaced by the copy
 	$source->safe_psql('postgres', q{SELECT tegro_cancel(id) FROM tegro_outbox WHERE reference LIKE '%-never'});
@@ -497,13 +475,12 @@ story('fault 13: a base backup', sub {
 	$source->stop;
 	$result = query($copy, q{SELECT tegro_take_over('the source is gone')});
 	like($result->{err}, qr/2 orders are looked up, 2 payouts are in review/, 'tegro_take_over() says what follows');
-	is(wait_for_row($copy, 'W-new', 'accepted')->{state}, 'accepted', 'what was enqueued in the copy is sent then');
 	is(wait_for_row($copy, $_, 'accepted')->{state}, 'accepted', "$_ is found") foreach qw(O-sent W-sent);
 	is(wait_for_row($copy, 'O-never', 'accepted')->{state}, 'accepted', 'an order that was never sent is sent');
 	is(row($copy, 'W-never')->{state}, 'review', 'a payout that was never sent waits for a person');
 	is(executed($sandbox, $_->[0]), $_->[1], "$_->[0] was executed $_->[1] times")
-	  foreach [ 'O-sent', 1 ], [ 'W-sent', 1 ], [ 'O-never', 1 ], [ 'W-never', 0 ], [ 'W-new', 1 ];
-	is(query($copy, withdraw('W-direct'))->{sqlstate}, '', 'a synchronous payout is carried out there now');
+	  foreach [ 'O-sent', 1 ], [ 'W-sent', 1 ], [ 'O-never', 1 ], [ 'W-never', 0 ], [ 'W-new', 1 ], [ 'W-direct', 1 ];
+	is(asides($copy), 0, 'nothing is aside any more');
 	$copy->stop;
 });
 
@@ -533,8 +510,6 @@ story('faults 14, 15: templates and dumps', sub {
 		$ask->($database, 'createOrder', $waiting{$database}[0]);
 		$ask->($database, 'createWithdrawal', $waiting{$database}[1]);
 	}
-	is($node->safe_psql('unused', 'SELECT count(*) FROM tegro_origin'), 0,
-		'one database was never delivered from');
 
 	# 14: a worker is a session, and is in the way of a template copy
 	foreach my $database (sort keys %waiting)
@@ -586,14 +561,14 @@ story('faults 14, 15: templates and dumps', sub {
 		my ($where, $database) = @$copy;
 		my $name = "$database in " . $where->name;
 		my $id = $where->safe_psql($database, 'SELECT max(id) FROM tegro_outbox');
-		my $result = query($where, 'CALL tegro_deliver()', database => $database);
+		my $result;
 
-		like($result->{err}, qr/WARNING:.*delivery of the tegro outbox is held/, "$name is held");
-		$result = query($where, q{SELECT tegro_enqueue('createOrder', '{"order_id": "new", "amount": 1, "currency": "RUB"}')},
-			database => $database);
+		query($where, 'CALL tegro_deliver()', database => $database);
+		is(asides($where, $database), 2, "what waits in $name is set aside");
+		$result = query($where, q{SELECT tegro_enqueue('createOrder', '{"order_id": "new", "amount": 1, "currency": "RUB"}',
+			deliver_after => now() + interval '1 hour')}, database => $database);
 		is($result->{out}, $id + 1, "the numbers go on in $name");
-		$result = query($where, withdraw('direct'), database => $database);
-		is($result->{sqlstate}, 'TG006', "a synchronous payout is refused in $name");
+		$where->safe_psql($database, "SELECT tegro_cancel($result->{out})");
 		my $used = $database =~ /unused/ ? 'W-unused' : 'W-used';
 		$result = query($where,
 			qq{SELECT tegro_enqueue('createWithdrawal', '{"payment_id": "$used", "amount": 11, "currency": "RUB", "account": "4111"}')},
@@ -602,9 +577,6 @@ story('faults 14, 15: templates and dumps', sub {
 	}
 	sleep 1;
 	is(requests($sandbox), $before, 'no copy sends or looks up anything');
-	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity
-		WHERE backend_type = 'tegro delivery worker' AND datname ~ '^(template|restored)_'}), 0,
-		'and no worker stays in a copy');
 	$_->close foreach @locks;
 	query($node, 'CALL tegro_deliver()', database => $_) foreach sort keys %waiting;
 	is(wait_for_row($node, $_, 'accepted')->{state}, 'accepted', "$_ is sent by the source") foreach @{ $waiting{postgres} };
@@ -613,13 +585,376 @@ story('faults 14, 15: templates and dumps', sub {
 
 	# one of them takes over
 	my $result = query($other, q{SELECT tegro_take_over('moved')}, database => 'restored_unused');
-	like($result->{err}, qr/1 orders are looked up, 1 payouts are in review/, 'a restored dump can be armed');
+	like($result->{err}, qr/1 orders are looked up, 1 payouts are in review/, 'a restored dump can take over');
 	ok($other->poll_query_until('restored_unused',
 			q{SELECT count(*) = 2 FROM tegro_outbox WHERE state = 'accepted' AND reference LIKE '%-unused'}),
 		'and finds what its source has sent');
 	is(executed($sandbox, $_), 1, "$_ was executed once") foreach map { @$_ } values %waiting;
 	$node->stop;
 	$other->stop;
+});
+
+#
+# Rows that come back
+#
+
+# A database of its own on a node.
+sub database
+{
+	my ($node, $name) = @_;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $name");
+	$node->safe_psql($name, 'CREATE EXTENSION tegro');
+	return;
+}
+
+# Enqueues in a database; the rest are arguments of tegro_enqueue.
+sub enqueue_in
+{
+	my ($node, $database, $method, $reference, @more) = @_;
+	my $arguments = join(', ', TegroOutbox::enqueue_arguments($method, $reference), @more);
+
+	return $node->safe_psql($database, "SELECT tegro_enqueue($arguments)");
+}
+
+# Waits for the state of a request.
+sub becomes
+{
+	my ($node, $database, $reference, $state) = @_;
+
+	return $node->poll_query_until($database,
+		"SELECT state = '$state' FROM tegro_outbox WHERE reference = '$reference'");
+}
+
+# Restores a dump, or a part of one.
+sub restore
+{
+	my ($node, $database, $file, @options) = @_;
+
+	return $node->command_ok([ 'pg_restore', '--exit-on-error', @options, '-d', $node->connstr($database), $file ],
+		join(' ', 'pg_restore', grep { /^-/ } @options));
+}
+
+story('faults 46, 47, 83: a dump over its source, and rows of an older dump', sub {
+	my ($sandbox) = @_;
+	my $node = primary('back', $sandbox);
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+	my $dump = "$dir/dump";
+	# what waited when the dump was taken, and was delivered since
+	my $deliver = sub {
+		my ($database) = @_;
+
+		database($node, $database);
+		enqueue_in($node, $database, 'createOrder', "O-$database");
+		enqueue_in($node, $database, 'createWithdrawal', "W-$database");
+		$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dump-$database", $node->connstr($database) ],
+			'a dump is taken while requests wait');
+		set($node, 'tegro.delivery', q{'on'});
+		ok(becomes($node, $database, $_, 'accepted'), "$_ is delivered") foreach "O-$database", "W-$database";
+		set($node, 'tegro.delivery', q{'off'});
+	};
+	my $are_aside = sub {
+		my ($database) = @_;
+		my $before = requests($sandbox);
+		my $session = session($node, database => $database);
+
+		set($node, 'tegro.delivery', q{'on'});
+		# a session that has enqueued before the rows were loaded, and one that has not
+		enqueue_in($node, $database, 'createOrder', "O-new-$database");
+		ok(becomes($node, $database, "O-new-$database", 'accepted'), 'what is enqueued then is delivered at once');
+		is(states($node, $database), "O-$database ready, W-$database ready, O-new-$database accepted", 'and nothing else');
+		is(asides($node, $database), 2, 'what was loaded is set aside');
+		is(requests($sandbox), $before + 1, 'and not looked up');
+		my $result = query($node, q{SELECT tegro_take_over('restored')}, database => $database);
+		like($result->{err}, qr/1 orders are looked up, 1 payouts are in review/, 'a person takes it over');
+		ok(becomes($node, $database, $_, 'accepted'), "$_ is found") foreach "O-$database", "W-$database";
+		is(executed($sandbox, $_), 1, "$_ was executed once") foreach "O-$database", "W-$database";
+		set($node, 'tegro.delivery', q{'off'});
+		$session->close;
+	};
+
+	subtest 'fault 46: pg_restore --clean' => sub {
+		$deliver->('clean');
+		restore($node, 'clean', "$dump-clean", '--clean', '--if-exists');
+		$are_aside->('clean');
+	};
+
+	subtest 'fault 83: TRUNCATE, and the data of an older dump' => sub {
+		$deliver->('truncated');
+		my $session = session($node, database => 'truncated');
+		is($session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "O-first", "amount": 1, "currency": "RUB"}')})->{err}, '',
+			'a session enqueues');
+		my $number = $node->safe_psql('truncated', 'SELECT number FROM tegro_origin');
+		$node->safe_psql('truncated', 'TRUNCATE tegro_outbox, tegro_event');
+		isnt($node->safe_psql('truncated', 'SELECT number FROM tegro_origin'), $number, 'TRUNCATE draws a new number');
+		restore($node, 'truncated', "$dump-truncated", '--data-only');
+		$session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "O-next", "amount": 1, "currency": "RUB"}')});
+		is($session->query(q{SELECT string_agg(reference, ' ') FROM tegro_outbox
+			WHERE split_part(origin, '/', 5) = (SELECT number FROM tegro_origin)})->{out}, 'O-next',
+			'the same session goes on under the new one');
+		$session->query(q{DELETE FROM tegro_outbox WHERE reference = 'O-next'});
+		$session->close;
+		$are_aside->('truncated');
+	};
+
+	subtest 'fault 83: TRUNCATE of one of the tables, in any way' => sub {
+		my %ways = (
+			'the attempts alone' => 'TRUNCATE tegro_event',
+			'the requests alone' => 'TRUNCATE tegro_outbox',
+			'as a replica' => 'SET session_replication_role = replica; TRUNCATE tegro_outbox',
+		);
+		foreach my $way (sort keys %ways)
+		{
+			my $number = $node->safe_psql('postgres', 'SELECT number FROM tegro_origin');
+			$node->safe_psql('postgres', $ways{$way});
+			isnt($node->safe_psql('postgres', 'SELECT number FROM tegro_origin'), $number, $way);
+		}
+		my $number = $node->safe_psql('postgres', 'SELECT number FROM tegro_origin');
+		my $session = session($node);
+		$session->query('BEGIN; TRUNCATE tegro_outbox');
+		$session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "O-gone", "amount": 1, "currency": "RUB"}')});
+		$session->query('ROLLBACK');
+		is($node->safe_psql('postgres', 'SELECT number FROM tegro_origin'), $number, 'what is rolled back draws none');
+		$session->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "O-stays", "amount": 1, "currency": "RUB"}')});
+		like($node->safe_psql('postgres', q{SELECT origin FROM tegro_outbox WHERE reference = 'O-stays'}), qr/$number/,
+			'and the session that did it goes on under the old one');
+		$session->close;
+		$node->safe_psql('postgres', 'TRUNCATE tegro_outbox');
+	};
+
+	subtest 'fault 83: the trigger is missing or off' => sub {
+		my $enqueue = q{SELECT tegro_enqueue('createOrder', '{"order_id": "O-guarded", "amount": 1, "currency": "RUB"}')};
+
+		foreach my $table (qw(tegro_outbox tegro_event))
+		{
+			foreach my $how ('DISABLE TRIGGER USER', 'ENABLE TRIGGER USER', '')
+			{
+				$node->safe_psql('postgres', $how ? "ALTER TABLE $table $how" : "DROP TRIGGER ${table}_truncated ON $table");
+				my $result = query($node, $enqueue);
+				is($result->{sqlstate}, 'TG006', "nothing is recorded after $table: " . ($how || 'DROP TRIGGER'));
+				my ($command) = ($result->{hint} // '') =~ /: (.*)/s;
+				my $said = $node->safe_psql('postgres', q{SET tegro.timeout = '1min'; SELECT hint FROM tegro_doctor() WHERE "check" = 'tables'});
+				is($said, $command, 'the doctor names the same command');
+				$node->safe_psql('postgres', $command);
+				is(query($node, $enqueue)->{err}, '', 'which helps');
+			}
+		}
+		# a function of another kind under that name
+		$node->safe_psql('postgres', <<'END');
+DROP TRIGGER tegro_outbox_truncated ON tegro_outbox;
+CREATE TRIGGER tegro_outbox_truncated AFTER TRUNCATE ON tegro_outbox EXECUTE FUNCTION suppress_redundant_updates_trigger();
+END
+		like(query($node, $enqueue)->{message}, qr/is not the extension's own/, 'another trigger of that name does not do');
+		$node->safe_psql('postgres', 'DROP EXTENSION tegro; CREATE EXTENSION tegro');
+	};
+
+	subtest 'fault 47: rows of another database' => sub {
+		database($node, $_) foreach qw(theirs ours);
+		set($node, 'tegro.delivery', q{'on'});
+		enqueue_in($node, 'ours', 'createOrder', 'O-ours');
+		ok(becomes($node, 'ours', 'O-ours', 'accepted'), 'a database has delivered');
+		set($node, 'tegro.delivery', q{'off'});
+		$node->safe_psql('theirs', q{SELECT setval('tegro_outbox_id_seq', 100)});
+		enqueue_in($node, 'theirs', 'createOrder', 'O-theirs');
+		enqueue_in($node, 'theirs', 'createWithdrawal', 'W-theirs');
+		$node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, $node->connstr('theirs') ], 'another is dumped');
+		restore($node, 'ours', $dump, '--data-only');
+		set($node, 'tegro.delivery', q{'on'});
+		ok(becomes($node, 'theirs', $_, 'accepted'), "$_ is delivered where it was enqueued") foreach qw(O-theirs W-theirs);
+		enqueue_in($node, 'ours', 'createOrder', 'O-again');
+		ok(becomes($node, 'ours', 'O-again', 'accepted'), 'the database goes on');
+		is(asides($node, 'ours'), 2, 'and the rows of the other are aside in it');
+		is(executed($sandbox, $_), 1, "$_ was executed once") foreach qw(O-theirs W-theirs);
+	};
+	$node->stop;
+});
+
+
+#
+# What else is kept over a take-over
+#
+
+story('fault 53: deliver_after', sub {
+	my ($sandbox) = @_;
+	my $node = primary('later', $sandbox);
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+
+	database($node, 'source');
+	enqueue_in($node, 'source', $_->[0], $_->[1], q{deliver_after => now() + interval '1 hour'})
+	  foreach [ 'createOrder', 'O-later' ], [ 'createWithdrawal', 'W-later' ];
+	my $after = $node->safe_psql('source', q{SELECT string_agg(deliver_after::text, ' ' ORDER BY id) FROM tegro_outbox});
+	# due, for some other reason, so that it is set aside before it is taken over
+	$node->safe_psql('source', 'UPDATE tegro_outbox SET next_at = now()');
+	$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dir/dump", $node->connstr('source') ], 'a dump');
+	$node->safe_psql('postgres', 'CREATE DATABASE target');
+	restore($node, 'target', "$dir/dump");
+	$node->safe_psql('source', 'DROP EXTENSION tegro');
+	my $before = requests($sandbox);
+	set($node, 'tegro.delivery', q{'on'});
+	query($node, 'CALL tegro_deliver()', database => 'target');
+	is(asides($node, 'target'), 2, 'requests of a dump are set aside');
+	$node->safe_psql('target', q{SELECT tegro_take_over('moved')});
+	is($node->safe_psql('target', q{SELECT string_agg(next_at::text, ' ' ORDER BY id) FROM tegro_outbox}), $after,
+		'one that was to wait still does after a take-over');
+	query($node, 'CALL tegro_deliver()', database => 'target');
+	is(requests($sandbox), $before, 'and is neither sent nor looked up before its time');
+	$node->safe_psql('target', q{UPDATE tegro_outbox SET next_at = now(), deliver_after = now(), unknown_since = now()});
+	query($node, 'CALL tegro_deliver()', database => 'target');
+	ok(becomes($node, 'target', 'O-later', 'accepted'), 'the order is sent then');
+	is(executed($sandbox, 'O-later') . executed($sandbox, 'W-later'), '10', 'and the payout is not');
+	$node->stop;
+});
+
+
+#
+# Another provider, another key
+#
+
+story('fault 55: what was sent to another address, or with another key', sub {
+	my ($sandbox) = @_;
+	my $node = primary('elsewhere_sent', $sandbox);
+	my $other = sandbox();
+	my $address = sub { set($node, 'tegro.api_url', "'" . $_[0]->api_url . "'"); };
+	my $result;
+
+	subtest 'fault 55: another address' => sub {
+		$address->($other);
+		set($node, 'tegro.delivery', q{'on'});
+		$other->fault('createWithdrawal', 'execute_then_close');
+		enqueue($node, 'createWithdrawal', 'W-there');
+		ok(wait_until(sub { executed($other, 'W-there') }), 'a payout is sent to one address, and its answer is lost');
+		set($node, 'tegro.delivery', q{'off'});
+		enqueue($node, 'createWithdrawal', 'W-unsent');
+		wait_until(sub { row($node, 'W-there')->{state} ne 'sending' });
+		$node->safe_psql('postgres', q{UPDATE tegro_outbox SET state = 'unknown', next_at = now(), finished_at = NULL WHERE reference = 'W-there'});
+
+		$address->($sandbox);
+		my @before = map { requests($_) } $sandbox, $other;
+		set($node, 'tegro.delivery', q{'on'});
+		ok(wait_until(sub { asides($node) == 2 }), 'what was enqueued under another address is set aside');
+		enqueue($node, 'createWithdrawal', 'W-here');
+		wait_for_row($node, 'W-here', 'accepted');
+		$result = query($node, q{SELECT tegro_take_over('another address')});
+		like($result->{err}, qr/0 orders are looked up, 1 payouts are in review.*1 requests stay aside/s,
+			'what was sent there stays aside after a take-over');
+		is(row($node, 'W-there')->{aside}, 'origin', 'in its row');
+		query($node, 'CALL tegro_deliver()');
+		is(requests($sandbox, 'createWithdrawal') . ' ' . requests($other), "1 $before[1]", 'nothing is sent for it');
+		is(scalar(grep { ($_->{params}{payment_id} // '') eq 'W-there' } $sandbox->journal), 0, 'nor looked up');
+		my $doctor = $node->safe_psql('postgres', q{SELECT detail || hint FROM tegro_doctor() WHERE "check" = 'origin'});
+		like($doctor, qr/sent to another address.*: 1\..*tegro_resolve/s, 'the doctor says what to do about it');
+		$node->safe_psql('postgres', q{SELECT tegro_resolve(id, 'accepted', 'it was paid there') FROM tegro_outbox WHERE reference = 'W-there'});
+		is(join(' ', map { $_ // '-' } @{ row($node, 'W-there') }{qw(state aside)}), 'accepted -', 'a person resolves it');
+		is($node->safe_psql('postgres', q{SELECT status FROM tegro_doctor() WHERE "check" = 'origin'}), 'ok', 'then all is well');
+		is(executed($sandbox, 'W-there'), 0, 'it was never sent here');
+	};
+
+	subtest 'fault 55: an address that comes back' => sub {
+		set($node, 'tegro.delivery', q{'off'});
+		enqueue($node, 'createWithdrawal', 'W-back');
+		$address->($other);
+		set($node, 'tegro.delivery', q{'on'});
+		ok(wait_until(sub { (row($node, 'W-back')->{aside} // '') eq 'origin' }), 'a request is set aside');
+		$address->($sandbox);
+		query($node, q{SELECT tegro_take_over('it is back')});
+		is(wait_for_row($node, 'W-back', 'accepted')->{state}, 'accepted', 'and sent once its address is back');
+		is(executed($sandbox, 'W-back'), 1, 'once');
+	};
+
+	subtest 'fault 55: the key of a session' => sub {
+		$sandbox->fault('createWithdrawal', 'execute_then_close');
+		$result = query($node, q{SET tegro.api_key = 'another account'; } . withdraw('W-key'));
+		is($result->{sqlstate}, 'TG003', 'a payout is sent with the key of a session, and its answer is lost');
+		ok(wait_until(sub { asides($node) == 1 }), 'it is set aside');
+		like(query($node, q{SELECT tegro_take_over('?')})->{err}, qr/1 requests stay aside/, 'and stays so');
+		query($node, 'CALL tegro_deliver()');
+		is(scalar(grep { ($_->{params}{payment_id} // '') eq 'W-key' } $sandbox->journal), 1, 'nobody looks it up with another key');
+	};
+	$node->stop;
+});
+
+
+#
+# Roles
+#
+
+story('fault 71: roles', sub {
+	my ($sandbox) = @_;
+	my $node = primary('roles', $sandbox);
+	my $dir = PostgreSQL::Test::Utils::tempdir();
+
+	database($node, 'shop');
+	$node->safe_psql('shop', <<'END');
+CREATE ROLE seller;
+CREATE ROLE stranger;
+GRANT EXECUTE ON FUNCTION tegro_enqueue, tegro_create_withdrawal, tegro_on_payment, tegro_cancel TO seller;
+GRANT USAGE ON SCHEMA public TO seller, stranger;
+CREATE FUNCTION called(id bigint, state text, reference text, answer jsonb) RETURNS void LANGUAGE sql AS 'SELECT NULL::void';
+SET ROLE seller;
+SELECT tegro_on_payment('called(bigint, text, text, jsonb)');
+END
+	foreach my $request ([ 'createOrder', 'O-role' ], [ 'createWithdrawal', 'W-role' ])
+	{
+		my $arguments = TegroOutbox::enqueue_arguments(@$request);
+		$node->safe_psql('shop', "SET ROLE seller; SELECT tegro_enqueue($arguments)");
+	}
+	my $dump = sub {
+		my ($name) = @_;
+		$node->command_ok([ 'pg_dump', '-Fc', '-x', '-O', '-f', "$dir/$name", $node->connstr('shop') ], "a dump: $name");
+	};
+	# as of a server where the role's number is another's
+	$dump->('missing');
+	my ($seller, $stranger) = split(/ /,
+		$node->safe_psql('shop', q{SELECT 'seller'::regrole::oid || ' ' || 'stranger'::regrole::oid}));
+	$node->safe_psql('shop', "UPDATE $_->[0] SET $_->[1] = $stranger")
+	  foreach [ 'tegro_outbox', 'enqueued_by' ], [ 'tegro_payment_callback', 'role' ];
+	$dump->('another');
+	$node->safe_psql('postgres', 'DROP DATABASE shop WITH (FORCE)');
+
+	subtest 'fault 71: the number is the one of another role' => sub {
+		$node->safe_psql('postgres', 'CREATE DATABASE another');
+		restore($node, 'another', "$dir/another");
+		$node->safe_psql('another', 'GRANT SELECT ON tegro_outbox, tegro_payment_callback TO stranger, seller;'
+			  . ' GRANT EXECUTE ON FUNCTION tegro_cancel, tegro_enqueue, tegro_on_payment TO stranger, seller');
+		my $sees = sub { return $node->safe_psql('another',
+			"SET ROLE $_[0]; SELECT (SELECT count(*) FROM tegro_outbox) || ' ' || (SELECT count(*) FROM tegro_payment_callback)"); };
+		is($sees->('stranger'), '0 0', 'that role sees nothing');
+		is(query($node, 'SET ROLE stranger; SELECT tegro_cancel(1)', database => 'another')->{sqlstate}, '42704', 'decides on nothing');
+		my $arguments = TegroOutbox::enqueue_arguments('createOrder', 'O-role');
+		is(query($node, "SET ROLE stranger; SELECT tegro_enqueue($arguments)", database => 'another')->{sqlstate}, 'TG007',
+			'and does not get the request');
+		is(query($node, "SET ROLE stranger; SELECT tegro_on_payment('called(bigint, text, text, jsonb)')", database => 'another')->{sqlstate},
+			'42501', 'nor the payments');
+		$node->safe_psql('another', q{SELECT tegro_take_over('moved')});
+		is($sees->('stranger'), '0 0', 'nor after a take-over');
+		is($sees->('seller'), '2 1', 'the role of that name does');
+		is($node->safe_psql('another', q{SELECT string_agg(enqueued_by::regrole::text, ' ') FROM tegro_outbox}), 'seller seller',
+			'whose requests they are now');
+		$node->safe_psql('postgres', 'DROP DATABASE another WITH (FORCE)');
+	};
+
+	subtest 'fault 71: a role that is missing' => sub {
+		$node->safe_psql('postgres', 'DROP ROLE seller');
+		$node->safe_psql('postgres', 'CREATE DATABASE missing');
+		restore($node, 'missing', "$dir/missing");
+		is(states($node, 'missing'), 'O-role ready, W-role ready', 'all is loaded');
+		is($node->safe_psql('missing', 'SET ROLE stranger; RESET ROLE; SELECT count(*) FROM tegro_outbox_summary'), 2,
+			'and can be read');
+		$node->safe_psql('missing', 'GRANT SELECT ON tegro_outbox TO stranger');
+		is($node->safe_psql('missing', 'SET ROLE stranger; SELECT count(*) FROM tegro_outbox'), 0, 'by those who may');
+		$node->safe_psql('missing', q{SELECT tegro_take_over('moved')});
+		is($node->safe_psql('missing', q{SELECT string_agg(enqueued_by || ' ' || enqueued_by_name, ', ') FROM tegro_outbox}),
+			'0 seller, 0 seller', 'after a take-over they are nobody\'s');
+		set($node, 'tegro.delivery', q{'on'});
+		query($node, 'CALL tegro_deliver()', database => 'missing');
+		$node->poll_query_until('missing', q{SELECT bool_and(state = 'review') FROM tegro_outbox});
+		is(states($node, 'missing'), 'O-role review, W-role review', 'and wait for a person');
+		is(payouts_and_orders($sandbox), 0, 'nothing is sent');
+		$node->safe_psql('missing', q{CREATE ROLE seller; GRANT SELECT ON tegro_outbox TO seller});
+		is($node->safe_psql('missing', 'SET ROLE seller; SELECT count(*) FROM tegro_outbox'), 0,
+			'a new role of that name does not inherit them');
+	};
+	$node->stop;
 });
 
 # As set(), of a server that does not run yet.

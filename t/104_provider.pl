@@ -1401,7 +1401,7 @@ END
 		}
 		$session->query("REVOKE SET ON PARAMETER tegro.api_key FROM $role");
 		settled('what a callback enqueues', 'O-asked', 'accepted', 1);
-		is(get('O-asked', 'enqueued_by'), $role, 'as the role that it runs as');
+		is(get('O-asked', 'enqueued_by_name'), $role, 'as the role that it runs as');
 		is($session->query("SELECT answer FROM $role.calls WHERE reference = 'O-sees'")->{out}, 0,
 			'a callback sees the requests of its role only');
 		is($session->query("SELECT answer ->> 'type' FROM $role.calls WHERE reference = 'O-calls'")->{out}, 'success',

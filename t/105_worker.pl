@@ -868,24 +868,31 @@ $node->stop;
 max_worker_processes = 20
 tegro.worker_idle_timeout = 1s
 END
-	# copies, which must not deliver
-	create_database('origin')->query(q{INSERT INTO tegro_origin (origin, reason) VALUES ('1/1/1/1', 'another')});
+	# copies, in which a request of their source is set aside
+	my $source = create_database('origin');
+	$source->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "copied", "amount": 1, "currency": "RUB"}',
+		deliver_after => now() + interval '1 hour')});
 	leave('origin');
 	foreach my $n (1 .. $max + 2)
 	{
 		my $result;
 
 		$node->safe_psql('template1', "CREATE DATABASE copy_$n TEMPLATE origin");
-		$result = query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "held", "amount": 1, "currency": "RUB"}')},
+		$node->safe_psql("copy_$n", 'UPDATE tegro_outbox SET next_at = now()');
+		$result = query($node, qq{SELECT tegro_enqueue('createOrder', '{"order_id": "copy $n", "amount": 1, "currency": "RUB"}')},
 			database => "copy_$n");
-		is($result->{err}, '', "what is enqueued in copy $n waits");
-		ok(no_worker("copy_$n"), 'its worker sees that delivery is held, and ends');
+		is($result->{err}, '', "a request is enqueued in copy $n");
+		ok(becomes_true("copy_$n", q{SELECT count(*) = 2 FROM tegro_outbox WHERE (aside = 'origin') = (reference = 'copied')
+			AND (state = 'accepted') = (reference <> 'copied')}), 'it is delivered, and that of the source set aside');
+		ok(no_worker("copy_$n"), 'its worker ends');
 	}
 	enqueue(in('postgres'), 'createOrder', 'beside copies');
 	is_done('beside copies', 'another database delivers beside them');
-	my $held = query($node, q{SELECT tegro_take_over('the other is gone')}, database => 'copy_1');
-	is($held->{sqlstate}, '', 'one of them is to deliver');
-	ok(becomes_true('copy_1', q{SELECT state <> 'ready' FROM tegro_outbox}), 'and does, at once');
+	$node->safe_psql('copy_1', 'UPDATE tegro_outbox SET deliver_after = NULL');
+	is(query($node, q{SELECT tegro_take_over('the other is gone')}, database => 'copy_1')->{sqlstate}, '',
+		'one of them is to deliver');
+	ok(becomes_true('copy_1', q{SELECT message ~ 'looked up again' OR state = 'accepted' FROM tegro_outbox WHERE reference = 'copied'}),
+		'and does, at once');
 	leave('copy_1');
 
 	# as many as may have workers have them

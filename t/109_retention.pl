@@ -87,7 +87,7 @@ subtest 'a late answer brings nothing back' => sub {
 	$sandbox->clear_faults;
 	is($session->query("SELECT params IS NULL AND answer IS NULL AND stripped_at IS NOT NULL FROM tegro_outbox WHERE id = $id")->{out},
 		't', 'and is not kept');
-	is($session->query("SELECT count(*) FROM tegro_attempt WHERE outbox_id = $id AND (message IS NOT NULL OR raw_answer IS NOT NULL)")->{out},
+	is($session->query("SELECT count(*) FROM tegro_event WHERE outbox_id = $id AND role_name IS NULL AND (message IS NOT NULL OR raw_answer IS NOT NULL)")->{out},
 		0, 'nor are its words');
 	$session->close;
 };
@@ -111,7 +111,7 @@ subtest 'dumps' => sub {
 	stripped('other', 'own');
 	end_workers();
 	is($node->safe_psql('other', 'SELECT count(*) FROM tegro_key'), 1, 'another database has a key of its own');
-	$node->safe_psql('other', 'TRUNCATE tegro_attempt, tegro_origin; CREATE TABLE kept AS SELECT * FROM tegro_outbox; TRUNCATE tegro_outbox');
+	$node->safe_psql('other', 'TRUNCATE tegro_event; CREATE TABLE kept AS SELECT * FROM tegro_outbox; TRUNCATE tegro_outbox');
 	restore('other', '--data-only');
 	is($node->safe_psql('other', 'SELECT count(*) FROM tegro_key'), 2, 'beside which the restored one stands');
 	knows('other', 'first', 'rows of another database');

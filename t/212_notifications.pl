@@ -992,7 +992,7 @@ foreach my $how ('kill9', 'immediate')
 	reload_conf($node);
 	sleep 0.3;
 	query($node, q{SELECT tegro_retry_notification(id) FROM tegro_notification WHERE order_id = 'J1'}, database => 'somewhere');
-	ok(wait_until(sub { log_since($node, $mark) =~ /delivery of the tegro outbox is held/ }), 'a copy is held');
+	ok(wait_until(sub { log_since($node, $mark) =~ /notifications of tegro are set aside/ }), 'a copy sets them aside');
 	sleep 1;
 	is(look_ups('J1'), 0, 'and asks nobody');
 	is(query($node, q{SELECT paid FROM shop.orders WHERE number = 'J1'}, database => 'somewhere')->{out},

@@ -385,10 +385,12 @@ sub at
 # Delivery
 #
 
+my $origin;
+
 # before any worker has run
 {
 	my $session = session($node);
-	my $origin = $session->query(<<'END')->{out};
+	$origin = $session->query(<<'END')->{out};
 BEGIN;
 SELECT tegro_enqueue('createOrder', '{"order_id": "rolled back", "currency": "RUB", "amount": 1}') \g /dev/null
 SELECT origin FROM tegro_outbox;
@@ -421,8 +423,8 @@ END
 	run_sql(q{SELECT tegro_enqueue('createOrder', '{"order_id": "wakes", "currency": "RUB", "amount": 1}')});
 	my $session = session($node);
 	ok(wait_until(sub { $session->query("SELECT state FROM tegro_outbox WHERE reference = 'wakes'")->{out} eq 'accepted' }), 'the worker runs');
-	run_sql(q{INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, origin)
-	  SELECT 'late', 'createOrder', '{}', 'late', now() - interval '2 min', current_user::regrole, origin FROM tegro_origin});
+	run_sql(qq{INSERT INTO tegro_outbox (shop_id, method, params, reference, next_at, enqueued_by, origin)
+	  SELECT 'late', 'createOrder', '{}', 'late', now() - interval '2 min', current_user::regrole, '$origin'});
 	my $said = doctor($session);
 	is((rows_of($said, 'worker'))[0]{detail}, 'The delivery worker of this database runs.', 'a worker that runs is seen');
 	finds($said, 'backlog', 'warning', qr/^Requests that are due: 1, the first for 1[2-9]\d s/, qr/tegro_outbox_summary.*pauses/, 'and that it is late');
@@ -430,13 +432,25 @@ END
 	$session->close;
 
 	# a copy
-	run_sql(q{UPDATE tegro_origin SET origin = regexp_replace(origin, '^\d+', '1')});
-	my $row = finds(doctor(), 'origin', 'error', qr/belongs to another database .*this is a copy, and a copy must not pay/, qr/SELECT tegro_take_over\('why'\)/, 'a copy');
+	configure('tegro.delivery = off');
+	run_sql(q{SELECT tegro_enqueue('createOrder', '{"order_id": "copied", "currency": "RUB", "amount": 1}', deliver_after => now() + interval '1 h')});
+	my $sets = sub { run_sql("UPDATE tegro_outbox SET origin = $_[0] WHERE reference = 'copied'"); };
+	$sets->(q{regexp_replace(origin, '^\d+', '1')});
+	my $row = finds(doctor(), 'origin', 'error', qr/another origin are set aside: 1\. .*may be a copy, and a copy must not pay/, qr/SELECT tegro_take_over\('why'\)/, 'a copy', also => ['delivery']);
 	my ($command) = ($row->{hint} // '') =~ /(SELECT tegro_take_over\('why'\);)/;
 	query($node, $command);
 	is((rows_of(doctor(), 'origin'))[0]{status}, 'ok', 'the command of the hint makes it deliver');
-	run_sql(q{UPDATE tegro_origin SET origin = regexp_replace(origin, '/(\d+)/(\d+)/', '/\1/0/')});
-	like((rows_of(doctor(), 'origin'))[0]{detail}, qr/after a failover/, 'a successor is none');
+	$sets->(q{regexp_replace(origin, '/(\d+)/(\d+)/', '/\1/0/')});
+	like((rows_of(doctor(), 'origin'))[0]{detail}, qr/before a failover/, 'a successor is none');
+	run_sql("DELETE FROM tegro_outbox WHERE reference = 'copied'");
+
+	# its row is missing
+	run_sql('DELETE FROM tegro_origin');
+	is(query($node, q{SELECT tegro_enqueue('createOrder', '{"order_id": "o", "currency": "RUB", "amount": 1}')})->{sqlstate}, 'TG006', 'nothing is enqueued without a row in tegro_origin');
+	$row = finds(doctor(), 'origin', 'error', qr/tegro_origin is empty/, qr/tegro_take_over\('why'\)/, 'a row that is missing', also => ['delivery']);
+	query($node, $command);
+	is((rows_of(doctor(), 'origin'))[0]{status}, 'ok', 'the command of the hint writes it');
+	restore();
 }
 
 # what waits for a person
@@ -467,9 +481,9 @@ END
 
 # notifications
 {
-	run_sql(<<'END');
+	run_sql(<<"END");
 INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, waiting_since, origin, message)
-SELECT 'shop', 'n1', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrole, now() - interval '9 min', origin, 'no answer' FROM tegro_origin;
+SELECT 'shop', 'n1', '1', false, 'waiting', 1, 'RUB', '{}', current_user::regrole, now() - interval '9 min', '$origin', 'no answer';
 END
 	is((rows_of(doctor(), 'notifications'))[0]{status}, 'ok', 'a notification that waits for nine minutes');
 	run_sql("UPDATE tegro_notification SET waiting_since = now() - interval '11 min'");

@@ -174,10 +174,16 @@ END
 			$session->query(q{SELECT string_agg(backend_type || ' ' || state, ',') FROM pg_stat_activity WHERE backend_type LIKE 'tegro%'})->{out}
 			  eq 'tegro launcher idle';
 		}), 'no worker runs, only the launcher');
+	my $origin = $session->query(<<'END')->{out};
+BEGIN;
+SELECT tegro_enqueue('createOrder', '{"order_id": "rolled back", "currency": "RUB", "amount": 1}') \g /dev/null
+SELECT origin FROM tegro_outbox WHERE reference = 'rolled back';
+ROLLBACK;
+END
 	run_sql(<<"END");
 INSERT INTO tegro_outbox (shop_id, method, params, reference, enqueued_by, origin)
-SELECT '@{[SHOP_ID]}', 'createOrder', jsonb_build_object('order_id', 'p' || i, 'currency', 'RUB', 'amount', 1), 'p' || i, current_user::regrole, origin
-  FROM generate_series(1, 45) AS i, tegro_origin
+SELECT '@{[SHOP_ID]}', 'createOrder', jsonb_build_object('order_id', 'p' || i, 'currency', 'RUB', 'amount', 1), 'p' || i, current_user::regrole, '$origin'
+  FROM generate_series(1, 45) AS i
 END
 	$sandbox->fault('createOrder', 'hold', ms => 500, times => 45);
 	my $said = session($node)->query("SET tegro.max_concurrency = 3; CALL tegro_deliver()");
@@ -251,27 +257,26 @@ END
 	is($monitor->query("SELECT $_")->{sqlstate}, '42501', "the role does not see what requests say: $_")
 	  foreach 'params FROM tegro_outbox', 'reference FROM tegro_outbox', 'amount FROM tegro_notification', '* FROM tegro_event';
 
-	# the doctor sees with it what others have, and a copy that is held
+	# the doctor sees with it what others have, and what is set aside
 	my $doctor = sub {
 		return $monitor->query(qq{SELECT string_agg("check", ', ' ORDER BY "check") FROM tegro_doctor() WHERE $_[0]})->{out};
 	};
 	is($doctor->(q{status = 'skipped'}), 'configuration, keys in files', 'what the role can\'t see are the configuration files');
 	run_sql(<<'END');
 INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, origin, callback, callback_state)
-SELECT 'shop', 'createOrder', '{}', 'r', 'review', NULL, current_user::regrole, origin, 'f()', 'failed' FROM tegro_origin;
+SELECT 'shop', 'createOrder', '{}', 'r', 'review', NULL, current_user::regrole, '', 'f()', 'failed';
 INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, origin)
-SELECT 'shop', 'n', '1', false, 'review', 1, 'RUB', '{}', current_user::regrole, origin FROM tegro_origin;
+SELECT 'shop', 'n', '1', false, 'review', 1, 'RUB', '{}', current_user::regrole, '';
 INSERT INTO tegro_payment_callback (shop_id, callback, role) VALUES ('shop', 'public.gone()', current_user::regrole);
-UPDATE tegro_origin SET origin = regexp_replace(origin, '^\d+', '1');
+UPDATE tegro_outbox SET aside = 'origin' WHERE reference = 'r';
 END
 	is($doctor->(q{status IN ('warning', 'error') AND "check" <> 'durability'}),
-		'callbacks, origin, notifications, payment callback, review', '... and the doctor tells it of all that others have');
+		'callbacks, notifications, origin, payment callback, review', '... and the doctor tells it of all that others have');
 	run_sql(<<'END');
 DELETE FROM tegro_outbox;
 DELETE FROM tegro_event;
 DELETE FROM tegro_notification;
 DELETE FROM tegro_payment_callback;
-DELETE FROM tegro_origin;
 END
 	is($monitor->query('SELECT tegro_stat_reset()')->{sqlstate}, '42501', '... and resets nothing');
 }
@@ -290,12 +295,12 @@ END
 	# USAGE on the schema, which everyone has here, is granted further above
 	run_sql("CREATE ROLE operator LOGIN; CREATE ROLE payer; CREATE ROLE shop_owner; CREATE ROLE shopkeeper; $grants");
 	run_sql(<<"END");
-INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, origin, message)
-VALUES ('@{[SHOP_ID]}', 'createWithdrawal', '{}', 'a payout', 'review', NULL, 'payer'::regrole, '', ''),
-	   ('@{[SHOP_ID]}', 'createOrder', '{}', 'an order', 'review', NULL, 'payer'::regrole, '', ''),
-	   ('$other', 'createOrder', '{}', 'of another shop', 'review', NULL, 'payer'::regrole, '', '');
-INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, origin)
-VALUES ('@{[SHOP_ID]}', 'n', '1', false, 'review', 1, 'RUB', '{}', 'shopkeeper'::regrole, '');
+INSERT INTO tegro_outbox (shop_id, method, params, reference, state, next_at, enqueued_by, enqueued_by_name, origin, message)
+VALUES ('@{[SHOP_ID]}', 'createWithdrawal', '{}', 'a payout', 'review', NULL, 'payer'::regrole, 'payer', '', ''),
+	   ('@{[SHOP_ID]}', 'createOrder', '{}', 'an order', 'review', NULL, 'payer'::regrole, 'payer', '', ''),
+	   ('$other', 'createOrder', '{}', 'of another shop', 'review', NULL, 'payer'::regrole, 'payer', '', '');
+INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, role_name, origin)
+VALUES ('@{[SHOP_ID]}', 'n', '1', false, 'review', 1, 'RUB', '{}', 'shopkeeper'::regrole, 'shopkeeper', '');
 END
 	my $operator = session($node, user => 'operator');
 	my $page = $operator->query('SELECT tegro_report()')->{out};

@@ -205,7 +205,7 @@ SET TimeZone = 'Europe/Moscow';
 INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, finished_at, origin)
 SELECT 'D0F98E7D7742609DC508D86BB7500914', CASE WHEN i % 7 = 0 THEN 'createWithdrawal' ELSE 'createOrder' END,
 	   'Order #' || i, jsonb_build_object('amount', 100 + i % 900, 'currency', 'RUB'),
-	   CASE WHEN i % 61 = 0 THEN 'refused' ELSE 'accepted' END, NULL, 1, 'postgres', t,
+	   CASE WHEN i % 61 = 0 THEN 'refused' ELSE 'accepted' END, NULL, 1, 'postgres'::regrole, t,
 	   CASE WHEN i BETWEEN 3600 AND 3780 THEN timestamptz 'now' - interval '8 h 55 min' + i % 60 * interval '1 s'
 		ELSE t + interval '60 ms' END, 'x'
   FROM (SELECT i, timestamptz 'now' - interval '1 day' + i * interval '14.4 s'
@@ -226,9 +226,9 @@ SELECT 'send', 1, id, 1, 1, '', enqueued_at, enqueued_at + interval '3 s', 'not 
   FROM tegro_outbox WHERE finished_at > enqueued_at + interval '1 min';
 INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, unknown_since, origin, message)
 VALUES ('D0F98E7D7742609DC508D86BB7500914', 'createWithdrawal', 'salary 8', '{"amount": 90000, "currency": "RUB"}', 'review', NULL, 1,
-		'postgres', now() - interval '3 h', now() - interval '3 h', 'x', 'not found until the review deadline; resolve it with tegro_resolve'),
+		'postgres'::regrole, now() - interval '3 h', now() - interval '3 h', 'x', 'not found until the review deadline; resolve it with tegro_resolve'),
 	   ('D0F98E7D7742609DC508D86BB7500914', 'createOrder', 'waits', '{"amount": 12.5}', 'ready', 'infinity', 0,
-		'postgres', now() - interval '2 min', NULL, 'x', NULL);
+		'postgres'::regrole, now() - interval '2 min', NULL, 'x', NULL);
 });
 my $page = $report->('');
 $seen = look($page, width => 1000);
@@ -269,7 +269,7 @@ INSERT INTO attack VALUES
 	(repeat('x', 5000)), (repeat('ё', 5000)), ('javascript:x');
 INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, attempts, enqueued_by, enqueued_at, origin, message)
 SELECT left(text, 1000), 'createWithdrawal', left(text, 1000), jsonb_build_object('amount', text, 'currency', text), 'review', NULL, 1,
-	   'postgres', now() - interval '1 h', 'x', text
+	   'postgres'::regrole, now() - interval '1 h', 'x', text
   FROM attack;
 INSERT INTO tegro_event (event, event_no, outbox_id, claim_no, nonce, body_sha256, started_at, ended_at, outcome, message)
 SELECT 'send', 1, id, 1, 1, '', now() - interval '1 h', now(), left(message, 1000), message FROM tegro_outbox WHERE state = 'review';
@@ -277,7 +277,7 @@ SELECT 'send', 1, id, 1, 1, '', now() - interval '1 h', now(), left(message, 100
 # a notification, too, may say what its sender likes
 $node->safe_psql('postgres', q{
 INSERT INTO tegro_notification (shop_id, order_id, status, test, state, amount, currency, fields, role, origin, message)
-SELECT left(text, 1000), left(text, 1000), '1', false, 'review', 1, text, '{}', 'postgres', 'x', text FROM attack});
+SELECT left(text, 1000), left(text, 1000), '1', false, 'review', 1, text, '{}', 'postgres'::regrole, 'x', text FROM attack});
 $node->safe_psql('postgres', 'CREATE DATABASE "<b>&amp;"');
 $page = $report->('');
 $seen = look($page);
@@ -295,7 +295,7 @@ is($node->safe_psql('<b>&amp;', 'CREATE EXTENSION tegro; SELECT tegro_report() ~
 # another schema is named in the commands
 $node->safe_psql('<b>&amp;', q{DROP EXTENSION tegro; CREATE SCHEMA "p<a>y"; CREATE EXTENSION tegro SCHEMA "p<a>y";
 INSERT INTO "p<a>y".tegro_outbox (shop_id, method, reference, params, state, next_at, enqueued_by, origin)
-VALUES ('s', 'createOrder', 'r', '{}', 'review', NULL, 'postgres', 'x')});
+VALUES ('s', 'createOrder', 'r', '{}', 'review', NULL, 'postgres'::regrole, 'x')});
 $seen = look($node->safe_psql('<b>&amp;', 'SELECT "p<a>y".tegro_report()'));
 check($seen, 'schema');
 like($seen->{text}, qr/SELECT "p<a>y"\.tegro_resolve\(1, 'accepted', '…'\);/, 'schema: it is named');
@@ -309,7 +309,7 @@ foreach my $database ('koi', 'ascii')
 	$node->safe_psql($database, q{CREATE EXTENSION tegro;
 SET client_encoding = UTF8;
 INSERT INTO tegro_outbox (shop_id, method, reference, params, state, next_at, enqueued_by, origin)
-VALUES ('s', 'createOrder', 'Заказ', '{}', 'review', NULL, 'postgres', 'x')});
+VALUES ('s', 'createOrder', 'Заказ', '{}', 'review', NULL, 'postgres'::regrole, 'x')});
 	my $reference = $database eq 'koi' ? 'Заказ' : '\xd0\x97\xd0\xb0';
 	$seen = look($node->safe_psql($database, 'SELECT tegro_report()'));
 	check($seen, $database);

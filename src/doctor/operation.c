@@ -57,12 +57,17 @@ tegro_check_delivery(TegroDoctor *doctor)
 						  NULL);
 }
 
+/*
+ * Requests and notifications that are set aside, or will be by the next claim.
+ * Those that are finished, and called back, do not count.
+ */
 void
 tegro_check_origin(TegroDoctor *doctor)
 {
 	const char *own;
-	bool stranger = false;
-	bool known;
+	int64 strangers = 0;
+	int64 elsewhere = 0;
+	int64 inherited = 0;
 	int n;
 
 	if (RecoveryInProgress())
@@ -71,31 +76,68 @@ tegro_check_origin(TegroDoctor *doctor)
 						  "A standby has its primary's origin.", NULL);
 		return;
 	}
-	own = tegro_origin_current();
-	n = tegro_finding_query("SELECT origin FROM %s.tegro_origin WHERE $1 IS NOT NULL",
-							doctor->schema);
-	known = n > 0;
-	if (!known)
-		n = tegro_finding_query("SELECT DISTINCT origin FROM %s.tegro_outbox WHERE origin <> %s AND $1 IS NOT NULL",
-								doctor->schema, quote_literal_cstr(own));
-	for (int i = 0; i < n; i++)
-		stranger |= tegro_origin_compare(tegro_finding_text(i, 1), own) ==
-			TEGRO_STRANGER;
-
-	if (stranger)
+	if (tegro_finding_query("SELECT number FROM %s.tegro_origin WHERE $1 IS NOT NULL",
+							doctor->schema) == 0)
+	{
 		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
-						  psprintf("The outbox belongs to another database (%s) than this one (%s): this is a copy, and a copy must not pay. Nothing is sent.",
-								   tegro_finding_text(0, 1), own),
-						  "If this database is to deliver instead of the other, and only then: SELECT tegro_take_over('why'); orders from before are looked up, payouts go to review.");
-	else if (known && strcmp(tegro_finding_text(0, 1), own) != 0)
-		tegro_finding_put(doctor, TEGRO_FINDING_OK,
-						  "This database follows another after a failover or restore; the first delivery notes it, and what was enqueued before is looked up first.",
-						  NULL);
+						  "Table tegro_origin is empty: nothing is recorded, sent, looked up or called back.",
+						  "SELECT tegro_take_over('why'); writes its row, and takes over what was enqueued before: orders are looked up, payouts go to review.");
+		return;
+	}
+	own = tegro_origin_with(tegro_finding_text(0, 1));
+	/* by the index of each condition */
+	n = tegro_finding_query("SELECT origin, count(*), count(*) FILTER (WHERE sent) FROM"
+							" (SELECT origin, attempts > 0 OR unknown_since IS NOT NULL AS sent FROM %1$s.tegro_outbox"
+							"   WHERE aside IS NOT NULL"
+							"  UNION ALL SELECT origin, attempts > 0 OR unknown_since IS NOT NULL FROM %1$s.tegro_outbox"
+							"   WHERE next_at IS NOT NULL"
+							"  UNION ALL SELECT origin, attempts > 0 OR unknown_since IS NOT NULL FROM %1$s.tegro_outbox"
+							"   WHERE callback_at IS NOT NULL AND next_at IS NULL"
+							"  UNION ALL SELECT origin, false FROM %1$s.tegro_notification"
+							"   WHERE aside IS NOT NULL OR next_at IS NOT NULL OR callback_at IS NOT NULL) AS open"
+							" WHERE $1 IS NOT NULL GROUP BY origin",
+							doctor->schema);
+	for (int i = 0; i < n; i++)
+	{
+		const char *origin = tegro_finding_text(i, 1);
+
+		switch (tegro_origin_compare(origin, own))
+		{
+			case TEGRO_SAME:
+				break;
+			case TEGRO_SUCCESSOR:
+				inherited += tegro_finding_int(i, 2);
+				break;
+			case TEGRO_STRANGER:
+				strangers += tegro_finding_int(i, 2);
+				if (!tegro_origin_same_address(origin, own))
+					elsewhere += tegro_finding_int(i, 3);
+				break;
+		}
+	}
+
+	/* that were set aside before a setting was taken back */
+	tegro_finding_query("SELECT count(*) FROM %1$s.tegro_outbox WHERE aside IS NOT NULL AND origin = %2$s AND $1 IS NOT NULL",
+						doctor->schema, quote_literal_cstr(own));
+	strangers += tegro_finding_int(0, 1);
+
+	if (strangers > elsewhere)
+		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
+						  psprintf("Requests and notifications of another origin are set aside%s: " INT64_FORMAT
+								   ". This database may be a copy, and a copy must not pay. They are not sent, looked up or called back.",
+								   tegro_finding_whose(doctor), strangers),
+						  "If this database is to deliver them, and no other does, and only then: SELECT tegro_take_over('why'); orders are looked up, payouts go to review.");
+	else if (strangers > 0)
+		tegro_finding_put(doctor, TEGRO_FINDING_ERROR,
+						  psprintf("Requests that were sent to another address than tegro.api_url, or with the key of a session, are set aside%s: " INT64_FORMAT
+								   ". They cannot be looked up here.",
+								   tegro_finding_whose(doctor), strangers),
+						  "Ask the provider of that address, then decide on each: SELECT tegro_resolve(id, 'accepted', 'why'); or 'refused', or 'resend', which sends it to tegro.api_url. They are in tegro_outbox WHERE aside IS NOT NULL.");
 	else
 		tegro_finding_put(doctor, TEGRO_FINDING_OK,
-						  known
-							  ? "The outbox belongs to this database."
-							  : "Nothing was delivered yet; the first delivery makes the outbox this database's.",
+						  inherited > 0
+							  ? "Requests from before a failover or restore are looked up before they are sent."
+							  : "All requests that wait were enqueued in this database.",
 						  NULL);
 }
 

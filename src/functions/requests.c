@@ -227,7 +227,7 @@ Datum
 tegro_retry(PG_FUNCTION_ARGS)
 {
 	decide(fcinfo, TEGRO_EVENT_RETRY, "retried", NULL,
-		   "Only a request that is \"refused\" or \"cancelled\" is sent again, and an accepted order without a link.  tegro_refresh does now what a request waits for.  One whose parameters have been erased cannot be sent.");
+		   "Only a request that is \"refused\" or \"cancelled\" is sent again, and an accepted order without a link.  tegro_refresh does now what a request waits for.  One whose parameters have been erased cannot be sent, and one that is set aside waits for tegro_take_over.");
 	PG_RETURN_VOID();
 }
 
@@ -263,7 +263,7 @@ tegro_resolve(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid decision \"%s\"",
 						tegro_error_for_client(decision)),
-				 errhint("Decide for \"done\" (it took effect), \"failed\" (it did not) or \"resend\" (it did not; send it again).")));
+				 errhint("Decide for \"accepted\" (it took effect), \"refused\" (it did not) or \"resend\" (it did not; send it again).")));
 	if (strspn(reason, " \t\n") == strlen(reason))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -300,8 +300,7 @@ tegro_take_over(PG_FUNCTION_ARGS)
 {
 	TegroStore store = tegro_store_of_function(fcinfo->flinfo->fn_oid);
 	char *reason = tegro_get_text(fcinfo, 0, "reason");
-	uint64 orders;
-	uint64 payouts;
+	TegroTakenOver taken;
 
 	if (strspn(reason, " \t\n") == strlen(reason))
 		ereport(ERROR,
@@ -309,16 +308,18 @@ tegro_take_over(PG_FUNCTION_ARGS)
 				 errmsg("a reason is needed"),
 				 errhint("Say why this database pays now, and not the one that it is a copy of.")));
 	PreventCommandIfReadOnly("tegro_take_over()");
-	tegro_wake_release_at_commit();
-	tegro_outbox_take_over(&store,
-						   psprintf("armed by %s: %s",
+	tegro_outbox_take_over(&store, GetUserId(),
+						   psprintf("taken over by %s: %s",
 									GetUserNameFromId(GetUserId(), false),
 									reason),
-						   &orders, &payouts);
+						   &taken);
 	ereport(NOTICE,
 			(errmsg("this database delivers from now on"),
-			 errdetail("From before: " UINT64_FORMAT " orders are looked up, " UINT64_FORMAT " payouts are in review.",
-					   orders, payouts)));
+			 taken.kept == 0
+				 ? errdetail("From before: " UINT64_FORMAT " orders are looked up, " UINT64_FORMAT " payouts are in review.",
+							 taken.orders, taken.payouts)
+				 : errdetail("From before: " UINT64_FORMAT " orders are looked up, " UINT64_FORMAT " payouts are in review.  " UINT64_FORMAT " requests stay aside: they were sent to another address, or with another key, and cannot be looked up here.",
+							 taken.orders, taken.payouts, taken.kept)));
 	PG_RETURN_VOID();
 }
 
@@ -431,7 +432,7 @@ tegro_deliver(PG_FUNCTION_ARGS)
 	if (end == TEGRO_DELIVERY_OFF)
 		ereport(NOTICE,
 				(errmsg("nothing was delivered: delivery is off, or this is a standby")));
-	else if (end != TEGRO_DELIVERY_HELD)
+	else
 		ereport(NOTICE,
 				(errmsg("sent " INT64_FORMAT " requests", delivery.sent)));
 	PG_RETURN_VOID();

@@ -17,7 +17,11 @@
  * dependencies as before.  A policy is compared as an expression tree: its text
  * is parsed and analyzed here just as CREATE POLICY did.  (Text from
  * pg_get_expr() depends on the search_path and on PostgreSQL's version.)  The
- * extension has no triggers, rules, foreign keys or child tables.
+ * extension has no rules, foreign keys or child tables.  It has a trigger on
+ * each table whose rows say what was sent: after a TRUNCATE, rows that are
+ * loaded from an older dump must not be taken for this outbox's (origin.c).  So
+ * no statement passes either while that trigger is missing or not enabled, as
+ * after pg_restore --disable-triggers.
  *
  * When.  CREATE TRIGGER and ALTER TABLE ... ADD FOREIGN KEY need a lock on the
  * table that conflicts with that of a writer, CREATE RULE and CREATE POLICY an
@@ -51,6 +55,7 @@
 #include "catalog/pg_rewrite.h"
 #include "catalog/pg_trigger.h"
 #include "commands/policy.h"
+#include "commands/trigger.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_clause.h"
@@ -84,20 +89,28 @@ static const struct
 	const char *name;
 	const char *policy; /* NULL: none */
 	const char *using;	/* "%1$s" stands for the schema; all names qualified */
-	bool loses_rows;	/* its rows are deleted: see only_checks() */
+	const char *trigger; /* AFTER TRUNCATE FOR EACH STATEMENT; NULL: none */
 } tables[] = {
+#define IS_OWN(role, name)                                       \
+	"pg_catalog.pg_has_role(" role ", 'MEMBER')"                 \
+	" AND pg_catalog.pg_get_userbyid(" role ")::pg_catalog.text" \
+	" OPERATOR(pg_catalog.=) " name
 	{"tegro_outbox", "tegro_outbox_own",
-	 "pg_catalog.pg_has_role(enqueued_by::pg_catalog.oid, 'MEMBER')"},
+	 IS_OWN("enqueued_by", "enqueued_by_name"), "tegro_outbox_truncated"},
 	{"tegro_event", "tegro_event_own",
 	 "EXISTS (SELECT FROM %1$s.tegro_outbox o"
-	 " WHERE o.id OPERATOR(pg_catalog.=) outbox_id)"},
-	{"tegro_origin", NULL, NULL},
-	{"tegro_key", NULL, NULL},
+	 " WHERE o.id OPERATOR(pg_catalog.=) outbox_id)",
+	 "tegro_event_truncated"},
+	{"tegro_origin", NULL, NULL, NULL},
+	{"tegro_key", NULL, NULL, NULL},
 	{"tegro_notification", "tegro_notification_own",
-	 "pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER')"},
+	 IS_OWN("role", "role_name"), NULL},
 	{"tegro_payment_callback", "tegro_payment_callback_own",
-	 "pg_catalog.pg_has_role(role::pg_catalog.oid, 'MEMBER')", true},
+	 IS_OWN("role", "role_name"), NULL},
 };
+
+/* The function of the triggers. */
+#define TRIGGER_FUNCTION "tegro_new_origin"
 
 /* Of the tables in "known_schema"; InvalidOid where there is none. */
 static Oid known[lengthof(tables)];
@@ -240,21 +253,67 @@ only_checks(Relation rel, const Trigger *trigger)
 	return checks;
 }
 
+/* Is this the extension's own trigger, enabled or not? */
+static bool
+is_own_trigger(Relation rel, const Trigger *trigger, const char *name)
+{
+	return name && strcmp(trigger->tgname, name) == 0 &&
+		!trigger->tgisinternal && !trigger->tgisclone &&
+		TRIGGER_FOR_TRUNCATE(trigger->tgtype) &&
+		TRIGGER_FOR_AFTER(trigger->tgtype) &&
+		!TRIGGER_FOR_ROW(trigger->tgtype) && trigger->tgqual == NULL &&
+		trigger->tgnargs == 0 &&
+		get_func_namespace(trigger->tgfoid) == RelationGetNamespace(rel) &&
+		strcmp(get_func_name(trigger->tgfoid), TRIGGER_FUNCTION) == 0;
+}
+
+/* Refuses while the extension's own trigger is missing or not enabled. */
+static _Noreturn void
+refuse_without_trigger(Relation rel, const char *name, bool found)
+{
+	const char *table = quoted_relation(rel);
+	const char *schema = get_namespace_name(RelationGetNamespace(rel));
+	const char *create = found
+		? ""
+		: psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION %s(); ",
+				   name, table, quoted_table(schema, TRIGGER_FUNCTION));
+
+	ereport(ERROR,
+			(errcode(TEGRO_ERRCODE_MISCONFIGURED),
+			 errmsg("trigger \"%s\" on table \"%s\" is %s", name,
+					RelationGetRelationName(rel),
+					found ? "not enabled" : "missing"),
+			 errdetail("Until that is corrected, nothing is recorded, sent, looked up or called back.  Without it, requests that are loaded after a TRUNCATE could be sent again."),
+			 errhint("Run as the owner of the table: %sALTER TABLE %s ENABLE ALWAYS TRIGGER %s;",
+					 tegro_error_for_client(create),
+					 tegro_error_for_client(table), name)));
+}
+
 static void
-check_triggers(Relation rel, int which)
+check_triggers(Relation rel, const char *own)
 {
 	const TriggerDesc *desc = rel->trigdesc;
+	bool enabled = own == NULL;
+	bool found = false;
 
 	for (int i = 0; desc && i < desc->numtriggers; i++)
 	{
 		const Trigger *trigger = &desc->triggers[i];
 
-		if (!tables[which].loses_rows && only_checks(rel, trigger))
+		if (is_own_trigger(rel, trigger, own))
+		{
+			found = true;
+			enabled = trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+			continue;
+		}
+		if (only_checks(rel, trigger))
 			continue;
 		if (trigger->tgisinternal && OidIsValid(trigger->tgconstraint))
 			refuse_object(rel, ConstraintRelationId, trigger->tgconstraint);
 		refuse_object(rel, TriggerRelationId, trigger->tgoid);
 	}
+	if (!enabled)
+		refuse_without_trigger(rel, own, found);
 }
 
 static void
@@ -392,7 +451,7 @@ check_table(int which)
 
 	if (rel == NULL)
 		return;
-	check_triggers(rel, which);
+	check_triggers(rel, tables[which].trigger);
 	check_rules(rel);
 	check_policies(rel, which);
 	check_children(rel);
@@ -482,6 +541,12 @@ tegro_guard(Oid schema, int changed)
 	} while (ninvalidations != before);
 	if (!in_order)
 		check_tables(changed);
+}
+
+uint64
+tegro_guard_changes(void)
+{
+	return ninvalidations;
 }
 
 bool

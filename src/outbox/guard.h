@@ -23,13 +23,21 @@ extern int tegro_guard_changed_tables(const char *sql);
  * the extension's owner.  Locks these tables against new triggers, rules,
  * policies and foreign keys until the transaction ends.  Then throws TG006 if
  * any table of the extension, changed or not, has a trigger, rule, policy,
- * child table or foreign key through which code of another role could run.
+ * child table or foreign key through which code of another role could run, or
+ * lacks a trigger of the extension.
  *
  * "changed" is of tegro_guard_changed_tables() and not 0.  "schema" is the
  * extension's.  Usually costs one lock for each table, which the statement
  * takes in any case, and no look into a catalog.
  */
 extern void tegro_guard(Oid schema, int changed);
+
+/*
+ * Counts the changes to the tables' definitions that this process has heard of;
+ * TRUNCATE is one.  Whoever remembers what belongs to the tables compares it
+ * after tegro_guard(), whose lock keeps further changes away.
+ */
+extern uint64 tegro_guard_changes(void);
 
 /*
  * Is this error tegro_guard()'s, or that of a statement whose rows a trigger

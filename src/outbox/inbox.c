@@ -333,7 +333,7 @@ tegro_inbox_record(const TegroStore *store,
 	values[11] = CStringGetTextDatum(state);
 	values[12] = tegro_store_datum(message);
 	nulls[12] = tegro_store_null(message == NULL);
-	values[13] = CStringGetTextDatum(tegro_origin_own());
+	values[13] = CStringGetTextDatum(tegro_origin_own(store));
 
 	values[14] = CStringGetTextDatum("");
 
@@ -367,7 +367,7 @@ tegro_inbox_record(const TegroStore *store,
 
 /* A row of NOTIFICATION_COLUMNS as an item, in the current memory context. */
 static TegroItem *
-read_item(int row)
+read_item(int row, char **origin)
 {
 	TegroItem *item = palloc0(sizeof(TegroItem));
 	bool isnull;
@@ -391,6 +391,7 @@ read_item(int row)
 	item->answer = tegro_store_jsonb(row, 10);
 	item->callback = tegro_store_text(row, 11);
 	item->message = tegro_store_text(row, 12);
+	*origin = tegro_store_text(row, 13);
 	return item;
 }
 
@@ -406,10 +407,10 @@ read_item(int row)
 static void
 read_order(int row, TegroItem *item)
 {
-	char *payment_id = tegro_store_text(row, 13);
-	char *ordered_id = tegro_store_text(row, 15);
+	char *payment_id = tegro_store_text(row, 14);
+	char *ordered_id = tegro_store_text(row, 16);
 
-	item->ordered = tegro_store_jsonb(row, 14);
+	item->ordered = tegro_store_jsonb(row, 15);
 	if (ordered_id == NULL && payment_id && item->failures % 2 == 0)
 		ordered_id = payment_id;
 	item->lookup = tegro_parameters_by_number(ordered_id);
@@ -417,6 +418,35 @@ read_order(int row, TegroItem *item)
 }
 
 static void settle(const TegroStore *store, const TegroItem *item);
+
+/*
+ * Sets a notification of another origin aside, as outbox.c does with a request.
+ * Returns false if it is of this database or its predecessor.
+ */
+static bool
+set_aside(const TegroStore *store, const TegroItem *item, const char *origin,
+		  const char *own)
+{
+	Datum values[1] = {Int64GetDatum(item->id)};
+
+	if (tegro_origin_compare(origin, own) != TEGRO_STRANGER)
+		return false;
+	if (tegro_store_run(store, TEGRO_STMT_SET_NOTIFICATION_ASIDE, values,
+						NULL) != 1)
+		elog(ERROR, "notification " INT64_FORMAT " could not be set aside",
+			 item->id);
+	return true;
+}
+
+static void
+log_aside(int naside)
+{
+	if (naside > 0)
+		ereport(LOG,
+				(errmsg("notifications of tegro are set aside: %d", naside),
+				 errdetail("They were recorded under another origin.  This database may be a copy."),
+				 errhint("If this database is to take over from the other, call tegro_take_over.")));
+}
 
 /* Runs one of the statements that find what is due; returns the rows. */
 static int
@@ -475,11 +505,15 @@ tegro_inbox_claim(const TegroStore *store, int max, TegroPauses *pauses,
 	int nfound;
 	Datum values[2];
 	TegroStoreScope scope;
+	char **origins;
+	const char *own;
+	int naside = 0;
 	bool isnull;
 
 	Assert(max > 0);
 	Assert(IsTransactionState());
 	tegro_store_enter(store, &scope);
+	own = pstrdup(tegro_origin_own(store));
 	nfound = find_due(store,
 					  claim->only != 0 ? TEGRO_STMT_NOTIFICATION_DUE_ONE
 									   : TEGRO_STMT_NOTIFICATIONS_DUE,
@@ -489,6 +523,7 @@ tegro_inbox_claim(const TegroStore *store, int max, TegroPauses *pauses,
 
 	/* the rows first: what follows runs statements of its own */
 	found = palloc((nfound + 1) * sizeof(TegroItem *));
+	origins = palloc((nfound + 1) * sizeof(char *));
 	for (int i = 0; i < nfound; i++)
 	{
 		MemoryContext context = AllocSetContextCreate(caller,
@@ -496,7 +531,7 @@ tegro_inbox_claim(const TegroStore *store, int max, TegroPauses *pauses,
 													  ALLOCSET_DEFAULT_SIZES);
 		MemoryContext old = MemoryContextSwitchTo(context);
 
-		found[i] = read_item(i);
+		found[i] = read_item(i, &origins[i]);
 		read_order(i, found[i]);
 		found[i]->claimed_us = now_us;
 		MemoryContextSwitchTo(old);
@@ -505,8 +540,15 @@ tegro_inbox_claim(const TegroStore *store, int max, TegroPauses *pauses,
 	for (int i = 0; i < nfound; i++)
 	{
 		TegroItem *item = found[i];
-		MemoryContext old = MemoryContextSwitchTo(item->context);
+		MemoryContext old;
 
+		if (set_aside(store, item, origins[i], own))
+		{
+			MemoryContextDelete(item->context);
+			naside++;
+			continue;
+		}
+		old = MemoryContextSwitchTo(item->context);
 		item->decision = tegro_outbox_build_request(item);
 		MemoryContextSwitchTo(old);
 		if (item->decision)
@@ -534,6 +576,7 @@ tegro_inbox_claim(const TegroStore *store, int max, TegroPauses *pauses,
 		MemoryContextSwitchTo(old);
 	}
 
+	log_aside(naside);
 	claim->next_at = 0;
 	if (!claim->full)
 	{
@@ -603,26 +646,56 @@ tegro_inbox_record_outcomes(const TegroStore *store, List *items)
  * Callbacks.
  */
 
+/* As find_due_callback() in outbox.c. */
+static TegroItem *
+find_due_callback(const TegroStore *store, MemoryContext caller,
+				  TimestampTz now)
+{
+	const char *own = pstrdup(tegro_origin_own(store));
+	Datum values[1] = {TimestampTzGetDatum(now)};
+	TegroItem *item = NULL;
+	int naside = 0;
+
+	while (item == NULL &&
+		   tegro_store_run(store, TEGRO_STMT_DUE_NOTIFICATION_CALLBACK, values,
+						   NULL) == 1)
+	{
+		MemoryContext context = AllocSetContextCreate(caller, "tegro callback",
+													  ALLOCSET_DEFAULT_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(context);
+		char *origin;
+
+		CHECK_FOR_INTERRUPTS();
+		item = read_item(0, &origin);
+		MemoryContextSwitchTo(old);
+		if (set_aside(store, item, origin, own))
+		{
+			MemoryContextDelete(context);
+			item = NULL;
+			naside++;
+		}
+	}
+	log_aside(naside);
+	return item;
+}
+
 TegroItem *
 tegro_inbox_take_callback(const TegroStore *store, TimestampTz *next_at)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TegroItem *item = NULL;
 	TimestampTz now = GetCurrentTimestamp();
-	Datum values[2] = {TimestampTzGetDatum(now)};
 	TegroStoreScope scope;
 
 	*next_at = 0;
 	tegro_store_enter(store, &scope);
-	if (tegro_store_run(store, TEGRO_STMT_DUE_NOTIFICATION_CALLBACK, values,
-						NULL) == 1)
+	item = find_due_callback(store, caller, now);
+	if (item)
 	{
-		MemoryContextSwitchTo(AllocSetContextCreate(caller, "tegro callback",
-													ALLOCSET_DEFAULT_SIZES));
-		item = read_item(0);
+		Datum values[2] = {Int64GetDatum(item->id)};
+
 		item->claim_no++;
 		item->failures++;
-		values[0] = Int64GetDatum(item->id);
 		values[1] = TimestampTzGetDatum(
 			TimestampTzPlusMilliseconds(now,
 										tegro_judge_backoff_ms(

@@ -58,6 +58,7 @@ typedef struct TegroItem
 	char *callback;			   /* NULL: none */
 	char *message;			   /* NULL: none */
 	char *sqlstate;			   /* NULL: none, or not read */
+	bool aside;				   /* it waits for a take-over; if read */
 	Size size;				   /* of its parameters and answer, in bytes */
 
 	/*

@@ -10,14 +10,14 @@
  * is when which statement finds and changes rows, and nothing else writes to
  * the tables, but for what requests and notifications share (store.c).
  *
- * The lease.  Each claim raises a row's lease by one, and a result is written
- * only if lease and state are still those of the claim.  So a delivery worker that
+ * The claim.  Each claim raises a row's claim_no by one, and a result is written
+ * only if claim_no and state are still those of the claim.  So a delivery worker that
  * was stopped, and whose row another has taken over, changes nothing when it
  * returns.
  *
  * If the process dies
  *		before the claim commits: the row is as it was;
- *		after that: it is "sending" until the lease ends, then "unknown", and
+ *		after that: it is "sending" until claimed_until, then "unknown", and
  *		looked up, whether it was sent or not: nobody can know;
  *		after the answer and before it is settled: the same.
  *
@@ -207,8 +207,8 @@ correct(const TegroStore *store, const TegroCall *call, Oid role,
 		const Recorded *recorded)
 {
 	TegroStoreScope scope;
-	Datum values[4];
-	char nulls[5] = "    ";
+	Datum values[6];
+	char nulls[7] = "      ";
 	TegroItem *item;
 	TegroSubject subject;
 	const TegroTransition *transition = NULL;
@@ -246,6 +246,9 @@ correct(const TegroStore *store, const TegroCall *call, Oid role,
 		values[2] = ObjectIdGetDatum(role);
 		values[3] = tegro_store_datum(callback);
 		nulls[3] = tegro_store_null(callback == NULL);
+		values[4] = CStringGetTextDatum(role_name);
+		values[5] = TimestampTzGetDatum(deliver_after);
+		nulls[5] = tegro_store_null(deliver_after == 0);
 		tegro_store_run(store, TEGRO_STMT_CORRECT, values, nulls);
 		change = (RowChange){item, decision, item->state, item->claim_no};
 		changed = write_changes(store, &change, 1) == 1;
@@ -384,9 +387,11 @@ tegro_outbox_enqueue(const TegroStore *store, const char *method,
 	TegroStoreRows *rows;
 	bool is_new;
 	int64 id;
+	const char *role_name;
 
 	if (tegro_method_effect(method) == TEGRO_PAYS_OUT)
 		tegro_payer_require(store, role);
+	role_name = GetUserNameFromId(role, false);
 	call = tegro_api_prepare(method, params, InvalidOid);
 	if (call->method->effect != TEGRO_ORDERS &&
 		call->method->effect != TEGRO_PAYS_OUT)
@@ -413,14 +418,17 @@ tegro_outbox_enqueue(const TegroStore *store, const char *method,
 	SET(NEXT_AT,
 		TimestampTzGetDatum(deliver_after ? deliver_after
 										  : GetCurrentTimestamp()));
+	if (deliver_after)
+		SET(DELIVER_AFTER, TimestampTzGetDatum(deliver_after));
 	SET(CLAIM_NO, Int64GetDatum(0));
 	SET(ATTEMPTS, Int32GetDatum(0));
 	SET(FAILURES, Int32GetDatum(0));
 	SET(ABSENT, Int32GetDatum(0));
 	SET(ENQUEUED_BY, ObjectIdGetDatum(role));
+	SET(ENQUEUED_BY_NAME, CStringGetTextDatum(role_name));
 	SET(ENQUEUED_AT,
 		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp()));
-	SET(ORIGIN, CStringGetTextDatum(tegro_origin_own()));
+	SET(ORIGIN, CStringGetTextDatum(tegro_origin_own(store)));
 	SET(EVENTS, Int32GetDatum(0));
 	if (callback)
 	{
@@ -521,6 +529,11 @@ tegro_outbox_build_request(TegroItem *item)
 
 	PG_TRY();
 	{
+		/* after a take-over that found no role of its name */
+		if (!OidIsValid(item->role))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("the role that it belongs to does not exist")));
 		if (item->task == TEGRO_SEND)
 			item->call = tegro_api_prepare_for_shop(item->method, item->params,
 													item->shop_id, item->role);
@@ -683,7 +696,7 @@ check_payer(const TegroStore *store, const TegroItem *item)
 	return tegro_judge_set_aside(item,
 								 pstrdup(unpack_sql_state(
 									 ERRCODE_INSUFFICIENT_PRIVILEGE)),
-								 psprintf("%s; %sresolve it as failed with tegro_resolve, and have another role pay out",
+								 psprintf("%s; %sresolve it as refused with tegro_resolve, and have another role pay out",
 										  why,
 										  SearchSysCacheExists1(AUTHOID,
 																ObjectIdGetDatum(
@@ -693,13 +706,25 @@ check_payer(const TegroStore *store, const TegroItem *item)
 }
 
 /*
- * Finds out what is due for an item, and builds the request that it needs.
- * Returns a decision if nothing is to be done for it now: it is put off, or has
- * changed its state by being looked at.
+ * May a request have been sent since its row was written?  One from before a
+ * failover: what is ready may have been sent there, and the doubt about what is
+ * unknown begins anew, for it may have been sent again.
+ */
+static bool
+is_inherited(const TegroItem *item, TegroKinship kinship)
+{
+	return kinship == TEGRO_SUCCESSOR &&
+		(strcmp(item->state, TEGRO_STATE_READY) == 0 ||
+		 strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0);
+}
+
+/*
+ * Finds out what is due for an item of this database or its predecessor, and
+ * builds the request that it needs.  Returns a decision if nothing is to be done
+ * for it now: it is put off, or has changed its state by being looked at.
  */
 static TegroDecision *
-prepare_item(const TegroStore *store, TegroItem *item, const char *origin,
-			 const char *own)
+prepare_item(const TegroStore *store, TegroItem *item, TegroKinship kinship)
 {
 	TegroDecision *decision;
 
@@ -713,13 +738,8 @@ prepare_item(const TegroStore *store, TegroItem *item, const char *origin,
 										 ERRCODE_DATA_CORRUPTED)),
 									 "its parameters have been erased");
 
-	/*
-	 * From before a failover: what is ready may have been sent there, and the
-	 * doubt about what is unknown begins anew, for it may have been sent again.
-	 */
-	if (strcmp(origin, own) != 0 &&
-		(strcmp(item->state, TEGRO_STATE_READY) == 0 ||
-		 strcmp(item->state, TEGRO_STATE_UNKNOWN) == 0))
+	Assert(kinship != TEGRO_STRANGER);
+	if (is_inherited(item, kinship))
 		return tegro_judge_inherited(item);
 
 	if (strcmp(item->state, TEGRO_STATE_READY) == 0)
@@ -744,7 +764,7 @@ static void record_outcomes(const TegroStore *store, List *items);
 
 /* Until when a claim that is made now holds. */
 static TimestampTz
-end_of_lease(void)
+end_of_claim(void)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 									   tegro_claim_timeout * INT64CONST(1000));
@@ -768,6 +788,33 @@ tegro_outbox_log_review(const TegroItem *item)
 		ereport(LOG,
 				(errmsg("request " INT64_FORMAT " of the tegro outbox is in review: %s",
 						item->id, message)));
+}
+
+/*
+ * Sets requests of another origin aside: nobody sends them, looks them up or
+ * calls back, until a person takes them over.  It changes nothing else of them.
+ *
+ * If the process dies before the commit, they are as they were, and the next
+ * claim meets them again; nothing was done for them.
+ */
+static void
+set_aside(const TegroStore *store, List *items, const char *origin,
+		  const char *own)
+{
+	Datum values[1];
+
+	if (items == NIL)
+		return;
+	values[0] = ids_of(items);
+	check_claimed(tegro_store_run(store, TEGRO_STMT_SET_ASIDE, values, NULL),
+				  items);
+	ereport(LOG,
+			(errmsg("requests of the tegro outbox are set aside: %d",
+					list_length(items)),
+			 errdetail("They were enqueued under another origin, the first, request " INT64_FORMAT ", under %s; this is %s.  This database may be a copy, and a copy must not pay.",
+					   ((TegroItem *) linitial(items))->id,
+					   tegro_error_for_client(origin), own),
+			 errhint("If this database is to deliver them, and no other does, call tegro_take_over.")));
 }
 
 /*
@@ -1092,6 +1139,10 @@ tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 	List *put_off = NIL;
 	List *resting = NIL;
 	Found found = {.context = caller, .now_us = tegro_clock_us()};
+	List *strangers = NIL;
+	const char *strange_origin = NULL;
+	const char *own;
+	int ninherited = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz claimed_until;
 	TimestampTz from;
@@ -1110,6 +1161,8 @@ tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 	tegro_store_enter(store, &scope);
 	found.origins = palloc(claim->max * sizeof(char *));
 	found.due = palloc(claim->max * sizeof(TimestampTz));
+	/* for longer than the cache of it, which a reload may empty */
+	own = pstrdup(tegro_origin_own(store));
 
 	/* the rows first: what follows runs statements of its own */
 	claim->more_preferred = false;
@@ -1167,10 +1220,19 @@ tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 		 */
 		int n = claim->turn % 4 == 3 ? (i + npreferred) % nfound : i;
 		TegroItem *item = list_nth(found.items, n);
-		MemoryContext old = MemoryContextSwitchTo(item->context);
+		TegroKinship kinship = tegro_origin_compare(found.origins[n], own);
+		MemoryContext old;
 
-		item->decision = prepare_item(store, item, found.origins[n],
-									  claim->origin);
+		if (kinship == TEGRO_STRANGER)
+		{
+			if (strangers == NIL)
+				strange_origin = found.origins[n];
+			strangers = lappend(strangers, item);
+			continue;
+		}
+		ninherited += is_inherited(item, kinship);
+		old = MemoryContextSwitchTo(item->context);
+		item->decision = prepare_item(store, item, kinship);
 		MemoryContextSwitchTo(old);
 		if (item->decision)
 			put_off = lappend(put_off, item);
@@ -1189,16 +1251,25 @@ tegro_outbox_claim(const TegroStore *store, TegroClaim *claim)
 		}
 	}
 
-	claimed_until = end_of_lease();
+	claimed_until = end_of_claim();
 	Assert(claimed_until > now);
+	set_aside(store, strangers, strange_origin, own);
+	if (ninherited > 0)
+		ereport(LOG,
+				(errmsg("requests of the tegro outbox are from before a failover or restore: %d",
+						ninherited),
+				 errdetail("They are looked up before they are sent.")));
 	record_outcomes(store, put_off);
 	record_sending(store, to_send, claimed_until);
 	record_taking(store, to_take, claimed_until);
 
 	MemoryContextSwitchTo(caller);
 	items = list_concat_copy(to_send, to_take);
-	Assert(list_length(items) + list_length(put_off) + list_length(resting) ==
+	Assert(list_length(items) + list_length(put_off) + list_length(resting) +
+			   list_length(strangers) ==
 		   nfound);
+	foreach(cell, strangers)
+		MemoryContextDelete(((TegroItem *) lfirst(cell))->context);
 	foreach(cell, put_off)
 	{
 		tegro_outbox_log_review(lfirst(cell));
@@ -1243,9 +1314,11 @@ tegro_outbox_claim_new(const TegroStore *store, int64 id,
 	char *origin;
 	Datum values[1] = {Int64GetDatum(id)};
 	Datum passed[1];
+	const char *own;
 	TegroStoreScope scope;
 
 	tegro_store_enter(store, &scope);
+	own = pstrdup(tegro_origin_own(store));
 	/*
 	 * A new one knows of no events, whatever is on record under its number.
 	 * Events that one that is corrected does not know of may be its own, and it
@@ -1261,7 +1334,7 @@ tegro_outbox_claim_new(const TegroStore *store, int64 id,
 	item = read_item(0, &origin);
 	/* it is locked: it was inserted or corrected in this transaction */
 	Assert(item->id == id && strcmp(item->state, TEGRO_STATE_READY) == 0);
-	if (strcmp(origin, tegro_origin_own()) != 0)
+	if (strcmp(origin, own) != 0)
 	{
 		/* corrected, and from before a failover */
 		tegro_store_leave(&scope);
@@ -1275,7 +1348,7 @@ tegro_outbox_claim_new(const TegroStore *store, int64 id,
 	item->call = tegro_api_prepare_for_shop(item->method, item->params,
 											item->shop_id, item->role);
 	item->request = tegro_api_build(item->call);
-	record_sending(store, list_make1(item), end_of_lease());
+	record_sending(store, list_make1(item), end_of_claim());
 	tegro_store_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	return item;
@@ -1368,7 +1441,8 @@ write_changes(const TegroStore *store, RowChange *changes, int nchanges)
 		values[11] = TimestampTzGetDatum(decision->unknown_since);
 		nulls[11] = decision->unknown_since == 0;
 		nulls[12] = (effects & TEGRO_WITH_ORIGIN) == 0;
-		values[12] = tegro_store_datum(nulls[12] ? NULL : tegro_origin_own());
+		values[12] = tegro_store_datum(nulls[12] ? NULL
+												 : tegro_origin_own(store));
 		values[13] = tegro_store_datum(decision->note);
 		nulls[13] = decision->note == NULL;
 		values[14] = Int32GetDatum(effects & TEGRO_WITH_UNSENT ? 1 : 0);
@@ -1538,28 +1612,54 @@ tegro_outbox_record_outcomes(const TegroStore *store, List *items)
  * Callbacks.
  */
 
+/*
+ * Finds the request whose callback is due, and sets aside those of another
+ * origin that come before it.  It has a context of its own below "caller".
+ */
+static TegroItem *
+find_due_callback(const TegroStore *store, MemoryContext caller,
+				  TimestampTz now)
+{
+	const char *own = pstrdup(tegro_origin_own(store));
+	Datum values[1] = {TimestampTzGetDatum(now)};
+
+	while (tegro_store_run(store, TEGRO_STMT_DUE_CALLBACK, values, NULL) == 1)
+	{
+		MemoryContext context = AllocSetContextCreate(caller, "tegro callback",
+													  ALLOCSET_DEFAULT_SIZES);
+		TegroItem *item;
+		char *origin;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		item = read_item(0, &origin);
+		if (tegro_origin_compare(origin, own) != TEGRO_STRANGER)
+			return item;
+		set_aside(store, list_make1(item), origin, own);
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(context);
+	}
+	return NULL;
+}
+
 TegroItem *
 tegro_outbox_take_callback(const TegroStore *store, TimestampTz *next_at)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	TegroItem *item = NULL;
 	TimestampTz now = GetCurrentTimestamp();
-	Datum values[2] = {TimestampTzGetDatum(now)};
 	TegroStoreScope scope;
 
 	*next_at = 0;
 	tegro_store_enter(store, &scope);
-	if (tegro_store_run(store, TEGRO_STMT_DUE_CALLBACK, values, NULL) == 1)
+	item = find_due_callback(store, caller, now);
+	if (item)
 	{
-		char *origin;
+		Datum values[2] = {Int64GetDatum(item->id)};
 
-		MemoryContextSwitchTo(AllocSetContextCreate(caller, "tegro callback",
-													ALLOCSET_DEFAULT_SIZES));
-		item = read_item(0, &origin);
 		item->claim_no++;
 		item->failures++;
 		Assert(item->callback != NULL);
-		values[0] = Int64GetDatum(item->id);
 		values[1] = TimestampTzGetDatum(
 			TimestampTzPlusMilliseconds(now,
 										tegro_judge_backoff_ms(
@@ -1590,74 +1690,8 @@ tegro_outbox_callbacks_wait(const TegroStore *store)
 
 
 /*
- * Origin and history.
+ * History.
  */
-
-bool
-tegro_outbox_check_origin(const TegroStore *store, const char *origin,
-						  char **detail)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	TegroStoreScope scope;
-	Datum values[2] = {CStringGetTextDatum(origin), (Datum) 0};
-	const char *reason = NULL;
-	bool allowed = true;
-
-	*detail = NULL;
-	tegro_store_enter(store, &scope);
-	if (tegro_store_run(store, TEGRO_STMT_GET_ORIGIN, NULL, NULL) > 0)
-	{
-		char *then = tegro_store_text(0, 1);
-
-		switch (tegro_origin_compare(then, origin))
-		{
-			case TEGRO_SAME:
-				break;
-			case TEGRO_SUCCESSOR:
-				reason = psprintf("a failover or restore, from %s", then);
-				ereport(LOG,
-						(errmsg("the tegro outbox follows %s after a failover or restore", then),
-						 errdetail("Requests from before are looked up before they are sent.")));
-				break;
-			case TEGRO_STRANGER:
-				*detail =
-					MemoryContextStrdup(caller,
-										psprintf("The outbox belongs to %s, this is %s.",
-												 then, origin));
-				allowed = false;
-				break;
-		}
-	}
-	else
-	{
-		/* first use; but what waits may come from elsewhere, or from before */
-		uint64 nothers = tegro_store_run(store, TEGRO_STMT_FOREIGN, values,
-										 NULL);
-
-		reason = "first use";
-		for (uint64 i = 0; i < nothers && allowed; i++)
-		{
-			char *then = tegro_store_text((int) i, 1);
-
-			allowed = tegro_origin_compare(then, origin) == TEGRO_SUCCESSOR;
-			reason = allowed ? psprintf("a failover or restore, from %s", then)
-							 : NULL;
-		}
-		if (!allowed)
-			*detail =
-				MemoryContextStrdup(caller,
-									psprintf("The outbox has requests of another database than this, %s.",
-											 origin));
-	}
-
-	if (reason)
-	{
-		values[1] = CStringGetTextDatum(reason);
-		tegro_store_run(store, TEGRO_STMT_SET_ORIGIN, values, NULL);
-	}
-	tegro_store_leave(&scope);
-	return allowed;
-}
 
 int64
 tegro_outbox_count_due(const TegroStore *store, int64 max)
@@ -1704,6 +1738,7 @@ typedef struct Ending
 	Jsonb *answer;
 	bool never_sent;		 /* certainly */
 	const char *stripped_at; /* NULL: it was not */
+	bool aside;
 } Ending;
 
 /* Reads it, in the current memory context, whatever the caller's snapshot. */
@@ -1733,6 +1768,7 @@ read_ending(const TegroStore *store, int64 id, Oid caller)
 				 errdetail("It is delivered after the transaction has committed."),
 				 errhint("Commit first, then wait.")));
 	ending.never_sent = DatumGetBool(tegro_store_column(0, 9, &isnull));
+	ending.aside = DatumGetBool(tegro_store_column(0, 11, &isnull));
 	MemoryContextSwitchTo(context);
 	ending.state = tegro_store_text(0, 1);
 	ending.answer = tegro_store_jsonb(0, 2);
@@ -1789,7 +1825,7 @@ tegro_outbox_outcome(const TegroStore *store, int64 id, Oid caller,
 	}
 	else if (strcmp(ending.state, TEGRO_STATE_ACCEPTED) == 0)
 		outcome->message =
-			psprintf("%s \"%s\" counts as done, without an answer", method,
+			psprintf("%s \"%s\" was accepted without an answer", method,
 					 reference);
 	else if (strcmp(ending.state, TEGRO_STATE_REFUSED) == 0)
 	{
@@ -1840,6 +1876,16 @@ tegro_outbox_outcome(const TegroStore *store, int64 id, Oid caller,
 			: psprintf("tegro_retry(" INT64_FORMAT ") sends it after all.",
 					   id);
 	}
+	else if (ending.aside)
+	{
+		/* it may have been sent where it comes from */
+		outcome->message = psprintf("%s \"%s\" is set aside", method,
+									reference);
+		outcome->detail =
+			"It was enqueued under another origin, that of the database that this one is a copy of, for example.  It is neither sent nor looked up.";
+		outcome->hint =
+			"If this database is to deliver it, and no other does, call tegro_take_over.";
+	}
 	else
 		return false;
 	return true;
@@ -1864,11 +1910,28 @@ read_for(const TegroStore *store, int64 id, Oid caller, char **origin,
 		return NULL;
 	item = read_item(0, origin);
 	item->sqlstate = tegro_store_text(0, 19);
+	item->aside = DatumGetBool(tegro_store_column(0, 22, &isnull));
 	subject->state = item->state;
 	subject->method = item->method;
 	subject->doubtful = item->unknown_since != 0;
 	subject->linkless = DatumGetBool(tegro_store_column(0, 21, &isnull));
 	return item;
+}
+
+/*
+ * A request that was set aside, and that a person decides about, belongs to this
+ * database from now on; where it is sent, after a lookup.
+ */
+static void
+adopt(const TegroStore *store, const TegroItem *item, TegroEvent event,
+	  const char *own)
+{
+	Datum values[2] = {Int64GetDatum(item->id), (Datum) 0};
+
+	values[1] = CStringGetTextDatum(event == TEGRO_EVENT_CANCEL || *own == '\0'
+										? own
+										: tegro_origin_earlier(own));
+	(void) tegro_store_run(store, TEGRO_STMT_ADOPT, values, NULL);
 }
 
 /* Does what a request waits for now. */
@@ -1942,6 +2005,7 @@ tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
 	char *origin;
 	char *role;
 	bool changed = false;
+	const char *own;
 
 	/* whichever has it now */
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
@@ -1951,16 +2015,18 @@ tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
 		return tegro_retention_strip(store, id, caller, note);
 	role = GetUserNameFromId(caller, false);
 	tegro_store_enter(store, &scope);
+	own = pstrdup(tegro_origin_own(store));
 	item = read_for(store, id, caller, &origin, &subject);
 	if (item && event == TEGRO_EVENT_REFRESH)
 		changed = refresh(store, item, &subject);
-	/* without its parameters, a request cannot be sent */
-	else if (item && event == TEGRO_EVENT_RETRY && item->params == NULL)
-		changed = false;
-	/* a cancelled request must be known not to have been sent */
+	/*
+	 * Without its parameters, a request cannot be sent, and not before it is
+	 * taken over.  A cancelled request must be known not to have been sent.
+	 */
 	else if (item &&
-			 (event != TEGRO_EVENT_CANCEL ||
-			  strcmp(origin, tegro_origin_own()) == 0))
+			 (event != TEGRO_EVENT_RETRY ||
+			  (item->params != NULL && !item->aside)) &&
+			 (event != TEGRO_EVENT_CANCEL || strcmp(origin, own) == 0))
 	{
 		const TegroTransition *transition = tegro_transition_find(&subject,
 																  event);
@@ -1971,6 +2037,8 @@ tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
 			RowChange change = {item, decision, item->state, item->claim_no};
 
 			decision->role = role;
+			if (item->aside)
+				adopt(store, item, event, own);
 			changed = write_changes(store, &change, 1) == 1;
 		}
 	}
@@ -1979,26 +2047,107 @@ tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
 	return changed;
 }
 
+/*
+ * Finds the origins of requests and notifications that are not of this database
+ * or its predecessor: all, and those with another address.
+ */
+static void
+find_strangers(const TegroStore *store, const char *own, List **all,
+			   List **elsewhere)
+{
+	Datum values[1] = {CStringGetTextDatum(own)};
+	uint64 nfound = tegro_store_run(store, TEGRO_STMT_FOREIGN, values, NULL);
+
+	*all = *elsewhere = NIL;
+	for (uint64 i = 0; i < nfound; i++)
+	{
+		char *origin = tegro_store_text((int) i, 1);
+
+		if (tegro_origin_compare(origin, own) != TEGRO_STRANGER)
+			continue;
+		*all = lappend(*all, origin);
+		if (!tegro_origin_same_address(origin, own))
+			*elsewhere = lappend(*elsewhere, origin);
+	}
+}
+
+/*
+ * A row is changed by one of these statements, in the transaction of whoever
+ * takes over; if the process dies before the commit, all is as it was.
+ */
+/*
+ * Takes over the requests of a method that are not finished.  values: those of
+ * TEGRO_STMT_TAKE_OVER, of which the last three are set here.  Returns how many
+ * these are.
+ */
+static uint64
+take_over(const TegroStore *store, Datum *values, const char *method)
+{
+	int ntransitions;
+	const TegroTransition *all = tegro_transition_all(&ntransitions);
+	List *states = NIL;
+	const char *to = NULL;
+
+	for (int i = 0; i < ntransitions; i++)
+	{
+		TegroSubject subject = {all[i].from, method};
+
+		if (all[i].event != TEGRO_EVENT_TAKE_OVER ||
+			tegro_transition_find(&subject, TEGRO_EVENT_TAKE_OVER) != &all[i])
+			continue;
+		states = lappend(states, unconstify(char *, all[i].from));
+		Assert(to == NULL || strcmp(to, all[i].to) == 0);
+		to = all[i].to;
+	}
+	values[5] = CStringGetTextDatum(method);
+	values[6] = tegro_store_texts(states);
+	values[7] = CStringGetTextDatum(to);
+	return tegro_store_run(store, TEGRO_STMT_TAKE_OVER, values, NULL);
+}
+
 void
-tegro_outbox_take_over(const TegroStore *store, const char *note,
-					   uint64 *orders, uint64 *payouts)
+tegro_outbox_take_over(const TegroStore *store, Oid caller, const char *note,
+					   TegroTakenOver *taken)
 {
 	TegroStoreScope scope;
-	Datum values[2];
+	const char *own;
+	const char *role = GetUserNameFromId(caller, false);
+	List *all;
+	List *elsewhere;
+	Datum values[8];
+	Datum origins[2];
 
-	values[0] = CStringGetTextDatum(tegro_origin_own());
-	values[1] = CStringGetTextDatum(note);
 	tegro_wake_at_commit(TEGRO_DELIVERY_WORKER);
+	tegro_wake_at_commit(TEGRO_CALLBACK_WORKER);
 	tegro_store_commit_durably();
+	/* first of all: it may be missing */
+	tegro_origin_note(store, note);
 	tegro_store_enter(store, &scope);
-	tegro_store_run(store, TEGRO_STMT_SET_ORIGIN, values, NULL);
+	own = pstrdup(tegro_origin_own(store));
+	find_strangers(store, own, &all, &elsewhere);
+
+	origins[0] = tegro_store_texts(all);
+	tegro_store_run(store, TEGRO_STMT_TAKE_BACK, origins, NULL);
+	tegro_store_run(store, TEGRO_STMT_TAKE_OVER_ROLES, origins, NULL);
+	values[0] = CStringGetTextDatum(own);
+	values[2] = origins[0];
+	values[3] = tegro_store_texts(elsewhere);
+	values[4] = CStringGetTextDatum(role);
 	values[1] = CStringGetTextDatum(
 		"it comes from another database, and may have been sent there; it is looked up");
-	*orders = tegro_store_run(store, TEGRO_STMT_TAKE_OVER_ORDERS, values,
-							  NULL);
+	taken->orders = take_over(store, values, "createOrder");
 	values[1] = CStringGetTextDatum(
-		"it comes from another database, and may have been sent there; a person decides with tegro_resolve");
-	*payouts = tegro_store_run(store, TEGRO_STMT_TAKE_OVER_PAYOUTS, values,
-							   NULL);
+		"it comes from another database, and may have been sent there; resolve it with tegro_resolve");
+	taken->payouts = take_over(store, values, "createWithdrawal");
+	values[1] = CStringGetTextDatum(tegro_origin_earlier(own));
+	tegro_store_run(store, TEGRO_STMT_TAKE_OVER_REST, values, NULL);
+	origins[0] = values[3];
+	origins[1] = CStringGetTextDatum(
+		"it was sent to another address, or with another key, and cannot be looked up here; resolve it with tegro_resolve");
+	taken->kept = tegro_store_run(store, TEGRO_STMT_KEEP_ASIDE, origins, NULL);
+	origins[0] = values[0];
+	origins[1] = values[2];
+	tegro_store_run(store, TEGRO_STMT_TAKE_OVER_NOTIFICATIONS, origins, NULL);
+	tegro_store_run(store, TEGRO_STMT_TAKE_OVER_TARGETS, NULL, NULL);
 	tegro_store_leave(&scope);
 }

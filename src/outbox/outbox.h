@@ -59,7 +59,6 @@ typedef struct TegroClaim
 	TimestampTz since; /* what is due later is new to the caller */
 	unsigned turn;	   /* raised with each claim: who is first */
 	int64 only;		/* no request but this one, wherever it is due; 0: any */
-	char *origin;	/* this server's */
 	bool full;		/* out: there may be more */
 	int npreferred; /* out: of those claimed, how many are preferred */
 	bool more_preferred; /* out: there may be more of these */
@@ -134,14 +133,6 @@ extern TegroItem *tegro_outbox_take_callback(const TegroStore *store,
 /* Is there a callback to be called, now or later, also of a notification? */
 extern bool tegro_outbox_callbacks_wait(const TegroStore *store);
 
-/*
- * Makes sure that this database may deliver: sets up the outbox's origin,
- * or follows a failover.  Returns false if it may not, and says why in the
- * log and in *detail.
- */
-extern bool tegro_outbox_check_origin(const TegroStore *store,
-									  const char *origin, char **detail);
-
 /* Is a transaction of this database prepared, so that rows may appear? */
 extern bool tegro_outbox_any_prepared(void);
 
@@ -172,11 +163,19 @@ extern int64 tegro_outbox_count_due(const TegroStore *store, int64 max);
 extern bool tegro_outbox_command(const TegroStore *store, int64 id, Oid caller,
 								 TegroEvent event, const char *note);
 
+/* What a take-over has done. */
+typedef struct TegroTakenOver
+{
+	uint64 orders;	/* are looked up */
+	uint64 payouts; /* are in review */
+	uint64 kept;	/* stay aside: they were sent to another address */
+} TegroTakenOver;
+
 /*
- * Makes this database the one that delivers.  What came from another: orders
- * are looked up, payouts are left to a person.
+ * Takes over the requests of other origins: orders are looked up, payouts are
+ * left to a person.
  */
-extern void tegro_outbox_take_over(const TegroStore *store, const char *note,
-								   uint64 *orders, uint64 *payouts);
+extern void tegro_outbox_take_over(const TegroStore *store, Oid caller,
+								   const char *note, TegroTakenOver *taken);
 
 #endif /* TEGRO_OUTBOX_H */

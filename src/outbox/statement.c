@@ -17,13 +17,40 @@
 
 #define ITEM_COLUMNS                                                               \
 	"id, shop_id, method, reference, params, state, claim_no, attempts, failures," \
-	" absent, unknown_since, enqueued_by::oid, origin, answer, callback,"          \
+	" absent, unknown_since, enqueued_by, origin, answer, callback,"               \
 	" message, next_at, events"
 
 /* For those who change a row that they did not claim. */
-#define CHANGED_COLUMNS                  \
-	ITEM_COLUMNS ", sqlstate, decision," \
-				 " (answer #>> '{data,url}') IS NULL AND stripped_at IS NULL"
+#define CHANGED_COLUMNS     \
+	ITEM_COLUMNS            \
+	", sqlstate, decision," \
+	" (answer #>> '{data,url}') IS NULL AND stripped_at IS NULL, aside IS NOT NULL"
+
+/* Has a row the number of this outbox in its origin? */
+#define HAS_THIS_NUMBER \
+	"split_part(origin, '/', 5) = (SELECT number FROM %1$s.tegro_origin)"
+
+/*
+ * Is a role a member of the one that a row belongs to?  In rows of another
+ * origin, oids may be those of other roles by now; there the name counts, too.
+ */
+#define IS_MEMBER(role, by, name)              \
+	"(pg_has_role(" role ", " by ", 'MEMBER')" \
+	" AND (pg_get_userbyid(" by ") = " name " OR " HAS_THIS_NUMBER "))"
+#define CALLER_IS_MEMBER		 IS_MEMBER("$2", "enqueued_by", "enqueued_by_name")
+#define ROLE_IS_MEMBER			 IS_MEMBER("$5", "enqueued_by", "enqueued_by_name")
+#define USER_IS_MEMBER			 IS_MEMBER("$6", "enqueued_by", "enqueued_by_name")
+#define CALLER_IS_MEMBER_OF_ROLE IS_MEMBER("$2", "role", "role_name")
+
+/*
+ * The role that a row of another origin belongs to in this database: the one of
+ * that name; 0 if there is none.
+ */
+#define OID_OF(name)                                                     \
+	"coalesce((SELECT r.oid FROM pg_authid AS r WHERE r.rolname = " name \
+	"), 0)"
+#define OID_OF_ENQUEUER OID_OF("enqueued_by_name")
+#define OID_OF_ROLE		OID_OF("role_name")
 
 /*
  * Shops and roles that rest are passed over; see pause.c for the names.  There
@@ -69,7 +96,7 @@
 
 #define NOTIFICATION_COLUMNS                                                  \
 	"n.id, n.shop_id, n.order_id, n.fields, n.state, n.claim_no, n.failures," \
-	" n.waiting_since, n.role::oid, n.answer, n.callback, n.message"
+	" n.waiting_since, n.role, n.answer, n.callback, n.message, n.origin"
 
 /* The notification of an order and status that the others are variants of. */
 #define FIRST_NOTIFICATION \
@@ -100,6 +127,7 @@ static const TegroGivenColumn given_request[] =
 	 [TEGRO_COLUMN_CURRENCY] = {"currency", TEXTOID},
 	 [TEGRO_COLUMN_STATE] = {"state", TEXTOID},
 	 [TEGRO_COLUMN_NEXT_AT] = {"next_at", TIMESTAMPTZOID},
+	 [TEGRO_COLUMN_DELIVER_AFTER] = {"deliver_after", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_CLAIM_NO] = {"claim_no", INT8OID},
 	 [TEGRO_COLUMN_SENT_CLAIM_NO] = {"sent_claim_no", INT8OID},
 	 [TEGRO_COLUMN_CLAIMED_UNTIL] = {"claimed_until", TIMESTAMPTZOID},
@@ -107,11 +135,13 @@ static const TegroGivenColumn given_request[] =
 	 [TEGRO_COLUMN_FAILURES] = {"failures", INT4OID},
 	 [TEGRO_COLUMN_ABSENT] = {"absent", INT4OID},
 	 [TEGRO_COLUMN_UNKNOWN_SINCE] = {"unknown_since", TIMESTAMPTZOID},
-	 [TEGRO_COLUMN_ENQUEUED_BY] = {"enqueued_by", REGROLEOID},
+	 [TEGRO_COLUMN_ENQUEUED_BY] = {"enqueued_by", OIDOID},
+	 [TEGRO_COLUMN_ENQUEUED_BY_NAME] = {"enqueued_by_name", TEXTOID},
 	 [TEGRO_COLUMN_ENQUEUED_AT] = {"enqueued_at", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_FINISHED_AT] = {"finished_at", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_STRIPPED_AT] = {"stripped_at", TIMESTAMPTZOID},
 	 [TEGRO_COLUMN_ORIGIN] = {"origin", TEXTOID},
+	 [TEGRO_COLUMN_ASIDE] = {"aside", TEXTOID},
 	 [TEGRO_COLUMN_ANSWER] = {"answer", JSONBOID},
 	 [TEGRO_COLUMN_SQLSTATE] = {"sqlstate", TEXTOID},
 	 [TEGRO_COLUMN_MESSAGE] = {"message", TEXTOID},
@@ -176,8 +206,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 .given = given_request},
 	[TEGRO_STMT_FIND_REFERENCE] =
 		/* $5 is the role for whom, $6 the one that is told */
-	{"SELECT id, state, callback, pg_has_role($5, enqueued_by::oid, 'MEMBER'),"
-	 " pg_has_role($6, enqueued_by::oid, 'MEMBER'),"
+	{"SELECT id, state, callback, " ROLE_IS_MEMBER "," USER_IS_MEMBER ","
 	 /* the first parameter that differs; null if none does */
 	 " CASE WHEN params <> $4 THEN (SELECT key"
 	 " FROM jsonb_each(params) AS a (key, value) FULL JOIN jsonb_each($4) AS b (key, value) USING (key)"
@@ -196,11 +225,11 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	 */
 	[TEGRO_STMT_CORRECT] =
 		{"UPDATE %1$s.tegro_outbox SET params = $2, params_hash = NULL, amount = NULL, currency = NULL,"
-		 " stripped_at = NULL, enqueued_by = $3, answer = NULL,"
+		 " stripped_at = NULL, enqueued_by = $3, enqueued_by_name = $5, answer = NULL, deliver_after = $6,"
 		 " callback = $4, callback_state = CASE WHEN $4 IS NOT NULL THEN 'waiting' END, callback_message = NULL"
 		 " WHERE id = $1",
-		 4,
-		 {INT8OID, JSONBOID, REGROLEOID, TEXTOID}},
+		 6,
+		 {INT8OID, JSONBOID, OIDOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}},
 	[TEGRO_STMT_DUE] = {DUE(ITEM_COLUMNS, HAS_TOKENS, "") LOCKED, DUE_ARGS},
 	[TEGRO_STMT_DUE_IDS] = {DUE("id", HAS_TOKENS, ""), DUE_ARGS},
 	[TEGRO_STMT_PAYOUTS_DUE] = {DUE(ITEM_COLUMNS, HAS_TOKENS IS_PAYOUT, "")
@@ -270,9 +299,10 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 {INT8ARRAYOID, TIMESTAMPTZOID}},
 	/* the only statement that changes a state, besides the claims */
 	[TEGRO_STMT_CHANGE] =
-		{"UPDATE %1$s.tegro_outbox AS o SET state = s.state, next_at = s.next_at,"
+		{"UPDATE %1$s.tegro_outbox AS o SET state = s.state,"
+		 " next_at = CASE WHEN o.aside IS NULL THEN s.next_at END,"
 		 " callback_state = CASE WHEN s.call_again AND o.callback IS NOT NULL THEN 'waiting' ELSE o.callback_state END,"
-		 " callback_at = CASE WHEN s.to_call AND o.callback IS NOT NULL"
+		 " callback_at = CASE WHEN s.to_call AND o.callback IS NOT NULL AND o.aside IS NULL"
 		 " AND (s.call_again OR o.callback_state = 'waiting') THEN clock_timestamp() END,"
 		 /* an answer that comes late does not bring back what was erased */
 		 " answer = CASE WHEN o.stripped_at IS NULL THEN coalesce(s.answer, o.answer) END,"
@@ -312,7 +342,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	/* of a role that a person is a member of */
 	[TEGRO_STMT_ONE_OF] =
 		{"SELECT " CHANGED_COLUMNS
-		 " FROM %1$s.tegro_outbox WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER')"
+		 " FROM %1$s.tegro_outbox WHERE id = $1 AND " CALLER_IS_MEMBER
 		 " FOR UPDATE",
 		 2,
 		 {INT8OID, OIDOID}},
@@ -351,12 +381,28 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " WHERE id = $1 AND claim_no = $2 AND state IN ('accepted', 'refused')",
 		 4,
 		 {INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID}},
-	[TEGRO_STMT_GET_ORIGIN] = {"SELECT origin FROM %1$s.tegro_origin", 0},
-	[TEGRO_STMT_SET_ORIGIN] =
-		{"INSERT INTO %1$s.tegro_origin AS i (origin, reason) VALUES ($1, $2)"
-		 " ON CONFLICT (singleton) DO UPDATE SET origin = $1, reason = $2, since = clock_timestamp()",
-		 2,
-		 {TEXTOID, TEXTOID}},
+	/* no name or operator that the search_path decides on: see store.h */
+	[TEGRO_STMT_GET_NUMBER] = {"SELECT number FROM %1$s.tegro_origin", 0},
+	[TEGRO_STMT_NOTE_ORIGIN] =
+		{"INSERT INTO %1$s.tegro_origin AS i (reason) VALUES ($1)"
+		 " ON CONFLICT (singleton) DO UPDATE SET reason = $1, since = clock_timestamp()",
+		 1,
+		 {TEXTOID}},
+	[TEGRO_STMT_NEW_NUMBER] =
+		{"INSERT INTO %1$s.tegro_origin AS i (reason) VALUES ($1)"
+		 " ON CONFLICT (singleton) DO UPDATE SET number = DEFAULT, reason = $1, since = clock_timestamp()",
+		 1,
+		 {TEXTOID}},
+	[TEGRO_STMT_SET_ASIDE] =
+		{"UPDATE %1$s.tegro_outbox SET aside = 'origin', next_at = NULL, callback_at = NULL,"
+		 " claimed_until = NULL WHERE id = ANY ($1)",
+		 1,
+		 {INT8ARRAYOID}},
+	[TEGRO_STMT_SET_NOTIFICATION_ASIDE] =
+		{"UPDATE %1$s.tegro_notification SET aside = 'origin', next_at = NULL, callback_at = NULL,"
+		 " claimed_until = NULL WHERE id = $1",
+		 1,
+		 {INT8OID}},
 	[TEGRO_STMT_FOREIGN] =
 		{"SELECT origin FROM %1$s.tegro_outbox WHERE origin <> $1"
 		 " UNION SELECT origin FROM %1$s.tegro_notification WHERE origin <> $1",
@@ -368,19 +414,18 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	 */
 #define IS_FINISHED                                 \
 	"state IN ('accepted', 'refused', 'cancelled')" \
-	" AND finished_at IS NOT NULL AND next_at IS NULL AND callback_at IS NULL"
+	" AND finished_at IS NOT NULL AND next_at IS NULL AND callback_at IS NULL AND aside IS NULL"
 	[TEGRO_STMT_OLD] =
 		{"SELECT id, params FROM %1$s.tegro_outbox"
 		 " WHERE finished_at < $1 AND stripped_at IS NULL AND " IS_FINISHED
 		 " ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED",
 		 2,
 		 {TIMESTAMPTZOID, INT4OID}},
-	[TEGRO_STMT_FINISHED] =
-		{"SELECT id, params FROM %1$s.tegro_outbox"
-		 " WHERE id = $1 AND pg_has_role($2, enqueued_by::oid, 'MEMBER') AND " IS_FINISHED
-		 " FOR UPDATE",
-		 2,
-		 {INT8OID, OIDOID}},
+	[TEGRO_STMT_FINISHED] = {"SELECT id, params FROM %1$s.tegro_outbox"
+							 " WHERE id = $1 AND " CALLER_IS_MEMBER
+							 " AND " IS_FINISHED " FOR UPDATE",
+							 2,
+							 {INT8OID, OIDOID}},
 	[TEGRO_STMT_STRIP] =
 		{"WITH events AS (UPDATE %1$s.tegro_event AS e SET message = NULL, raw_answer = NULL"
 		 " FROM given AS s WHERE e.outbox_id = s.id AND e.role_name IS NULL"
@@ -399,10 +444,11 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 							 1,
 							 {BYTEAOID}},
 	[TEGRO_STMT_OUTCOME] =
-		{"SELECT state, answer, sqlstate, message, reference, method, pg_has_role($2, enqueued_by::oid, 'MEMBER'), xmin,"
+		{"SELECT state, answer, sqlstate, message, reference, method, " CALLER_IS_MEMBER
+		 ", xmin,"
 		 /* no send is on record, here or elsewhere, that somebody decided about */
 		 " attempts = 0 AND unknown_since IS NULL AND decision IS NULL,"
-		 " stripped_at::timestamp(0)::text"
+		 " stripped_at::timestamp(0)::text, aside IS NOT NULL"
 		 " FROM %1$s.tegro_outbox WHERE id = $1",
 		 2,
 		 {INT8OID, OIDOID}},
@@ -418,48 +464,125 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_REFRESH] =
 		{"UPDATE %1$s.tegro_outbox SET failures = 0,"
 		 " next_at = CASE WHEN $2 THEN clock_timestamp() ELSE next_at END,"
+		 " deliver_after = CASE WHEN $2 THEN NULL ELSE deliver_after END,"
 		 " callback_state = CASE WHEN callback_state = 'failed' THEN 'waiting' ELSE callback_state END,"
 		 " callback_at = CASE WHEN callback_at IS NOT NULL OR callback_state = 'failed' THEN clock_timestamp() END"
-		 " WHERE id = $1 AND ($2 OR callback_at IS NOT NULL OR callback_state = 'failed')",
+		 " WHERE id = $1 AND aside IS NULL AND ($2 OR callback_at IS NOT NULL OR callback_state = 'failed')",
 		 2,
 		 {INT8OID, BOOLOID}},
+	/* one that was set aside, and is decided about here, belongs to this database */
+	[TEGRO_STMT_ADOPT] =
+		{"UPDATE %1$s.tegro_outbox SET origin = $2, aside = NULL,"
+		 " enqueued_by = CASE WHEN " HAS_THIS_NUMBER
+		 " THEN enqueued_by ELSE " OID_OF_ENQUEUER " END"
+		 " WHERE id = $1 AND aside IS NOT NULL",
+		 2,
+		 {INT8OID, TEXTOID}},
 /*
-	 * Those of another server: $1 is this one.  One that was to wait until a
-	 * time still does, and the doubt about it begins then.
-	 */
-#define TAKE_OVER_AT \
-	"CASE WHEN state = 'ready' THEN greatest(next_at, clock_timestamp()) ELSE clock_timestamp() END"
-	[TEGRO_STMT_TAKE_OVER_ORDERS] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'unknown', next_at = " TAKE_OVER_AT
-		 ", absent = 0, failures = 0,"
-		 " claim_no = claim_no + 1, claimed_until = NULL, unknown_since = " TAKE_OVER_AT
-		 ", origin = $1, message = $2"
-		 " WHERE origin <> $1 AND method = 'createOrder' AND state IN ('ready', 'sending', 'unknown')",
+ * A take-over.  $1 is this database's origin, or an array of others; for the
+ * rest, see tegro_outbox_take_over().
+ *
+ * A request that was to wait until a time still does, and the doubt about it
+ * begins then.  One that may have been sent to another address, $4, cannot be
+ * looked up here.
+ */
+#define TAKE_OVER_AT "greatest(deliver_after, clock_timestamp())"
+#define WAS_SENT	 "(attempts > 0 OR unknown_since IS NOT NULL)"
+#define IS_TAKEN_OVER \
+	" WHERE origin = ANY ($3) AND NOT (" WAS_SENT " AND origin = ANY ($4))"
+/* of which the event is put on record; $5 is who, for the others see the table */
+#define TELL_TAKEN_OVER                                                                                                     \
+	" RETURNING id, events, claim_no, state, message)"                                                                      \
+	" INSERT INTO %1$s.tegro_event (outbox_id, event_no, event, claim_no, role_name, state, message, started_at, ended_at)" \
+	" SELECT id, greatest(events, 1 + (SELECT max(event_no) FROM %1$s.tegro_event WHERE outbox_id = taken.id)),"            \
+	" 'taken over', claim_no, $5, state, message, clock_timestamp(), clock_timestamp() FROM taken"
+	[TEGRO_STMT_TAKE_OVER_ROLES] =
+		{"UPDATE %1$s.tegro_outbox SET enqueued_by = " OID_OF_ENQUEUER
+		 " WHERE origin = ANY ($1) AND NOT " HAS_THIS_NUMBER
+		 " AND enqueued_by <> " OID_OF_ENQUEUER,
+		 1,
+		 {TEXTARRAYOID}},
+	/* of a method, $6, from the states $7 to the state $8: see transition.c */
+	[TEGRO_STMT_TAKE_OVER] =
+		{"WITH taken AS (UPDATE %1$s.tegro_outbox SET state = $8,"
+		 " next_at = " TAKE_OVER_AT ", unknown_since = " TAKE_OVER_AT ","
+		 " absent = 0, failures = 0, claim_no = claim_no + 1, events = events + 1,"
+		 " claimed_until = NULL, origin = $1, message = $2, aside = NULL" IS_TAKEN_OVER
+		 " AND method = $6 AND state = ANY ($7)" TELL_TAKEN_OVER,
+		 8,
+		 {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTOID,
+		  TEXTARRAYOID, TEXTOID}},
+	/* $2 is this database's origin as of an earlier timeline */
+	[TEGRO_STMT_TAKE_OVER_REST] =
+		{"UPDATE %1$s.tegro_outbox SET aside = NULL,"
+		 " origin = CASE WHEN state = 'review' THEN $1 ELSE $2 END,"
+		 " next_at = CASE WHEN aside IS NOT NULL AND state = 'review' THEN " TAKE_OVER_AT
+		 " ELSE next_at END,"
+		 " callback_at = CASE WHEN aside IS NOT NULL AND callback_state = 'waiting' AND finished_at IS NOT NULL"
+		 " THEN clock_timestamp() ELSE callback_at END" IS_TAKEN_OVER
+		 " AND state NOT IN ('ready', 'sending', 'unknown')",
+		 4,
+		 {TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID}},
+	/* $1 are the origins of other addresses */
+	[TEGRO_STMT_KEEP_ASIDE] =
+		{"UPDATE %1$s.tegro_outbox SET aside = 'origin', next_at = NULL, callback_at = NULL, claimed_until = NULL,"
+		 " claim_no = claim_no + 1, unknown_since = CASE WHEN finished_at IS NULL"
+		 " THEN coalesce(unknown_since, clock_timestamp()) ELSE unknown_since END,"
+		 " state = CASE WHEN state NOT IN ('ready', 'sending', 'unknown') THEN state"
+		 " WHEN method = 'createOrder' THEN 'unknown' ELSE 'review' END,"
+		 " message = CASE WHEN finished_at IS NULL THEN $2 ELSE message END"
+		 " WHERE origin = ANY ($1) AND " WAS_SENT
+		 " AND (finished_at IS NULL OR aside IS NOT NULL OR callback_at IS NOT NULL)",
 		 2,
-		 {TEXTOID, TEXTOID}},
-	[TEGRO_STMT_TAKE_OVER_PAYOUTS] =
-		{"UPDATE %1$s.tegro_outbox SET state = 'review', next_at = clock_timestamp(), absent = 0, failures = 0,"
-		 " claim_no = claim_no + 1, claimed_until = NULL, unknown_since = clock_timestamp(), origin = $1, message = $2"
-		 " WHERE origin <> $1 AND method = 'createWithdrawal' AND state IN ('ready', 'sending', 'unknown')",
+		 {TEXTARRAYOID, TEXTOID}},
+	/* that were set aside while this database had another origin */
+	[TEGRO_STMT_TAKE_BACK] =
+		{"UPDATE %1$s.tegro_outbox SET aside = NULL,"
+		 " next_at = CASE WHEN finished_at IS NULL THEN " TAKE_OVER_AT " END,"
+		 " callback_at = CASE WHEN callback_state = 'waiting' AND finished_at IS NOT NULL THEN clock_timestamp() END"
+		 " WHERE aside IS NOT NULL AND origin <> ALL ($1)",
+		 1,
+		 {TEXTARRAYOID}},
+	[TEGRO_STMT_TAKE_OVER_NOTIFICATIONS] =
+		{"UPDATE %1$s.tegro_notification SET aside = NULL, origin = $1,"
+		 " role = CASE WHEN " HAS_THIS_NUMBER " THEN role ELSE " OID_OF_ROLE
+		 " END,"
+		 " next_at = CASE WHEN aside IS NOT NULL AND state = 'waiting' THEN clock_timestamp() ELSE next_at END,"
+		 " callback_at = CASE WHEN aside IS NOT NULL AND callback_state = 'waiting'"
+		 " THEN clock_timestamp() ELSE callback_at END"
+		 " WHERE origin = ANY ($2) OR aside IS NOT NULL",
 		 2,
-		 {TEXTOID, TEXTOID}},
+		 {TEXTOID, TEXTARRAYOID}},
+#define THIS_NUMBER "(SELECT o.number FROM %1$s.tegro_origin AS o)"
+	[TEGRO_STMT_TAKE_OVER_TARGETS] =
+		{"UPDATE %1$s.tegro_payment_callback SET role = " OID_OF_ROLE
+		 ", number = " THIS_NUMBER " WHERE number <> " THIS_NUMBER,
+		 0},
 
 	/*
 	 * Notifications: see inbox.c.
 	 */
 	[TEGRO_STMT_GET_TARGET] =
-		{"SELECT callback, role::oid FROM %1$s.tegro_payment_callback WHERE shop_id = $1",
+		{"SELECT callback, CASE WHEN number = " THIS_NUMBER " THEN role"
+		 " ELSE " OID_OF_ROLE " END"
+		 " FROM %1$s.tegro_payment_callback WHERE shop_id = $1",
 		 1,
 		 {TEXTOID}},
 	/* nobody takes a shop's payments away from another */
 	[TEGRO_STMT_SET_TARGET] =
-		{"INSERT INTO %1$s.tegro_payment_callback AS c (shop_id, callback, role) VALUES ($1, $2, $3)"
-		 " ON CONFLICT (shop_id) DO UPDATE SET callback = $2, role = $3, registered_at = clock_timestamp()"
-		 " WHERE pg_has_role($3::oid, c.role::oid, 'MEMBER')",
+		{"INSERT INTO %1$s.tegro_payment_callback AS c (shop_id, callback, role, role_name, number)"
+		 " VALUES ($1, $2, $3, pg_get_userbyid($3), " THIS_NUMBER ")"
+		 " ON CONFLICT (shop_id) DO UPDATE SET callback = $2, role = $3, role_name = pg_get_userbyid($3),"
+		 " number = excluded.number, registered_at = clock_timestamp()"
+		 " WHERE pg_has_role($3, c.role, 'MEMBER')"
+		 " AND (pg_get_userbyid(c.role) = c.role_name OR c.number = " THIS_NUMBER
+		 ")",
 		 3,
-		 {TEXTOID, TEXTOID, REGROLEOID}},
+		 {TEXTOID, TEXTOID, OIDOID}},
 	[TEGRO_STMT_DROP_TARGET] =
-		{"DELETE FROM %1$s.tegro_payment_callback WHERE shop_id = $1 AND pg_has_role($2, role::oid, 'MEMBER')",
+		{"DELETE FROM %1$s.tegro_payment_callback AS c WHERE shop_id = $1 AND pg_has_role($2, role, 'MEMBER')"
+		 " AND (pg_get_userbyid(role) = role_name OR c.number = " THIS_NUMBER
+		 ")",
 		 2,
 		 {TEXTOID, OIDOID}},
 /* what a notification is compared with, also after that */
@@ -472,13 +595,13 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 {TEXTOID, TEXTOID}},
 	[TEGRO_STMT_RECORD] =
 		{"INSERT INTO %1$s.tegro_notification (shop_id, order_id, status, test, amount, currency, payment_id,"
-		 " fields, role, callback, request, state, message, next_at, origin, variant)"
+		 " fields, role, callback, request, state, message, next_at, origin, variant, role_name)"
 		 " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,"
-		 " CASE WHEN $12 = 'waiting' THEN clock_timestamp() END, $14, $15)"
+		 " CASE WHEN $12 = 'waiting' THEN clock_timestamp() END, $14, $15, pg_get_userbyid($9))"
 		 " ON CONFLICT (shop_id, order_id, status, test, variant) DO NOTHING",
 		 15,
 		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, NUMERICOID, TEXTOID, TEXTOID,
-		  JSONBOID, REGROLEOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID,
+		  JSONBOID, OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID,
 		  TEXTOID}},
 	[TEGRO_STMT_RECORDED] =
 		{"SELECT id, amount, currency, payment_id FROM %1$s.tegro_notification"
@@ -493,10 +616,10 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	[TEGRO_STMT_KEEP_VARIANT] =
 		{"INSERT INTO %1$s.tegro_notification (shop_id, order_id, status, test, amount, currency, payment_id,"
 		 " fields, role, callback, request, state, message, received_at, waiting_since, looked_up_at, answer,"
-		 " sqlstate, origin, variant)"
+		 " sqlstate, origin, role_name, variant)"
 		 " SELECT shop_id, order_id, status, test, amount, currency, payment_id, fields, role, callback, request,"
 		 " state, concat_ws(': ', 'notification ' || id || ' until another one came', message),"
-		 " received_at, waiting_since, looked_up_at, answer, sqlstate, origin, $5"
+		 " received_at, waiting_since, looked_up_at, answer, sqlstate, origin, role_name, $5"
 		 " FROM %1$s.tegro_notification WHERE " FIRST_NOTIFICATION
 		 " AND " CAME_TO_NOTHING
 		 " ON CONFLICT (shop_id, order_id, status, test, variant) DO NOTHING",
@@ -507,12 +630,12 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		{"UPDATE %1$s.tegro_notification SET amount = $5, currency = $6, payment_id = $7, fields = $8,"
 		 " role = $9, callback = $10, request = $11, state = $12, message = $13, failures = 0,"
 		 " received_at = clock_timestamp(), waiting_since = clock_timestamp(), next_at = clock_timestamp(),"
-		 " origin = $14"
+		 " origin = $14, aside = NULL, role_name = pg_get_userbyid($9)"
 		 " WHERE " FIRST_NOTIFICATION
 		 " AND $12 = 'waiting' AND " CAME_TO_NOTHING,
 		 14,
 		 {TEXTOID, TEXTOID, TEXTOID, BOOLOID, NUMERICOID, TEXTOID, TEXTOID,
-		  JSONBOID, REGROLEOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}},
+		  JSONBOID, OIDOID, TEXTOID, INT8OID, TEXTOID, TEXTOID, TEXTOID}},
 	/*
 	 * A customer can bring the fields of his link long before he pays.  The
 	 * provider's notification then is a replay, and must not wait for hours.
@@ -573,8 +696,8 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " confirmed = confirmed OR $3 = 'confirmed',"
 		 " confirmed_at = CASE WHEN $3 = 'confirmed' THEN coalesce(confirmed_at, clock_timestamp()) ELSE confirmed_at END,"
 		 " callback_state = CASE WHEN $3 = 'confirmed' AND callback IS NOT NULL THEN 'waiting' END,"
-		 " callback_at = CASE WHEN $3 = 'confirmed' AND callback IS NOT NULL THEN clock_timestamp() END,"
-		 " next_at = $4,"
+		 " callback_at = CASE WHEN $3 = 'confirmed' AND callback IS NOT NULL AND aside IS NULL THEN clock_timestamp() END,"
+		 " next_at = CASE WHEN aside IS NULL THEN $4 END,"
 		 /* so that another payment under the same number is told from this one */
 		 " payment_id = CASE WHEN $3 = 'confirmed' THEN coalesce(payment_id, $5 #>> '{data,id}') ELSE payment_id END,"
 		 " answer = coalesce($5, answer), sqlstate = $6, message = $7, failures = $8,"
@@ -623,12 +746,13 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 		 " callback_state = CASE WHEN callback_state = 'failed' THEN 'waiting' ELSE callback_state END,"
 		 " next_at = CASE WHEN confirmed THEN NULL ELSE clock_timestamp() END,"
 		 " callback_at = CASE WHEN confirmed THEN clock_timestamp() END"
-		 " WHERE id = $1 AND pg_has_role($2, role::oid, 'MEMBER') AND variant = ''"
+		 " WHERE id = $1 AND " CALLER_IS_MEMBER_OF_ROLE
+		 " AND variant = '' AND aside IS NULL"
 		 " AND (state IN ('waiting', 'review', 'unpaid') OR callback_state IN ('waiting', 'failed'))",
 		 2,
 		 {INT8OID, OIDOID}},
 	[TEGRO_STMT_SEE_NOTIFICATION] =
-		{"SELECT 1 FROM %1$s.tegro_notification WHERE id = $1 AND pg_has_role($2, role::oid, 'MEMBER')",
+		{"SELECT 1 FROM %1$s.tegro_notification WHERE id = $1 AND " CALLER_IS_MEMBER_OF_ROLE,
 		 2,
 		 {INT8OID, OIDOID}},
 };

@@ -171,6 +171,18 @@ prepare(const TegroStore *store, TegroStatement which)
 	}
 }
 
+void
+tegro_store_lock(const TegroStore *store)
+{
+	static int changed = 0;
+
+	Assert(GetUserId() == store->owner);
+	if (changed == 0)
+		changed = tegro_guard_changed_tables(
+			tegro_statements[TEGRO_STMT_INSERT].text);
+	tegro_guard(store->namespace, changed);
+}
+
 static uint64
 execute(const TegroStore *store, TegroStatement which, Datum *values,
 		const char *nulls, bool read_only)

@@ -58,12 +58,15 @@ extern void tegro_store_enter(const TegroStore *store, TegroStoreScope *scope);
 extern void tegro_store_leave(const TegroStoreScope *scope);
 
 /*
- * The same for TEGRO_STMT_INSERT alone, in which every name has its schema and
- * which uses no operator: the search_path stays, since to change it twice is
- * dear.
+ * The same for TEGRO_STMT_INSERT and TEGRO_STMT_GET_NUMBER alone, in which every
+ * name has its schema and which use no operator: the search_path stays, since
+ * changing it twice is expensive.
  */
 extern void tegro_store_enter_plainly(const TegroStore *store,
 									  TegroStoreScope *scope);
+
+/* Locks and checks tegro_outbox, as a statement that inserts does. */
+extern void tegro_store_lock(const TegroStore *store);
 
 /*
  * Runs a statement with these parameters; "nulls" has an 'n' for each that is

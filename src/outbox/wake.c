@@ -41,9 +41,8 @@
  *	  worker is asked for without a handle, which allocates nothing.
  *	- A latch of a process that has ended is only a latch: setting it wakes
  *	  whoever has the PGPROC now, who looks and goes on waiting.
- *	- A worker that is about to end because nothing waits, or because delivery
- *	  is held, must unregister first and then look once more, or a commit in
- *	  between wakes nobody.
+ *	- A worker that is about to end because nothing waits must unregister first
+ *	  and then look once more, or a commit in between wakes nobody.
  *	- A latch that is set can be reset by whatever the worker waits for before it
  *	  looks: a synchronous standby, a lock, a trigger on the tables.  So what
  *	  wakes it is counted, too; it doesn't sleep unless it has looked since the
@@ -82,9 +81,6 @@
 #define START_PATIENCE_MS	5000
 #define RESTART_PATIENCE_MS (RESTART_S * 1000 + START_PATIENCE_MS)
 
-/* How long nobody starts a worker where delivery is held. */
-#define HOLD_MS (60 * 1000)
-
 typedef struct WakeSlot
 {
 	Oid database; /* InvalidOid: none yet */
@@ -96,7 +92,6 @@ typedef struct WakeSlot
 		TimestampTz due_until; /* one is to come, and has time until then */
 		bool missing;		   /* it could not be started: the launcher's */
 	} workers[TEGRO_N_WORKERS];
-	TimestampTz held_until;
 } WakeSlot;
 
 typedef struct WakeShared
@@ -116,7 +111,6 @@ typedef struct WorkerExtra
 
 static WakeShared *wake_shared = NULL;
 static bool wanted[TEGRO_N_WORKERS]; /* by the current transaction */
-static bool held_ends = false;		 /* with the current transaction */
 
 /* of a worker */
 static bool registered = false;
@@ -165,12 +159,6 @@ is_due(const WakeSlot *slot, TegroWorker which, TimestampTz now)
 					  RESTART_PATIENCE_MS);
 }
 
-static bool
-is_held(const WakeSlot *slot, TimestampTz now)
-{
-	return is_to_come(slot->held_until, now, HOLD_MS);
-}
-
 /* Does a slot have a worker, or is one to come? */
 static bool
 is_taken(const WakeSlot *slot, TimestampTz now)
@@ -200,10 +188,7 @@ find_slot(Oid database)
 	return NULL;
 }
 
-/*
- * Gives a database a slot, if it has none; NULL if all are taken.  That another
- * is held is forgotten where there is no better one: it costs a worker's start.
- */
+/* Gives a database a slot, if it has none; NULL if all are taken. */
 static WakeSlot *
 take_slot(Oid database, TimestampTz now)
 {
@@ -215,7 +200,7 @@ take_slot(Oid database, TimestampTz now)
 	{
 		WakeSlot *other = &wake_shared->slots[i];
 
-		if (!is_taken(other, now) && (slot == NULL || is_held(slot, now)))
+		if (slot == NULL && !is_taken(other, now))
 			slot = other;
 	}
 	if (slot)
@@ -270,9 +255,8 @@ tegro_wake_is_probe(void)
 }
 
 /*
- * Asks for a worker, unless there is one, or one is to come, or delivery is
- * held.  Sets *latch to that of the one that there is, which is called if
- * "call".
+ * Asks for a worker, unless there is one, or one is to come.  Sets *latch to
+ * that of the one that there is, which is called if "call".
  */
 static TegroWakeResult
 ask_for_worker(Oid database, TegroWorker which, bool probe, bool call,
@@ -294,8 +278,7 @@ ask_for_worker(Oid database, TegroWorker which, bool probe, bool call,
 	{
 		*latch = slot->workers[which].latch;
 		slot->workers[which].calls += *latch && call;
-		start = *latch == NULL && !is_due(slot, which, now) &&
-			!is_held(slot, now);
+		start = *latch == NULL && !is_due(slot, which, now);
 	}
 	if (start)
 	{
@@ -447,27 +430,6 @@ tegro_wake_missing(TegroWorker which)
 }
 
 static void
-set_held(bool held)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	WakeSlot *slot;
-
-	Assert(wake_shared != NULL);
-	SpinLockAcquire(&wake_shared->lock);
-	slot = held ? take_slot(MyDatabaseId, now) : find_slot(MyDatabaseId);
-	if (slot)
-		slot->held_until = held ? TimestampTzPlusMilliseconds(now, HOLD_MS)
-								: 0;
-	SpinLockRelease(&wake_shared->lock);
-}
-
-void
-tegro_wake_hold(bool held)
-{
-	set_held(held);
-}
-
-static void
 on_transaction_end(XactEvent event, void *arg)
 {
 	switch (event)
@@ -479,9 +441,6 @@ on_transaction_end(XactEvent event, void *arg)
 			 * and the worker looks after prepared transactions by itself.
 			 */
 		case XACT_EVENT_PREPARE:
-			if (held_ends)
-				set_held(false);
-			held_ends = false;
 			for (int i = 0; i < TEGRO_N_WORKERS; i++)
 			{
 				if (wanted[i])
@@ -493,7 +452,6 @@ on_transaction_end(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_ABORT:
 			memset(wanted, 0, sizeof(wanted));
-			held_ends = false;
 			break;
 		default:
 			break;
@@ -520,14 +478,6 @@ tegro_wake_at_commit(TegroWorker which)
 	Assert(IsTransactionState());
 	watch_transaction();
 	wanted[which] = true;
-}
-
-void
-tegro_wake_release_at_commit(void)
-{
-	Assert(IsTransactionState());
-	watch_transaction();
-	held_ends = true;
 }
 
 /*

@@ -37,7 +37,7 @@ extern void tegro_wake_missing(TegroWorker which);
 typedef enum TegroWakeResult
 {
 	TEGRO_WAKE_STARTED,	  /* the postmaster starts one */
-	TEGRO_WAKE_NEEDLESS,  /* one is there, or to come; or delivery is held */
+	TEGRO_WAKE_NEEDLESS,  /* one is there, or to come */
 	TEGRO_WAKE_NO_WORKER, /* max_worker_processes is reached */
 	TEGRO_WAKE_TOO_MANY	  /* too many databases have workers */
 } TegroWakeResult;
@@ -76,15 +76,6 @@ extern bool tegro_wake_register(TegroWorker which);
  * exit status other than 0 leaves that it will be back.
  */
 extern void tegro_wake_unregister(void);
-
-/*
- * For the worker: notes that delivery is held in this database, so that no
- * worker is started in vain for the next minute.
- */
-extern void tegro_wake_hold(bool held);
-
-/* Takes that back once the current transaction commits. */
-extern void tegro_wake_release_at_commit(void);
 
 /*
  * For a worker: how often it was woken so far.  Read it before you look, and

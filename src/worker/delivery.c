@@ -61,7 +61,6 @@
 #include "src/worker/delivery.h"
 #include "src/outbox/aside.h"
 #include "src/outbox/guard.h"
-#include "src/outbox/origin.h"
 #include "src/outbox/inbox.h"
 #include "src/base/injection.h"
 #include "src/outbox/judge.h"
@@ -144,7 +143,6 @@ typedef struct Loop
 	TegroDelivery *delivery;
 	MemoryContext context; /* all below, and the items */
 	TegroStore store;
-	char *origin;
 	List *items;	  /* in flight, or ruled and to be settled */
 	int nopen;		  /* in flight and not given up */
 	int ndecided;	  /* to be settled, without those held */
@@ -877,7 +875,6 @@ do_round(Loop *loop, void *arg)
 	claim->pauses = loop->pauses;
 	claim->pace = loop->pace;
 	claim->asides = round->inbox.asides = loop->asides;
-	claim->origin = loop->origin;
 	claim->full = true; /* who knows, until requests are asked for */
 	old = MemoryContextSwitchTo(round->context);
 	if (loop->backlog &&
@@ -1063,8 +1060,7 @@ claim_one_by_one(Loop *loop, List *rows, int slots, bool *progress)
 								   .max_size = size,
 								   .only = row->id,
 								   .pauses = loop->pauses,
-								   .pace = loop->pace,
-								   .origin = loop->origin}};
+								   .pace = loop->pace}};
 
 		if (list_length(claimed) >= slots || size == 0)
 			break;
@@ -1490,9 +1486,7 @@ call_back(Loop *loop)
 static TegroDeliveryEnd
 check(Loop *loop)
 {
-	bool allowed;
 	bool callbacks;
-	char *detail = NULL;
 
 	if (!tegro_delivery_is_on())
 		return TEGRO_DELIVERY_OFF;
@@ -1502,21 +1496,13 @@ check(Loop *loop)
 		commit(loop);
 		return TEGRO_NO_OUTBOX;
 	}
-	loop->origin = MemoryContextStrdup(loop->context, tegro_origin_current());
-	allowed = tegro_outbox_check_origin(&loop->store, loop->origin, &detail);
-	if (!allowed)
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("delivery of the tegro outbox is held"),
-				 errdetail("%s This database may be a copy, and a copy must not pay.", detail),
-				 errhint("If this database is to deliver the requests instead of the other, call tegro_take_over.")));
-	callbacks = allowed && loop->delivery->stay &&
+	callbacks = loop->delivery->stay &&
 		tegro_outbox_callbacks_wait(&loop->store);
 	commit(loop);
 	/* from before a restart */
 	if (callbacks)
 		tegro_wake_missing(TEGRO_CALLBACK_WORKER);
-	return allowed ? TEGRO_NOTHING_DUE : TEGRO_DELIVERY_HELD;
+	return TEGRO_NOTHING_DUE;
 }
 
 static void

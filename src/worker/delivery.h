@@ -31,12 +31,11 @@ typedef struct TegroDelivery
 /* Why tegro_deliver_due() returned. */
 typedef enum TegroDeliveryEnd
 {
-	TEGRO_NOTHING_DUE,	 /* all is delivered that is due */
-	TEGRO_STOPPED,		 /* it was asked to, or "max" is reached */
-	TEGRO_DELIVERY_OFF,	 /* tegro.delivery is off, or in recovery */
-	TEGRO_DELIVERY_HELD, /* this database may not deliver */
-	TEGRO_UNCONFIRMED,	 /* the wait for a synchronous standby was cancelled */
-	TEGRO_NO_OUTBOX		 /* the extension is not there */
+	TEGRO_NOTHING_DUE,	/* all is delivered that is due */
+	TEGRO_STOPPED,		/* it was asked to, or "max" is reached */
+	TEGRO_DELIVERY_OFF, /* tegro.delivery is off, or in recovery */
+	TEGRO_UNCONFIRMED,	/* the wait for a synchronous standby was cancelled */
+	TEGRO_NO_OUTBOX		/* the extension is not there */
 } TegroDeliveryEnd;
 
 /*

@@ -456,24 +456,16 @@ tell_error(PayoutShared *shared, const ErrorData *error)
 	set_progress(shared, PAYOUT_FAILED, 0);
 }
 
-/* May this database deliver?  Throws if not: a copy must not pay. */
+/* May this database deliver?  Throws if not. */
 static void
-check_delivery(const TegroStore *store)
+check_delivery(void)
 {
-	char *detail;
-
 	if (!tegro_delivery_is_on())
 		ereport(ERROR,
 				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
 				 errmsg("delivery is off in this database"),
 				 errdetail("Nothing was sent."),
 				 errhint("Set tegro.delivery to on if this database is to pay.")));
-	if (!tegro_outbox_check_origin(store, tegro_origin_current(), &detail))
-		ereport(ERROR,
-				(errcode(TEGRO_ERRCODE_MISCONFIGURED),
-				 errmsg("delivery is held in this database"),
-				 errdetail("%s Nothing was sent.", detail),
-				 errhint("If this database is to pay instead of the other, call tegro_take_over.")));
 }
 
 /*
@@ -498,7 +490,7 @@ record(PayoutShared *shared, TegroStore *store, Jsonb *params, int64 *id)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("extension \"tegro\" is gone")));
-	check_delivery(store);
+	check_delivery();
 	*id = tegro_outbox_enqueue(store, "createWithdrawal", params, shared->role,
 							   NULL, 0, &enqueued);
 	if (enqueued != TEGRO_ENQUEUED_BEFORE)
@@ -554,6 +546,8 @@ tegro_payout_main(Datum arg)
 		pgstat_report_activity(STATE_RUNNING, "paying out");
 		is_directed = import_settings(settings, shared->settings_len);
 		explicit_bzero(settings, shared->settings_len);
+		if (is_directed)
+			tegro_origin_mark_own_key();
 
 		MemoryContextSwitchTo(TopMemoryContext);
 		set_progress(shared, PAYOUT_BEGUN, 0);

@@ -16,7 +16,7 @@
  * Ends.  Exit status 0 means that the worker is not started again; 1 that the
  * postmaster starts it again after a few seconds.  It ends with 1 on errors,
  * and where someone terminated it while requests wait; with 0 where there is
- * nothing to do for it: idle, held, no extension, no database.  A prepared
+ * nothing to do for it: idle, no extension, no database.  A prepared
  * transaction is something to do: it may have requests, and its commit wakes
  * nobody.
  *
@@ -51,7 +51,6 @@
 #include "src/base/compat.h"
 #include "src/worker/delivery.h"
 #include "src/outbox/guard.h"
-#include "src/outbox/origin.h"
 #include "src/outbox/store.h"
 #include "src/base/settings.h"
 #include "src/outbox/wake.h"
@@ -228,23 +227,18 @@ any_callback_waits(void)
 	return waits;
 }
 
-/*
- * The outbox, if this database may deliver, and call back: in a copy, say, it
- * may not.
- */
+/* The outbox, if this database calls back now. */
 static bool
-may_deliver(TegroStore *store)
+may_call_back(TegroStore *store)
 {
-	bool allowed;
-	char *detail;
+	bool found;
 
 	if (!tegro_delivery_is_on())
 		return false;
 	tegro_session_begin();
-	allowed = tegro_store_find(store) &&
-		tegro_outbox_check_origin(store, tegro_origin_current(), &detail);
+	found = tegro_store_find(store);
 	tegro_session_commit();
-	return allowed;
+	return found;
 }
 
 /*
@@ -259,20 +253,6 @@ ends(TegroWorker which)
 	return !(which == TEGRO_DELIVERY_WORKER ? anything_waits()
 											: any_callback_waits()) ||
 		!tegro_wake_register(which);
-}
-
-/* As ends(), where delivery is held; what is committed meanwhile is tegro_take_over. */
-static bool
-ends_as_held(void)
-{
-	TegroStore store;
-
-	tegro_wake_hold(true);
-	tegro_wake_unregister();
-	if (!may_deliver(&store))
-		return true;
-	tegro_wake_hold(false);
-	return !tegro_wake_register(TEGRO_DELIVERY_WORKER);
 }
 
 /* What the delivery worker does. */
@@ -352,10 +332,6 @@ tegro_worker_main(Datum arg)
 					proc_exit(1);
 				wait_for_signal();
 				break;
-			case TEGRO_DELIVERY_HELD:
-				if (ends_as_held())
-					proc_exit(0);
-				break;
 		}
 	}
 }
@@ -375,7 +351,7 @@ look_whether_allowed(void *arg)
 {
 	Callbacks *this = arg;
 
-	this->allowed = may_deliver(&this->store);
+	this->allowed = may_call_back(&this->store);
 }
 
 static void
