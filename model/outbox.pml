@@ -246,6 +246,10 @@ inline happen(r, what, doubtful, server_) {
  *   READY REFRESH READY: changes nothing but the time
  *   UNKNOWN REFRESH UNKNOWN: the same
  *   REVIEW REFRESH REVIEW: the same
+ *   REFUSED CORRECT READY: as RETRY, with other parameters
+ *   ACCEPTED FORGET ACCEPTED: erases parameters and answers
+ *   REFUSED FORGET REFUSED: the same
+ *   CANCELLED FORGET CANCELLED: the same
  *   READY TAKE_OVER UNKNOWN: copies are not modelled; as INHERIT
  *   SENDING TAKE_OVER UNKNOWN: the same
  *   UNKNOWN TAKE_OVER UNKNOWN: the same

@@ -349,6 +349,7 @@ find_recorded(const TegroStore *store, const TegroCall *call, Oid role,
 				*enqueued = TEGRO_ENQUEUED_CORRECTED;
 			return recorded.id;
 		}
+		/* a trigger enqueues for the table's owner, and tells whoever fired it */
 		if (!recorded.is_members || (recorded.differs && !recorded.is_users))
 			ereport(ERROR,
 					(errcode(TEGRO_ERRCODE_CONFLICT),

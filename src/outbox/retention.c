@@ -82,9 +82,7 @@ make_key(const TegroStore *store)
 
 	SET_VARSIZE(key, VARHDRSZ + KEY_LEN);
 	if (!pg_strong_random(VARDATA(key), KEY_LEN))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate a random key")));
+		elog(ERROR, "could not generate a random key");
 	if (tegro_store_run(store, TEGRO_STMT_MAKE_KEY, values, NULL) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),

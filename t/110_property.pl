@@ -1,4 +1,4 @@
-# 108_property.pl: what must hold of every request, whatever happens to it.
+# 110_property.pl: what must hold of every request, whatever happens to it.
 #
 # A generator draws steps by lot: requests, faults of the provider, decisions of
 # operators, the end of the worker, time that passes.  The real worker meets
@@ -945,7 +945,7 @@ is($failures, '', 'no statement failed otherwise');
 my $log = log_since($node, $mark);
 # payouts that are not taken are told to whoever waits, by a process of their own
 my @bad = grep {
-	/must not change|impossible|TRAP|PANIC|terminated by signal|cannot be sent|is not on record|taken for unsent|(?<!108_property\.pl )ERROR: /
+	/must not change|impossible|TRAP|PANIC|terminated by signal|cannot be sent|is not on record|taken for unsent|(?<!110_property\.pl )ERROR: /
 	  && !/ERROR:  payment_id .* (?:has been used|is another request)$/
 } split(/\n/, $log);
 is(join("\n", @bad[ 0 .. ($#bad < 9 ? $#bad : 9) ]), '', 'the server has nothing to say that it must not');
@@ -963,7 +963,7 @@ is(scalar(() = $log =~ /all server processes terminated/g), 0, 'and did not cras
 		nullif(sqlstate, ''), count(*)) AS what FROM property.result GROUP BY split_part(what, ' ', 1), sqlstate) q})->{out});
 	is("@missing", '', 'each event has happened') if STEPS >= ROUND;
 }
-diag("TEGRO_PROPERTY_SEED=$seed TEGRO_PROPERTY_STEPS=@{[STEPS]} script/test t/108_property.pl takes the same steps again; their timing may differ")
+diag("TEGRO_PROPERTY_SEED=$seed TEGRO_PROPERTY_STEPS=@{[STEPS]} script/test t/110_property.pl takes the same steps again; their timing may differ")
   unless Test::More->builder->is_passing;
 note(sprintf('%.0f s', time - $begun));
 done_testing();
