@@ -317,6 +317,12 @@ tegro_store_datum(const char *string)
 }
 
 Datum
+tegro_store_bytes(const char *bytes, size_t len)
+{
+	return PointerGetDatum(cstring_to_text_with_len(bytes, (int) len));
+}
+
+Datum
 tegro_store_texts(List *strings)
 {
 	Datum *texts = palloc((list_length(strings) + 1) * sizeof(Datum));

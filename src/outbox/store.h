@@ -130,6 +130,7 @@ extern Jsonb *tegro_store_jsonb(int row, int n);
  * requests or notifications, "n" of them as datums, as an array.
  */
 extern Datum tegro_store_datum(const char *string);
+extern Datum tegro_store_bytes(const char *bytes, size_t len);
 extern Datum tegro_store_texts(List *strings);
 extern Datum tegro_store_ids(Datum *ids, int n);
 
