@@ -216,7 +216,8 @@ inline happen(r, what, doubtful, server_) {
 	:: WAY(UNKNOWN, GIVE_UP, ALL) -> TO(REVIEW)
 
 	/* a person */
-	:: WAY(READY, CANCEL, ALL) -> TO(CANCELLED)
+	:: WAY(READY, CANCEL, CERTAIN) -> TO(CANCELLED)
+	:: WAY(READY, CANCEL, DOUBTED) -> TO(REVIEW)
 	:: WAY(REFUSED, RETRY, ALL) -> TO(READY)
 	:: WAY(CANCELLED, RETRY, ALL) -> TO(READY)
 	:: WAY(REVIEW, RESOLVE_RESEND, ALL) -> TO(READY)
@@ -242,6 +243,7 @@ inline happen(r, what, doubtful, server_) {
  *   UNKNOWN RESOLVE_RESEND READY: one who waits until lookups have
  *   REVIEW DIFFER REVIEW: changes nothing
  *   REVIEW MISS REVIEW: changes nothing
+ *   ACCEPTED ACCEPT ACCEPTED: brings the link of an order that was found
  *   ACCEPTED RETRY READY: a second order, which is a second link
  *   READY REFRESH READY: changes nothing but the time
  *   UNKNOWN REFRESH UNKNOWN: the same
@@ -449,7 +451,7 @@ progress:
 	:: d_step { d[1].step != IDLE -> me = 1; kill() }
 	/* tegro_cancel(), where this server vouches for the row */
 	:: d_step { now_.state == READY && (now_.origin == timeline || BROKEN ==
-		CANCEL_ANY) -> happen(now_, CANCEL, false, timeline);
+		CANCEL_ANY) -> happen(now_, CANCEL, now_.doubt, timeline);
 		printf("operator: cancels\n") }
 	/* tegro_retry(), as the outbox says that it was not executed;
 	   tegro_resolve(), by a person who has looked it up */

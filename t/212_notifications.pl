@@ -194,7 +194,7 @@ is(query($node, q{SELECT tegro_on_payment('shop.paid(bigint,text,text,jsonb)')},
 	my $paid = pay('A1');
 	is($paid->{notification_status}, 200, 'paid: the notification is taken');
 	my $row = settled('A1');
-	is("$row->{state} $row->{confirmed} $row->{role} $row->{request}",
+	is("$row->{state} $row->{confirmed} $row->{role_name} $row->{request}",
 		'confirmed 1 shopkeeper ' . ask($node, q{SELECT id FROM tegro_outbox WHERE reference = 'A1'})->{out},
 		'the provider has confirmed it');
 	is(shop_row('A1'), 'paid 1', "the shop's row is paid");

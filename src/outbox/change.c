@@ -198,6 +198,7 @@ record_late(const TegroStore *store, const TegroItem *item)
 	TegroItem *row;
 	char *origin;
 	char *note;
+	bool isnull;
 
 	Assert(item->decision->outcome != NULL);
 	if (tegro_store_run(store, TEGRO_STMT_LATE, values, NULL) != 1)
@@ -205,6 +206,7 @@ record_late(const TegroStore *store, const TegroItem *item)
 	row = tegro_change_item(0, &origin);
 	note = tegro_store_text(0, 20);
 	subject.state = row->state;
+	subject.linkless = DatumGetBool(tegro_store_column(0, 21, &isnull));
 	decision = palloc(sizeof(TegroDecision));
 	*decision = *item->decision;
 	decision->transition =
@@ -218,7 +220,8 @@ record_late(const TegroStore *store, const TegroItem *item)
 		decision->message =
 			psprintf("its earlier parameters took effect after all, not the present ones: %s",
 					 note);
-	else if (tegro_transition_is_end(row->state))
+	else if (strcmp(row->state, TEGRO_STATE_ACCEPTED) != 0 &&
+			 tegro_transition_is_end(row->state))
 		decision->message = note
 			? psprintf("it took effect after all: %s", note)
 			: "it took effect after all";
@@ -403,6 +406,11 @@ tegro_change_decide(const TegroItem *item, const TegroTransition *transition,
 	{
 		case TEGRO_EVENT_CANCEL:
 			decision->message = "cancelled";
+			if (strcmp(transition->to, TEGRO_STATE_REVIEW) != 0)
+				break;
+			decision->message =
+				"cancelled, but an earlier send may have taken effect";
+			decision->delay_ms = 0; /* until it is looked up */
 			break;
 		case TEGRO_EVENT_CORRECT:
 			decision->message = UNSENT_CORRECTION;

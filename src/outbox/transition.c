@@ -23,7 +23,9 @@
  *	  request, or a person.  The answer to the last send counts however late it
  *	  comes, also for a request that a person took for unsent.
  *	- No event leads out of "accepted", except that a person asks for a link that
- *	  was lost.
+ *	  was lost.  A late answer to an order that a lookup found brings the link.
+ *	- "cancelled" means that no send took effect.  A request that may have been
+ *	  sent before, and is cancelled now, needs review.
  *
  * How an event is recognized is judge.c's; the words of the provider and the
  * waiting times are there.  What an effect does to the row is in statement.c,
@@ -104,6 +106,7 @@ static const TegroTransition transitions[] = {
 	{REVIEW,	TEGRO_EVENT_ACCEPT,					ACCEPTED,	ALL,		END | CALL},
 	{REVIEW,	TEGRO_EVENT_REFUSE,					REFUSED,	CERTAIN,	END | CALL},
 	{READY,		TEGRO_EVENT_ACCEPT,					ACCEPTED,	ALL,		END | CALL},
+	{ACCEPTED,	TEGRO_EVENT_ACCEPT,					ACCEPTED,	ORDERS | TEGRO_FOR_LINKLESS, END | CALL},
 	{REFUSED,	TEGRO_EVENT_ACCEPT,					ACCEPTED,	ALL,		END | CALL | FENCE},
 	{CANCELLED,	TEGRO_EVENT_ACCEPT,					ACCEPTED,	ALL,		END | CALL | FENCE},
 
@@ -118,7 +121,8 @@ static const TegroTransition transitions[] = {
 	{UNKNOWN,	TEGRO_EVENT_GIVE_UP,				REVIEW,		ALL,		RECORD},
 
 	/* A person. */
-	{READY,		TEGRO_EVENT_CANCEL,					CANCELLED,	ALL,		END | RECORD},
+	{READY,		TEGRO_EVENT_CANCEL,					CANCELLED,	CERTAIN,	END | RECORD},
+	{READY,		TEGRO_EVENT_CANCEL,					REVIEW,		DOUBTED,	RECORD},
 	{REFUSED,	TEGRO_EVENT_RETRY,					READY,		ALL,		CALL | RECORD},
 	{CANCELLED,	TEGRO_EVENT_RETRY,					READY,		ALL,		CALL | RECORD},
 	{ACCEPTED,	TEGRO_EVENT_RETRY,					READY,		ORDERS | TEGRO_FOR_LINKLESS, DOUBT | CALL | RECORD},
