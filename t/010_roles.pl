@@ -339,7 +339,7 @@ subtest 'fault 100: the role is dropped' => sub {
 
 	my $row = wait_for_row($node, 'd1', 'review', 'accepted');
 	is($row->{state}, 'review', 'its payout is set aside');
-	like($row->{message}, qr/^the role that enqueued it, number \d+, does not exist; resolve it as failed/, 'and says why');
+	like($row->{message}, qr/^the role that enqueued it, number \d+, does not exist; resolve it as refused/, 'and says why');
 	do_as('postgres', "SELECT tegro_resolve($id, 'resend', 'the test says so')");
 	wait_until(sub { my $r = row($node, 'd1'); return $r->{state} ne 'ready' });
 	is(wait_for_row($node, 'd1', 'review', 'accepted')->{state}, 'review', 'also when a person resends it');

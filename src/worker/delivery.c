@@ -746,7 +746,8 @@ next_sweep_us(const Loop *loop)
  *
  * To ask for them costs two statements more.  So it is done now and then, or
  * again and again only while there are more of them.  Without a backlog, all
- * that is due is claimed anyway.
+ * that is due is claimed anyway, also beside rows that rest: a claim begins at
+ * what is new.
  */
 static int
 preferred_slots(const Loop *loop, int slots)
@@ -756,8 +757,7 @@ preferred_slots(const Loop *loop, int slots)
 	int64 rest_us = Max(at_once ? 0 : PREFERRED_MS * INT64CONST(1000),
 						loop->preferred_took_us * PREFERRED_PATIENCE);
 
-	if ((!loop->backlog && !rows_rest(loop)) ||
-		tegro_clock_us() - loop->preferred_us < rest_us)
+	if (!loop->backlog || tegro_clock_us() - loop->preferred_us < rest_us)
 		return 0;
 	return Min(slots, (int) loop->preferred);
 }
