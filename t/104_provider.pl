@@ -852,6 +852,43 @@ END
 			is($session->query("DROP OWNED BY $role; DROP ROLE $role")->{err}, '', 'the role is gone');
 		};
 
+		subtest 'what was perhaps sent before needs a person when it is cancelled' => sub {
+			$keep->('W-doubtful');
+			$change->('W-doubtful', q{unknown_since = now() - interval '1 minute'});
+			is($decide->('cancel', 'W-doubtful'), '', 'it is taken back');
+			is(state_of('W-doubtful'), 'review', 'it is in review');
+			is($session->query(q{SELECT e.state FROM tegro_event e JOIN tegro_outbox o ON o.id = e.outbox_id
+				WHERE e.event = 'cancelled' AND reference = 'W-doubtful'})->{out}, 'review', 'which is on record');
+			ok(wait_until(sub { sleep 0.05; return scalar(look_ups_of('W-doubtful')) }, 30), 'it is looked up');
+			is(scalar(sends_of('W-doubtful')), 0, 'it was not sent');
+		};
+
+		subtest 'an order that a lookup found gets its link from a late answer' => sub {
+			my $arguments = TegroOutbox::enqueue_arguments('createOrder', 'O-linked');
+			my $link = q{answer #>> '{data,url}'};
+
+			$session->query($_) foreach split(/;\n/, <<"END");
+CREATE TABLE links (n serial, state text, link text);
+CREATE FUNCTION linked(id bigint, state text, reference text, answer jsonb) RETURNS void
+BEGIN ATOMIC INSERT INTO links (state, link) VALUES (state, coalesce(substr($link, 1, 5), 'none')); END
+END
+			$sandbox->fault('createOrder', 'execute_then_hold', ms => 8000);
+			is($session->query("SELECT tegro_enqueue($arguments, 'linked(bigint,text,text,jsonb)')")->{sqlstate}, '',
+				'an order is enqueued');
+			settled('an order that is found before it is answered', 'O-linked', 'accepted', 1);
+			like(get('O-linked', 'message'), qr/found by lookup/, 'by a lookup');
+			is(get('O-linked', $link), '', 'it has no link');
+			ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'O-linked'}),
+				'and is called back');
+			ok(becomes_true("SELECT $link LIKE 'https%' FROM tegro_outbox WHERE reference = 'O-linked'", 30),
+				'the answer brings the link');
+			settled('the order is as it was', 'O-linked', 'accepted', 1);
+			is(scalar(sends_of('O-linked')), 1, 'it was sent once');
+			ok(becomes_true(q{SELECT count(*) = 2 FROM links}, 30), 'and is called back again');
+			is($session->query(q{SELECT string_agg(state || ' ' || link, ', ' ORDER BY n) FROM links})->{out},
+				'accepted none, accepted https', 'with the link');
+		};
+
 		subtest 'an order is not sent again after one lookup, however late' => sub {
 			$sandbox->fault('order', 'answer', times => -1, status => 503, body => $page);
 			meet('O-once', 'close_after_read');
