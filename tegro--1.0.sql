@@ -201,25 +201,25 @@ COMMENT ON COLUMN @extschema@.tegro_outbox.params IS 'parameters, without shop_i
 COMMENT ON COLUMN @extschema@.tegro_outbox.params_hash IS 'HMAC-SHA256 of the erased parameters under a key of tegro_key; null before';
 COMMENT ON COLUMN @extschema@.tegro_outbox.amount IS 'amount of the erased parameters; null before';
 COMMENT ON COLUMN @extschema@.tegro_outbox.currency IS 'currency of the erased parameters; null before';
-COMMENT ON COLUMN @extschema@.tegro_outbox.state IS 'ready (to be sent), sending, unknown (may have taken effect; it is looked up), done, failed (refused), review (a person decides), cancelled';
+COMMENT ON COLUMN @extschema@.tegro_outbox.state IS 'ready (to be sent), sending, unknown (may have taken effect; it is looked up), accepted, refused, review (a person decides), cancelled';
 COMMENT ON COLUMN @extschema@.tegro_outbox.next_at IS 'when it is due; null when nothing is left to do';
 COMMENT ON COLUMN @extschema@.tegro_outbox.deliver_after IS 'time before which it is neither sent nor looked up, as given to tegro_enqueue; null if there is none';
-COMMENT ON COLUMN @extschema@.tegro_outbox.claim_no IS 'how often a delivery worker has claimed it: a fencing token; results count only under the claim that they were got under';
+COMMENT ON COLUMN @extschema@.tegro_outbox.claim_no IS 'fencing token, which each claim raises, and each decision that ends one; results count only under the claim that they were got under';
 COMMENT ON COLUMN @extschema@.tegro_outbox.sent_claim_no IS 'claim_no of the claim under which it was sent last';
 COMMENT ON COLUMN @extschema@.tegro_outbox.claimed_until IS 'until when the delivery worker has it to itself';
 COMMENT ON COLUMN @extschema@.tegro_outbox.attempts IS 'how often it was sent, or may have been';
-COMMENT ON COLUMN @extschema@.tegro_outbox.failures IS 'attempts and lookups in a row that came to nothing; the wait between them grows with it';
+COMMENT ON COLUMN @extschema@.tegro_outbox.failures IS 'sends, lookups or callbacks in a row that came to nothing; the wait between them grows with it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.absent IS 'lookups in a row that did not find it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.unknown_since IS 'when its outcome became unknown, or when it came to review after that; null if no send of it was ever in doubt';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by IS 'oid of the role that enqueued it; its keys are used, and it runs the callback; 0 if a take-over found no role of that name';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_by_name IS 'name that this role had; in another database than that of origin, the oid counts only together with it';
 COMMENT ON COLUMN @extschema@.tegro_outbox.enqueued_at IS 'start of the transaction that enqueued it';
-COMMENT ON COLUMN @extschema@.tegro_outbox.finished_at IS 'when it became done, failed or cancelled';
+COMMENT ON COLUMN @extschema@.tegro_outbox.finished_at IS 'when it became accepted, refused or cancelled';
 COMMENT ON COLUMN @extschema@.tegro_outbox.stripped_at IS 'when parameters, answers and messages were erased, by tegro.retention or tegro_forget';
 COMMENT ON COLUMN @extschema@.tegro_outbox.origin IS 'system/database/timeline/inode/number/address under which it was enqueued, or taken over since; the number is that of tegro_origin, the address that of the provider';
 COMMENT ON COLUMN @extschema@.tegro_outbox.aside IS 'origin: it was enqueued under another origin, and waits for tegro_take_over; null otherwise';
 COMMENT ON COLUMN @extschema@.tegro_outbox.answer IS 'the provider''s answer that settled it';
-COMMENT ON COLUMN @extschema@.tegro_outbox.sqlstate IS 'error of the last attempt or lookup';
+COMMENT ON COLUMN @extschema@.tegro_outbox.sqlstate IS 'error of the last send or lookup';
 COMMENT ON COLUMN @extschema@.tegro_outbox.message IS 'what happened last, in words';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback IS 'function that is called with the outcome';
 COMMENT ON COLUMN @extschema@.tegro_outbox.callback_state IS 'waiting, done or failed; null without a callback';
@@ -270,7 +270,7 @@ COMMENT ON TABLE @extschema@.tegro_event IS
 'the history of each request of the outbox: an event for each send, recorded before it, and for each other change of its state';
 COMMENT ON COLUMN @extschema@.tegro_event.outbox_id IS 'the request in tegro_outbox';
 COMMENT ON COLUMN @extschema@.tegro_event.event_no IS 'number of the event within the request, from 1';
-COMMENT ON COLUMN @extschema@.tegro_event.event IS 'send, found, not found, found different, no answer, lost, given up, withheld, failover, conflict; or a person''s: cancelled, retried, resolved, taken over';
+COMMENT ON COLUMN @extschema@.tegro_event.event IS 'send, found, not found, found different, no answer, lost, given up, withheld, failover, conflict; or a person''s: cancelled, retried, corrected, resolved, taken over';
 COMMENT ON COLUMN @extschema@.tegro_event.claim_no IS 'claim_no of the request at that time';
 COMMENT ON COLUMN @extschema@.tegro_event.started_at IS 'when it happened; of a send, when the delivery worker took the request to send it at once';
 COMMENT ON COLUMN @extschema@.tegro_event.ended_at IS 'of a send, when the answer came, or was given up; null if the delivery worker did not live to tell';
@@ -418,7 +418,7 @@ AS 'MODULE_PATHNAME', 'tegro_cancel'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_cancel(pg_catalog.int8) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_cancel(pg_catalog.int8) IS
-'takes back a request that waits to be sent';
+'takes back a request that waits to be sent; one that may have been sent before goes to review';
 
 CREATE FUNCTION @extschema@.tegro_retry(id pg_catalog.int8)
 RETURNS pg_catalog.void
@@ -442,7 +442,7 @@ AS 'MODULE_PATHNAME', 'tegro_resolve'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.tegro_resolve(pg_catalog.int8, pg_catalog.text, pg_catalog.text) IS
-'a person''s decision on a request in review, or unknown: done (it took effect), failed (it did not, and is not to be sent) or resend (it did not; send it again)';
+'a person''s decision on a request in review, or unknown: accepted (it took effect), refused (it did not, and is not to be sent) or resend (it did not; send it again)';
 
 CREATE FUNCTION @extschema@.tegro_forget(id pg_catalog.int8, reason pg_catalog.text)
 RETURNS pg_catalog.void

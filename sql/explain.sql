@@ -155,7 +155,7 @@ SELECT tegro_explain(-3);
 -- from another database; resent; the parameters are gone
 SELECT made(-4, 'review', 'createWithdrawal', 'null');
 SELECT happened(-4, 'send', '12:00:01', '12:00:02', 'rate limited', 429, 'unknown', 'Tegro refused createWithdrawal: too many requests'),
-	   happened(-4, 'taken over', '12:10:00', of_state => 'review', of_role => 'boss', of_message => 'armed by boss at 2026-01-01 12:10:00+03: moved'),
+	   happened(-4, 'taken over', '12:10:00', of_state => 'review', of_role => 'boss', of_message => 'taken over by boss at 2026-01-01 12:10:00+03: moved'),
 	   happened(-4, 'resolved', '12:20:00', of_state => 'ready', of_role => 'boss', of_message => 'resolved as resend by boss at 2026-01-01 12:20:00+05:30: never arrived'),
 	   happened(-4, 'send', '12:20:01', '12:20:02', 'not sent', NULL, 'ready', 'could not reach the Tegro API: no route to host, while connecting; nothing was sent. (new connection, total 0.3 ms)'),
 	   happened(-4, 'send', '12:20:03', '12:20:04', 'refused', 200, 'review', 'Tegro refused createWithdrawal: It says: "no"');

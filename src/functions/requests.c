@@ -3,8 +3,8 @@
  * requests.c
  *		SQL functions of the outbox.
  *
- * They check and translate their arguments; what they do is in outbox.c,
- * delivery.c and payout.c.
+ * They check and translate their arguments; what they do is in enqueue.c,
+ * change.c, outbox.c, retention.c, delivery.c and payout.c.
  *
  *-------------------------------------------------------------------------
  */

@@ -58,7 +58,7 @@ extern void tegro_change_outcomes(const TegroStore *store, List *items);
 /*
  * Writes what became of requests: a list of TegroItem, each with its decision.
  * Changes nothing of those that another delivery worker has taken since; what was
- * seen of their attempts is kept all the same.
+ * seen of their sends is kept all the same.
  */
 extern void tegro_outbox_record_outcomes(const TegroStore *store, List *items);
 

@@ -57,11 +57,11 @@ extern List *tegro_outbox_list_due(const TegroStore *store,
 
 /*
  * Puts those requests in doubt of what such a claim would take that have
- * attempts on record of which they know nothing, and returns how many these are.
+ * sends on record of which they know nothing, and returns how many these are.
  * The rows come from an older dump, say, and were sent since it was taken.  Or
- * the attempts are of other requests, which were deleted by hand, and their
+ * the sends are of other requests, which were deleted by hand, and their
  * numbers given out again; nobody can know.  A claim fails (23505) where it meets
- * such an attempt.
+ * such a send.
  */
 extern uint64 tegro_outbox_doubt(const TegroStore *store,
 								 const TegroClaim *claim);

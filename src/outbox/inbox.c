@@ -420,7 +420,7 @@ read_order(int row, TegroItem *item)
 static void settle(const TegroStore *store, const TegroItem *item);
 
 /*
- * Sets a notification of another origin aside, as outbox.c does with a request.
+ * Sets a notification of another origin aside, as claim.c does with a request.
  * Returns false if it is of this database or its predecessor.
  */
 static bool

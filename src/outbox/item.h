@@ -32,7 +32,7 @@
 /* What is to be done for a request that was claimed. */
 typedef enum TegroTask
 {
-	TEGRO_SEND,	 /* its attempt is on record */
+	TEGRO_SEND,	 /* its event is on record */
 	TEGRO_LOOKUP /* find out what became of it */
 } TegroTask;
 

@@ -49,7 +49,7 @@
 #include "src/outbox/judge.h"
 #include "src/base/settings.h"
 
-/* First and longest wait between attempts or lookups that come to nothing. */
+/* First and longest wait between sends or lookups that come to nothing. */
 #define FIRST_BACKOFF_MS 1000
 #define MAX_BACKOFF_MS	 (10 * 60 * 1000)
 
@@ -78,7 +78,7 @@
  */
 #define UNPAID_MS (3 * 24 * INT64CONST(3600000))
 
-/* Bytes of a useless answer that are kept with the attempt. */
+/* Bytes of a useless answer that are kept with the event. */
 #define MAX_RAW_ANSWER 8192
 
 /* A clock that goes wrong by more than that at once was set. */

@@ -220,7 +220,7 @@ const TegroStatementText tegro_statements[TEGRO_N_STATEMENTS] = {
 	 {TEXTOID, TEXTOID, TEXTOID, JSONBOID, OIDOID, OIDOID}},
 	/*
 	 * Other parameters for a refused request, whose state is changed by
-	 * TEGRO_STMT_CHANGE next.  See correct() in outbox.c.  unknown_since,
+	 * TEGRO_STMT_CHANGE next.  See correct() in enqueue.c.  unknown_since,
 	 * sent_claim_no and the origin stay.
 	 */
 	[TEGRO_STMT_CORRECT] =

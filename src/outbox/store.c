@@ -3,8 +3,8 @@
  * store.c
  *		Runs the statements on the outbox's tables, as their owner.
  *
- * statement.c has the statements; outbox.c and inbox.c say when which is run.
- * Each is planned once a session.
+ * statement.c has the statements; enqueue.c, claim.c, change.c, outbox.c and
+ * inbox.c say when which is run.  Each is planned once a session.
  *
  * Rights.  Callers have none on the tables.  The statements run as the
  * extension's owner, with a search_path of pg_catalog alone, so that no

@@ -12,7 +12,7 @@
  * What the table keeps true:
  *
  *	- A request is sent only from "sending", and "sending" is reached only by a
- *	  claim, which is committed before the request goes out (outbox.c).
+ *	  claim, which is committed before the request goes out (claim.c).
  *	- A payout returns to "ready" by itself only if it was certainly not sent.
  *	  An order returns as well if it was refused for now, or is not found: a
  *	  second order is a second link that nobody pays, and a customer waits; a

@@ -911,7 +911,7 @@ doubt_rows(Loop *loop, void *arg)
 }
 
 /*
- * After a claim failed: are attempts on record of which its requests know
+ * After a claim failed: are sends on record of which its requests know
  * nothing?  Then these are in doubt, and the next claim will not meet them.
  */
 static void
