@@ -23,7 +23,7 @@
  *     not, and no review is left whose payout a lookup would find: there, too.
  *
  * Left out: other rows, batches, back-off, rate limits, what is between "it
- * arrives" and "it does not".  That libcurl repeats nothing is transport.c's.
+ * arrives" and "it does not".  That libcurl repeats nothing is exchange.c's.
  */
 
 /* What is delivered: -DROW=... */
@@ -306,7 +306,7 @@ proctype Deliver(bit me) {
 		happen(row_, LOSE, false, me_.server);
 		printf("worker %d: lease expired; %e\n", me, row_.state) }
 
-	/* transport.c, on_ready_to_send(): the fence, and the write behind it. */
+	/* exchange.c, on_ready_to_send(): the fence, and the write behind it. */
 	:: d_step { me_.step == CLAIMED && IN_TIME && IN(GAP) -> me_.step = PASSED;
 		printf("worker %d: passes the fence\n", me) }
 	:: d_step { ((me_.step == CLAIMED && IN_TIME && !IN(GAP)) ||

@@ -1192,8 +1192,7 @@ story(
 		cmp_ok(own_ms($due, $sent->{time}), '<', 3000, 'and not long after it');
 
 		# what certainly was not sent
-		my $url = $sandbox->api_url;
-		set_server($node, { 'tegro.api_url' => 'http://127.0.0.1:9/api' }, $session);
+		set_server($node, { 'tegro.proxy' => 'http://127.0.0.1:9' }, $session);
 		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
 		ask($_) foreach qw(W-unsent O-unsent);
@@ -1203,7 +1202,7 @@ story(
 			'that counts as no attempt');
 		is($session->query(q{SELECT DISTINCT outcome FROM tegro_event a JOIN tegro_outbox o ON o.id = outbox_id
 			WHERE o.state = 'ready'})->{out}, 'not sent', 'though it is on record');
-		set_server($node, { 'tegro.api_url' => $url }, $session);
+		set_server($node, { 'tegro.proxy' => undef }, $session);
 		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
 		settled('then', $_, 'accepted', 1) foreach qw(W-unsent O-unsent);

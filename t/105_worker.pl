@@ -588,9 +588,9 @@ END
 #
 
 {
-	# One that a person retries in the very moment in which it is to be stripped:
-	# the worker waits for a lock on the table of attempts.  That wait resets its
-	# latch; yet it hears of the retry.
+	# One that is enqueued in the very moment in which another is to be stripped:
+	# the worker waits for a lock on the table of events.  That wait resets its
+	# latch; yet it hears of the new request.
 	my $session = create_database('saved');
 
 	enqueue($session, 'createOrder', 'saved', payment_system => 'no such system');
@@ -604,13 +604,13 @@ END
 	set('tegro.retention', '1s');
 	ok(becomes_true('saved', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tegro delivery worker'
 		AND datname = 'saved' AND wait_event_type = 'Lock'}), 'is about to be stripped');
-	is($session->query(q{SELECT tegro_retry(id) FROM tegro_outbox WHERE reference = 'saved'})->{sqlstate}, '', 'when a person retries it');
+	enqueue($session, 'createOrder', 'meanwhile');
 	ok(wait_until(sub { sleep 0.05; return log_since($node, $mark) =~ /old requests of the tegro outbox could not be stripped/; }),
 		'the worker does not wait for long');
 	$holder->close;
-	ok(becomes_true('saved', q{SELECT state <> 'ready' FROM tegro_outbox WHERE reference = 'saved'}, 20),
+	ok(becomes_true('saved', q{SELECT state <> 'ready' FROM tegro_outbox WHERE reference = 'meanwhile'}, 20),
 		'it goes on');
-	is($session->query(q{SELECT state FROM tegro_outbox WHERE reference = 'saved' AND params IS NOT NULL})->{out}, 'sending', 'and sends it');
+	is($session->query(q{SELECT state FROM tegro_outbox WHERE reference = 'meanwhile'})->{out}, 'sending', 'and sends what was enqueued meanwhile');
 	set('tegro.retention', '0');
 	$sandbox->clear_faults;
 	leave('saved');

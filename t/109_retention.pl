@@ -78,7 +78,7 @@ subtest 'a late answer brings nothing back' => sub {
 	# no answer within tegro.timeout, and no lookup tells; the answer comes before
 	# the claim ends
 	$sandbox->fault('order', 'answer', status => 500, body => 'none', times => -1);
-	$sandbox->fault('createOrder', 'execute_then_hold', ms => 1700);
+	$sandbox->fault('createOrder', 'execute_then_hold', ms => 2600);
 	my $id = $session->query(order('late', 5))->{out};
 	$node->poll_query_until('postgres', "SELECT state = 'unknown' FROM tegro_outbox WHERE id = $id");
 	is($session->query("SELECT tegro_resolve($id, 'refused', 'by telephone')")->{sqlstate}, '', 'a person decides');

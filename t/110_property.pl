@@ -563,7 +563,8 @@ sub come_to_rest
 
 	# what is in review, and may have been sent, is looked up until a lookup has
 	# told something
-	ask($node, q{SELECT count(tegro_refresh(id)) FROM tegro_outbox WHERE state = 'review'});
+	my $refreshed = ask($node, q{SELECT count(tegro_refresh(id)) FROM tegro_outbox WHERE state = 'review'});
+	push @complaints, "requests in review cannot be refreshed: $refreshed->{err}" if $refreshed->{sqlstate} ne '';
 	push @complaints, 'requests in review are not looked up' unless wait_until(
 		sub {
 			ask($node, q{SELECT count(tegro_refresh(id)) FROM tegro_outbox WHERE state = 'review' AND failures > 0});
@@ -648,7 +649,8 @@ END
 		{
 			push @complaints, "step $done->{n} was committed, and is not on record" unless $request;
 			push @complaints, "step $done->{n} was taken for another request"
-			  if $request && ($request->{amount} != $amount || $request->{id} ne $done->{value});
+			  if $request && ($request->{id} ne $done->{value}
+				|| ($request->{amount} != $amount && !grep { $_->{event} eq 'corrected' } @{ $request->{history} }));
 		}
 		push @complaints, "step $done->{n} ended in $done->{sqlstate}: $done->{message}"
 		  if $done->{sqlstate} !~ /^(?:|TG00[1-57]|55000|42704|42501|22004|40001)$/;
@@ -808,7 +810,9 @@ sub judge_request
 	}
 	my $executions = grep { $_->{is_executed} && $_->{is_old} } @{ $request->{lines} };
 	my $lies = grep { $_->{is_lie} } @sends;
-	my @permits = grep { $_->{what} =~ /^(?:retry|resend)$/ } @results;
+	# a correction is a person's, too: other parameters for one that was refused
+	my @permits = ((grep { $_->{what} =~ /^(?:retry|resend)$/ } @results),
+		(grep { $_->{event} eq 'corrected' } @{ $request->{history} }));
 
 	# b
 	if ($is_payout)
@@ -816,7 +820,7 @@ sub judge_request
 		my $sent;
 		foreach my $event (@{ $request->{history} })
 		{
-			if ($event->{event} eq 'retried' || $event->{event} eq 'resolved' && $event->{state} eq 'ready') { $sent = undef; }
+			if ($event->{event} =~ /^(?:retried|corrected)$/ || $event->{event} eq 'resolved' && $event->{state} eq 'ready') { $sent = undef; }
 			next unless $event->{event} eq 'send';
 			push @complaints, "b: payout sent again by event $event->{event_no}, after event $sent, and nobody said so" if $sent;
 			$sent = $event->{event_no} unless $event->{is_harmless};
@@ -849,7 +853,7 @@ sub judge_request
 	my $last = $sends[-1];
 	push @complaints, "g: the last send was answered, and it is \"$state\""
 	  if $last && $last->{outcome} eq 'answered' && $state ne 'accepted'
-	  && !grep { $_->{event} eq 'retried' && $_->{event_no} > $last->{event_no} } @{ $request->{history} };
+	  && !grep { $_->{event} =~ /^(?:retried|corrected)$/ && $_->{event_no} > $last->{event_no} } @{ $request->{history} };
 	$remarks{'orders found by lookup, whose answer came later, and with it the link'}++
 	  if $state eq 'accepted' && !$is_payout && (grep { $_->{event} eq 'found' } @{ $request->{history} })
 	  && grep { $_->{outcome} eq 'answered' && $_->{state} eq '' } @sends;
@@ -956,7 +960,7 @@ is(scalar(() = $log =~ /all server processes terminated/g), 0, 'and did not cras
 	my $seen = ask($node, q{SELECT string_agg(what || ' ' || count, ', ' ORDER BY what) FROM
 		(SELECT coalesce(outcome, event) AS what, count(*) FROM tegro_event GROUP BY 1) q})->{out};
 	my @missing = grep { $seen !~ /(?:^|, )$_ \d/ } 'answered', 'unknown', 'refused', 'rate limited',
-	  'no answer', 'lost', 'found', 'not found', 'given up', 'cancelled', 'retried', 'resolved';
+	  'no answer', 'lost', 'found', 'not found', 'given up', 'cancelled', 'retried', 'resolved', 'corrected';
 
 	note($seen);
 	note(ask($node, q{SELECT string_agg(what, ', ' ORDER BY what) FROM (SELECT concat_ws(' ', split_part(what, ' ', 1),

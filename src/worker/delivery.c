@@ -746,8 +746,8 @@ next_sweep_us(const Loop *loop)
  *
  * To ask for them costs two statements more.  So it is done now and then, or
  * again and again only while there are more of them.  Without a backlog, all
- * that is due is claimed anyway, also beside rows that rest: a claim begins at
- * what is new.
+ * that is due is claimed anyway, also beside rows whose key rests: a claim begins
+ * at what is new.  Beside a shop without a token, it does not.
  */
 static int
 preferred_slots(const Loop *loop, int slots)
@@ -757,7 +757,8 @@ preferred_slots(const Loop *loop, int slots)
 	int64 rest_us = Max(at_once ? 0 : PREFERRED_MS * INT64CONST(1000),
 						loop->preferred_took_us * PREFERRED_PATIENCE);
 
-	if (!loop->backlog || tegro_clock_us() - loop->preferred_us < rest_us)
+	if ((!loop->backlog && !tegro_pace_any(loop->pace)) ||
+		tegro_clock_us() - loop->preferred_us < rest_us)
 		return 0;
 	return Min(slots, (int) loop->preferred);
 }
