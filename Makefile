@@ -16,6 +16,7 @@ PGFILEDESC = "tegro - Tegro.money payments from inside PostgreSQL"
 
 OBJS = $(patsubst %.c,%.o,tegro.c $(sort $(wildcard src/*/*.c src/*/*/*.c)))
 
+REGRESS = install calls errors rights batch outbox payout explain trigger fdw link notification stat doctor report retention
 ISOLATION = enqueue claim cancel retry resolve correct refresh
 
 PG_CONFIG ?= pg_config

@@ -114,7 +114,7 @@ SELECT tegro_resolve(:id, 'refused', 'paid in cash');
 CREATE FUNCTION made(number bigint, of_state text, of_method text, of_params jsonb) RETURNS void LANGUAGE sql AS $$
 	INSERT INTO tegro_outbox (id, shop_id, method, reference, params, state, next_at, enqueued_by, enqueued_by_name, enqueued_at, origin)
 	OVERRIDING SYSTEM VALUE
-	SELECT number, 'a shop', of_method, 'made ' || -number, of_params, of_state, NULL, current_user::regrole, current_user,
+	SELECT number, 'a shop', of_method, 'made ' || -number, of_params, of_state, NULL, current_user::regrole, 'clerk',
 		   '2026-01-01 12:00:00+03', 'x'
 $$;
 CREATE FUNCTION happened(number bigint, of_event text, at text, ended text DEFAULT NULL, of_outcome text DEFAULT NULL,

@@ -403,7 +403,9 @@ END
 		is(wait_state($_, 'unknown'), 'unknown', "$_ has no answer yet") foreach sort keys %requests;
 		is($session->query("SELECT tegro_resolve($requests{'W-failed'}, 'refused', 'they say so')")->{sqlstate}, '',
 			'a person takes it for failed');
+		# with the doubt on record, it would be in review
 		is( $session->query("BEGIN; SELECT tegro_resolve($requests{'W-cancelled'}, 'resend', 'they say so');
+			UPDATE tegro_outbox SET unknown_since = NULL WHERE id = $requests{'W-cancelled'};
 			SELECT tegro_cancel($requests{'W-cancelled'}); COMMIT")->{sqlstate}, '', 'and takes the other back');
 		ok(becomes_true(q{SELECT callback_state = 'done' FROM tegro_outbox WHERE reference = 'W-failed'}),
 			'what failed is called back');
@@ -1192,7 +1194,8 @@ story(
 		cmp_ok(own_ms($due, $sent->{time}), '<', 3000, 'and not long after it');
 
 		# what certainly was not sent
-		set_server($node, { 'tegro.proxy' => 'http://127.0.0.1:9' }, $session);
+		my $url = $sandbox->api_url;
+		set_server($node, { 'tegro.api_url' => 'http://127.0.0.1:9/api' }, $session);
 		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
 		ask($_) foreach qw(W-unsent O-unsent);
@@ -1202,10 +1205,14 @@ story(
 			'that counts as no attempt');
 		is($session->query(q{SELECT DISTINCT outcome FROM tegro_event a JOIN tegro_outbox o ON o.id = outbox_id
 			WHERE o.state = 'ready'})->{out}, 'not sent', 'though it is on record');
-		set_server($node, { 'tegro.proxy' => undef }, $session);
+		set_server($node, { 'tegro.api_url' => $url }, $session);
 		$session->query(q{SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 			WHERE backend_type = 'tegro delivery worker' AND datname = current_database()});
-		settled('then', $_, 'accepted', 1) foreach qw(W-unsent O-unsent);
+		# they were for another provider
+		ok(becomes_true(q{SELECT count(*) = 2 FROM tegro_outbox WHERE aside = 'origin'}), 'at the right address, they are set aside');
+		is($session->query(q{SELECT tegro_take_over('the address was wrong')})->{sqlstate}, '', 'until they are taken over');
+		settled('then', 'O-unsent', 'accepted', 1);
+		settled('what a person decides about', 'W-unsent', 'review', 0);
 		agree();
 	});
 

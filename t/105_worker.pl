@@ -534,7 +534,8 @@ END
 	diag(sprintf('5000 orders: %.0f a second; RSS %d kB, %+d kB; descriptors %d, then %d',
 			4999 / ($times[-1] - $times[0]), $rss, $more, $descriptors, $fds));
 	cmp_ok($more, '<', 4096, 'it does not grow');
-	cmp_ok($fds - $descriptors, '<=', 8, 'nor does the number of its descriptors');
+	# a connection for each slot, and some that were idle are closed
+	cmp_ok($fds - $descriptors, '<=', 32 + 8, 'nor does the number of its descriptors');
 
 	# those that fail; the first time it makes room for them
 	foreach my $turn ('some', 'more')
@@ -644,7 +645,7 @@ END
 	# rows deleted by hand, their attempts left, and the numbers given out again
 	enqueue_many('history', 'gone', 3);
 	ok(all_done('history', 'gone', 3), 'three orders');
-	my $attempts = q{SELECT string_agg(format('%s %s %s', outbox_id, claim_no, nonce), E'\n' ORDER BY outbox_id, claim_no) FROM tegro_event};
+	my $attempts = q{SELECT string_agg(format('%s %s %s', outbox_id, claim_no, nonce), E'\n' ORDER BY outbox_id, claim_no) FROM tegro_event WHERE event = 'send'};
 	my $left = $session->query($attempts)->{out};
 	is($session->query(q{SELECT setval('tegro_outbox_id_seq', min(id), false) IS NOT NULL FROM tegro_outbox WHERE reference LIKE 'gone%'})->{out},
 		't', 'their numbers will be given out again');
@@ -870,9 +871,11 @@ tegro.worker_idle_timeout = 1s
 END
 	# copies, in which a request of their source is set aside
 	my $source = create_database('origin');
-	$source->query(q{SELECT tegro_enqueue('createOrder', '{"order_id": "copied", "amount": 1, "currency": "RUB"}',
-		deliver_after => now() + interval '1 hour')});
+	# in which nothing is due, so that its worker ends
+	$source->query($_) foreach 'BEGIN', q{SELECT tegro_enqueue('createOrder', '{"order_id": "copied", "amount": 1, "currency": "RUB"}',
+		deliver_after => now() + interval '1 hour')}, 'UPDATE tegro_outbox SET next_at = NULL', 'COMMIT';
 	leave('origin');
+	ok(no_worker('origin'), 'nobody is in the source');
 	foreach my $n (1 .. $max + 2)
 	{
 		my $result;
@@ -882,7 +885,7 @@ END
 		$result = query($node, qq{SELECT tegro_enqueue('createOrder', '{"order_id": "copy $n", "amount": 1, "currency": "RUB"}')},
 			database => "copy_$n");
 		is($result->{err}, '', "a request is enqueued in copy $n");
-		ok(becomes_true("copy_$n", q{SELECT count(*) = 2 FROM tegro_outbox WHERE (aside = 'origin') = (reference = 'copied')
+		ok(becomes_true("copy_$n", q{SELECT count(*) = 2 FROM tegro_outbox WHERE (aside IS NOT DISTINCT FROM 'origin') = (reference = 'copied')
 			AND (state = 'accepted') = (reference <> 'copied')}), 'it is delivered, and that of the source set aside');
 		ok(no_worker("copy_$n"), 'its worker ends');
 	}

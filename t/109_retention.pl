@@ -18,7 +18,8 @@ use TegroTest;
 use TegroOutbox;
 
 my $sandbox = sandbox();
-my $node = outbox_cluster('retention', $sandbox);
+# an answer is listened to until 2 s before a claim ends
+my $node = outbox_cluster('retention', $sandbox, conf => "tegro.claim_timeout = '12s'\n");
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
 sub order
@@ -78,10 +79,11 @@ subtest 'a late answer brings nothing back' => sub {
 	# no answer within tegro.timeout, and no lookup tells; the answer comes before
 	# the claim ends
 	$sandbox->fault('order', 'answer', status => 500, body => 'none', times => -1);
-	$sandbox->fault('createOrder', 'execute_then_hold', ms => 2600);
+	$sandbox->fault('createOrder', 'execute_then_hold', ms => 5000);
 	my $id = $session->query(order('late', 5))->{out};
-	$node->poll_query_until('postgres', "SELECT state = 'unknown' FROM tegro_outbox WHERE id = $id");
-	is($session->query("SELECT tegro_resolve($id, 'refused', 'by telephone')")->{sqlstate}, '', 'a person decides');
+	wait_until(sub { sleep 0.02; return $session->query("SELECT state FROM tegro_outbox WHERE id = $id")->{out} eq 'unknown'; });
+	my $resolved = $session->query("SELECT tegro_resolve($id, 'refused', 'by telephone')");
+	is($resolved->{sqlstate}, '', 'a person decides') or diag($resolved->{err});
 	is($session->query("SELECT tegro_forget($id, 'asked for')")->{sqlstate}, '', 'it is forgotten while its answer is listened to');
 	ok($node->poll_query_until('postgres', "SELECT state = 'accepted' FROM tegro_outbox WHERE id = $id"), 'the answer counts');
 	$sandbox->clear_faults;

@@ -320,7 +320,8 @@ END
 		}
 		is($operator->query('SHOW tegro.shop_id')->{out}, SHOP_ID, '... and has his shop again');
 	}
-	is_deeply(\%seen, { tegro_withdrawal => 1, tegro_order => 2, set_config => 1, 'RESET ' => 1, tegro_resolve => 3, tegro_retry_notification => 1 },
+	is_deeply(\%seen, { tegro_withdrawal => 1, tegro_order => 2, set_config => 1, 'RESET ' => 1, tegro_resolve => 3, tegro_retry_notification => 1,
+			tegro_explain => 3 },
 		'all of that was advised');
 	run_sql('DELETE FROM tegro_outbox; DELETE FROM tegro_notification');
 }

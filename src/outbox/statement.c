@@ -34,23 +34,27 @@
  * Is a role a member of the one that a row belongs to?  In rows of another
  * origin, oids may be those of other roles by now; there the name counts, too.
  */
-#define IS_MEMBER(role, by, name)              \
-	"(pg_has_role(" role ", " by ", 'MEMBER')" \
-	" AND (pg_get_userbyid(" by ") = " name " OR " HAS_THIS_NUMBER "))"
-#define CALLER_IS_MEMBER		 IS_MEMBER("$2", "enqueued_by", "enqueued_by_name")
-#define ROLE_IS_MEMBER			 IS_MEMBER("$5", "enqueued_by", "enqueued_by_name")
-#define USER_IS_MEMBER			 IS_MEMBER("$6", "enqueued_by", "enqueued_by_name")
-#define CALLER_IS_MEMBER_OF_ROLE IS_MEMBER("$2", "role", "role_name")
+#define ENQUEUER_IS_SAME \
+	"(pg_get_userbyid(enqueued_by) = enqueued_by_name OR " HAS_THIS_NUMBER ")"
+#define ROLE_IS_SAME \
+	"(pg_get_userbyid(role) = role_name OR " HAS_THIS_NUMBER ")"
+#define CALLER_IS_MEMBER \
+	"(pg_has_role($2, enqueued_by, 'MEMBER') AND " ENQUEUER_IS_SAME ")"
+#define ROLE_IS_MEMBER \
+	"(pg_has_role($5, enqueued_by, 'MEMBER') AND " ENQUEUER_IS_SAME ")"
+#define USER_IS_MEMBER \
+	"(pg_has_role($6, enqueued_by, 'MEMBER') AND " ENQUEUER_IS_SAME ")"
+#define CALLER_IS_MEMBER_OF_ROLE \
+	"(pg_has_role($2, role, 'MEMBER') AND " ROLE_IS_SAME ")"
 
 /*
  * The role that a row of another origin belongs to in this database: the one of
  * that name; 0 if there is none.
  */
-#define OID_OF(name)                                                     \
-	"coalesce((SELECT r.oid FROM pg_authid AS r WHERE r.rolname = " name \
-	"), 0)"
-#define OID_OF_ENQUEUER OID_OF("enqueued_by_name")
-#define OID_OF_ROLE		OID_OF("role_name")
+#define OID_OF_ENQUEUER \
+	"coalesce((SELECT r.oid FROM pg_authid AS r WHERE r.rolname = enqueued_by_name), 0)"
+#define OID_OF_ROLE \
+	"coalesce((SELECT r.oid FROM pg_authid AS r WHERE r.rolname = role_name), 0)"
 
 /*
  * Shops and roles that rest are passed over; see pause.c for the names.  There
@@ -73,12 +77,13 @@
  * What is due: $1 is now; $2 when what is looked at is due at the earliest; $3
  * and $5 what is passed over; $4 how many; $6 shops, by tegro.rate_limit.
  */
-#define DUE(columns, which, direction)                                 \
-	"SELECT " columns " FROM %1$s.tegro_outbox"                        \
-	" WHERE " IS_DUE " AND next_at >= $2"                              \
-	" AND " DOES_NOT_REST("enqueued_by", "shop_id",                    \
-						  "$3") " AND " IS_NOT_ASIDE("id", "$5") which \
-		" ORDER BY next_at" direction " LIMIT $4"
+#define DUE(columns, which, direction)                            \
+	"SELECT " columns " FROM %1$s.tegro_outbox"                   \
+	" WHERE " IS_DUE " AND next_at >= $2"                         \
+	" AND (cardinality($3) = 0 OR (enqueued_by::text <> ALL ($3)" \
+	" AND enqueued_by::text || ' ' || shop_id <> ALL ($3)))"      \
+	" AND (cardinality($5) = 0 OR id <> ALL ($5))" which          \
+	" ORDER BY next_at" direction " LIMIT $4"
 #define LOCKED " FOR UPDATE SKIP LOCKED"
 #define DUE_ARGS                                                             \
 	6,                                                                       \

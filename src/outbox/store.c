@@ -131,8 +131,8 @@ quoted_schema(const TegroStore *store)
 }
 
 const char *const tegro_store_planner_settings[TEGRO_N_PLANNER_SETTINGS] =
-	{"enable_seqscan", "enable_sort", "enable_bitmapscan", "enable_hashjoin",
-	 "enable_mergejoin"};
+	{"enable_seqscan",	"enable_sort",		"enable_bitmapscan",
+	 "enable_hashjoin", "enable_mergejoin", "jit"};
 
 void
 tegro_store_plan_by_index(GucAction action)

@@ -98,9 +98,10 @@ extern uint64 tegro_store_run_rows(const TegroStore *store,
 /*
  * What is off while statements are planned: the outbox may be empty then and
  * have millions of rows when the plan is used, so that all ways are by index,
- * in its order.
+ * in its order.  A scan that is off has a cost by which PostgreSQL would compile
+ * the plan, which takes longer than the statement.
  */
-#define TEGRO_N_PLANNER_SETTINGS 5
+#define TEGRO_N_PLANNER_SETTINGS 6
 extern const char *const tegro_store_planner_settings[TEGRO_N_PLANNER_SETTINGS];
 
 /* Turns these off, as an action of SET, SET LOCAL or a function's SET. */

@@ -119,8 +119,10 @@
 /*
  * While rows rest: one part in so many of the time goes into reading them, and a
  * row is found at once if it is committed within so long after it became due.
- * That a shop rests for want of a token is nothing unusual, and costs less.
+ * That a shop rests for want of a token is nothing unusual, and costs less.  A
+ * few rows are read quickly, but no more often than that.
  */
+#define SWEEP_REST_MS	 400
 #define SWEEP_SHARE		 4
 #define SWEEP_SHARE_PACE 16
 #define LATE_MS			 1000
@@ -727,11 +729,13 @@ static int64
 next_sweep_us(const Loop *loop)
 {
 	if (rows_rest(loop))
-		return loop->swept_us +
-			Min(loop->sweep_us *
-					(tegro_pauses_any(loop->pauses) ? SWEEP_SHARE
-													: SWEEP_SHARE_PACE),
-				FULL_SWEEP_MS * INT64CONST(1000));
+	{
+		int64 rest_us = loop->sweep_us *
+			(tegro_pauses_any(loop->pauses) ? SWEEP_SHARE : SWEEP_SHARE_PACE);
+
+		rest_us = Max(rest_us, SWEEP_REST_MS * INT64CONST(1000));
+		return loop->swept_us + Min(rest_us, FULL_SWEEP_MS * INT64CONST(1000));
+	}
 	return loop->backlog ? loop->swept_us + FULL_SWEEP_MS * INT64CONST(1000)
 						 : 0;
 }
