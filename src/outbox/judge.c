@@ -499,41 +499,38 @@ tegro_judge_set_aside(const TegroItem *item, const char *sqlstate,
 	return decision;
 }
 
-TegroDecision *
-tegro_judge_orphaned(const TegroItem *item)
+/* An event after which only the provider knows whether a request took effect. */
+static TegroDecision *
+doubt(const TegroItem *item, TegroEvent event, const char *message)
 {
 	TegroDecision *decision = begin_decision(item);
 
-	happen_anew(item, decision, TEGRO_EVENT_LOSE, 0);
+	happen_anew(item, decision, event, 0);
 	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	decision->message =
-		"its delivery worker ended before it told the outcome; it is looked up";
+	decision->message = message;
 	return decision;
+}
+
+TegroDecision *
+tegro_judge_orphaned(const TegroItem *item)
+{
+	return doubt(item, TEGRO_EVENT_LOSE,
+				 "its delivery worker ended before it told the outcome; it is looked up");
 }
 
 TegroDecision *
 tegro_judge_inherited(const TegroItem *item)
 {
-	TegroDecision *decision = begin_decision(item);
-
 	/* the doubt is this server's now */
-	happen_anew(item, decision, TEGRO_EVENT_INHERIT, 0);
-	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	decision->message =
-		"it was enqueued before a failover or restore, and may have been sent there; it is looked up";
-	return decision;
+	return doubt(item, TEGRO_EVENT_INHERIT,
+				 "it was enqueued before a failover or restore, and may have been sent there; it is looked up");
 }
 
 TegroDecision *
 tegro_judge_conflict(const TegroItem *item)
 {
-	TegroDecision *decision = begin_decision(item);
-
-	happen_anew(item, decision, TEGRO_EVENT_ON_RECORD, 0);
-	decision->sqlstate = sqlstate_text(TEGRO_ERRCODE_UNKNOWN);
-	decision->message =
-		"a send is on record that the request does not know of; it is looked up";
-	return decision;
+	return doubt(item, TEGRO_EVENT_ON_RECORD,
+				 "a send is on record that the request does not know of; it is looked up");
 }
 
 TegroDecision *
